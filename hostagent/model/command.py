@@ -1,0 +1,74 @@
+"""Commands: what the gate asks the I/O rim to do. Plain tuples, because one is made per message.
+
+The rim obeys a list of them in this order: first every ``Record`` is appended to the journal, in list order; only if that
+succeeded are the others carried out, in list order. A failed append closes the flow and nothing else is carried out.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+from hostagent.model.event import Event
+from hostagent.model.flow import Side
+from hostagent.model.ticket import Ticket
+
+
+class Forward(NamedTuple):
+    """Write ``data`` to ``side``."""
+
+    side: Side
+    data: bytes
+
+
+class Record(NamedTuple):
+    """Append ``event`` to the journal before anything else in this list happens."""
+
+    event: Event
+
+
+class Hold(NamedTuple):
+    """Register ``ticket`` with the approvals desk; the answer comes back through ``Gate.resume``."""
+
+    ticket: Ticket
+
+
+class Withdraw(NamedTuple):
+    """The held operation is gone (client left, cancelled): void the ticket."""
+
+    ticket_id: str
+    reason: str
+
+
+class Connect(NamedTuple):
+    """Open the upstream connection to the flow's target; the gate is told by ``Gate.connected``."""
+
+
+class StartTLS(NamedTuple):
+    """Upgrade ``side`` to TLS after writing what precedes; the gate is told by ``Gate.secured``.
+
+    CLIENT: serve with a leaf certificate for the name the client asked for. SERVER: verify as the target demands.
+    ``initial`` is client data already received that belongs to the TLS stream (direct TLS).
+    """
+
+    side: Side
+    alpn: str = ""
+    initial: bytes = b""
+
+
+class CancelUpstream(NamedTuple):
+    """Open a separate connection to the target, send ``data`` (a CancelRequest) and close it."""
+
+    data: bytes
+
+
+class RefreshCatalogue(NamedTuple):
+    """The schema changed or an unknown object was met: fetch the catalogue anew."""
+
+
+class Close(NamedTuple):
+    """Flush what was written, then close both sides. ``reason`` is one line for logs and records."""
+
+    reason: str
+
+
+Command = Forward | Record | Hold | Withdraw | Connect | StartTLS | CancelUpstream | RefreshCatalogue | Close

@@ -1,0 +1,69 @@
+"""Events: one line of history each. This table is the contract between the writers and ``recording``.
+
+Every event has ``kind``, ``at`` (unix nanoseconds, wall clock), ``flow`` (flow id or empty), ``workload`` (name or empty)
+and ``fields`` (JSON-compatible). Fields never hold a secret, an unmasked value or the exact text of a statement.
+
+============  =========================================================================================================
+kind          fields
+============  =========================================================================================================
+service       component, change (started, stopped, upgraded, failed), version, detail
+policy        outcome (loaded, refused), policy, documents, reason
+admission     leaf, outcome (admitted, refused), reason, launcher, placement, issuer, subject, groups, purpose, claims,
+              token_id, expires_at
+launch        leaf, pid, start_ticks, exe, argv (redacted), uid, degraded
+exit          leaf, pid, status (exit code, or negative signal)
+identity      change (renewed, expired, revoked, lost), reason, issuer, subject, token_id, expires_at
+connection    leaf, transport, peer, destination, target, protocol, outcome (accepted, denied), reason, rules, policy,
+              issuer, subject, groups, purpose, token_id, pid, exe, attribution (cgroup-only, process)
+login         outcome (ok, denied, failed), reason, rules, policy, database, user, upstream_user, application,
+              tls_client, tls_server
+statement     statement (id), ordinal, verb, effects, resources, completeness, text (redacted), fingerprint, digest,
+              parameters (masked), decision, rules, reason, policy, ticket, masks (rule ids)
+result        statement (id), outcome (ok, error, denied, cancelled, withdrawn, aborted), tag, rows, bytes, sqlstate,
+              message (masked), columns [{name, table, column, type, masked}], masked_values, detections {detector: n},
+              elapsed_us
+hold          ticket, statement, rule, approvers, digest, expires_at, reason
+answer        ticket, statement, granted, by, reason
+dns           name, type, outcome (answered, refused), answers, reason
+refusal       layer (proxy, dns, nft, seccomp, bpf, mount), leaf, source, destination, transport, reason, count
+close         reason, bytes_up, bytes_down, statements, elapsed_us
+gap           reason, count
+============  =========================================================================================================
+"""
+
+from __future__ import annotations
+
+import enum
+from collections.abc import Mapping
+from typing import NamedTuple
+
+
+class EventKind(enum.StrEnum):
+    """The kinds of the table above."""
+
+    SERVICE = "service"
+    POLICY = "policy"
+    ADMISSION = "admission"
+    LAUNCH = "launch"
+    EXIT = "exit"
+    IDENTITY = "identity"
+    CONNECTION = "connection"
+    LOGIN = "login"
+    STATEMENT = "statement"
+    RESULT = "result"
+    HOLD = "hold"
+    ANSWER = "answer"
+    DNS = "dns"
+    REFUSAL = "refusal"
+    CLOSE = "close"
+    GAP = "gap"
+
+
+class Event(NamedTuple):
+    """One line of history; see the module's table for ``fields``."""
+
+    kind: EventKind
+    at: int
+    flow: str
+    workload: str
+    fields: Mapping[str, object]

@@ -1,0 +1,58 @@
+"""What a target document says: a server that policy may let workloads reach."""
+
+from __future__ import annotations
+
+import enum
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+
+class UpstreamTLS(enum.StrEnum):
+    """How the proxy talks to the target. ``VERIFY`` checks chain and name; there is no unverified TLS."""
+
+    VERIFY = "verify"
+    DISABLE = "disable"
+
+
+@dataclass(frozen=True, slots=True)
+class CredentialSource:
+    """Where the target's secret lives: ``file`` (whole content), ``env`` (FILE#KEY) or ``systemd`` (credential name)."""
+
+    kind: str
+    location: str
+
+
+@dataclass(frozen=True, slots=True)
+class Login:
+    """The account the proxy itself uses at the target. ``credential`` names the secret; never the secret itself."""
+
+    user: str
+    credential: CredentialSource | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Target:
+    """One governed server.
+
+    ``hosts`` are names or addresses; ``databases``, ``users`` and ``parameters`` are what a client may *ask for*
+    at start-up (empty ``databases``/``users``: any; ``parameters``: names added to the built-in harmless ones).
+    ``loopback`` marks a server on the host's own loopback which the workload reaches as 127.0.0.1/::1.
+    """
+
+    name: str
+    protocol: str
+    hosts: tuple[str, ...]
+    port: int
+    login: Login
+    tls: UpstreamTLS = UpstreamTLS.VERIFY
+    ca_file: str = ""
+    server_name: str = ""
+    databases: frozenset[str] = frozenset()
+    users: frozenset[str] = frozenset()
+    parameters: frozenset[str] = frozenset()
+    labels: Mapping[str, str] = field(default_factory=dict)
+
+    @property
+    def loopback(self) -> bool:
+        """Whether every host is this machine's loopback."""
+        return all(h in ("localhost", "::1") or h.startswith("127.") for h in self.hosts)

@@ -1,0 +1,67 @@
+"""What a root-owned workload document says."""
+
+from __future__ import annotations
+
+import enum
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+from hostagent.model.flow import Placement
+
+
+class IdentityKind(enum.StrEnum):
+    """Where a workload's token comes from."""
+
+    LOCAL = "local"
+    TOKEN_FILE = "token_file"
+
+
+@dataclass(frozen=True, slots=True)
+class IdentitySource:
+    """How a workload proves who it is.
+
+    ``LOCAL``: the embedded issuer mints it with ``subject``, ``groups``, ``purpose`` and ``claims`` from this document.
+    ``TOKEN_FILE``: read from ``path`` (and re-read on renewal), verified against ``issuer`` (OIDC discovery, or
+    ``jwks`` as file path or https URL) and ``audience``; ``subject``, when set, must match exactly.
+    """
+
+    kind: IdentityKind = IdentityKind.LOCAL
+    subject: str = ""
+    groups: frozenset[str] = frozenset()
+    purpose: str = ""
+    claims: Mapping[str, object] = field(default_factory=dict)
+    path: str = ""
+    issuer: str = ""
+    audience: str = ""
+    jwks: str = ""
+    ca_file: str = ""
+    groups_claim: str = "groups"
+    purpose_claim: str = "purpose"
+
+
+@dataclass(frozen=True, slots=True)
+class SharedPath:
+    """A host path visible inside the workload; read-only unless ``writable``."""
+
+    path: str
+    writable: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Workload:
+    """One governed workload, as declared by root.
+
+    ``launchers`` are the unix user names that may start it. ``user`` empty means an own uid allotted by the
+    enforcer. ``trust_files`` are PEM bundles that the workload's clients read and that get our CA added.
+    ``inbound`` are ports on which the workload may be connected to (none by default).
+    """
+
+    name: str
+    launchers: frozenset[str] = frozenset({"root"})
+    placement: Placement = Placement.ISOLATED
+    user: str = ""
+    identity: IdentitySource = field(default_factory=IdentitySource)
+    paths: tuple[SharedPath, ...] = ()
+    environment: Mapping[str, str] = field(default_factory=dict)
+    trust_files: tuple[str, ...] = ()
+    inbound: tuple[int, ...] = ()
