@@ -1,0 +1,5 @@
+"""The processes: ``enforcerd``, ``proxyd``, ``recorderd``, and ``up``, which runs all three in the foreground.
+
+Here files are opened, privileges dropped and signals handled; what the processes *do* lives in ``enforcer``, ``proxy`` and
+``recording``.
+"""

@@ -1,0 +1,79 @@
+"""Reads the configuration and the folders of documents that root wrote."""
+
+from __future__ import annotations
+
+import os
+import stat
+from collections.abc import Callable
+from pathlib import Path
+from typing import TypeVar
+
+from hostagent.documents import Config, parse_config, parse_target, parse_workload
+from hostagent.documents.config import DEFAULT_CONFIG_PATH
+from hostagent.model.errors import DocumentError
+from hostagent.model.target import Target
+from hostagent.model.workload import Workload
+
+_T = TypeVar("_T")
+
+
+def load_config(path: str | None = None) -> Config:
+    """Return the configuration at ``path`` (default: ``$HOSTAGENT_CONFIG``, else /etc/hostagent/hostagent.toml).
+
+    A missing default file means the defaults; a missing file that was *named* is an error.
+
+    Raises:
+        DocumentError: unreadable or wrong.
+    """
+    named = path or os.environ.get("HOSTAGENT_CONFIG")
+    file = Path(named or DEFAULT_CONFIG_PATH)
+    try:
+        text = file.read_text(encoding="utf-8")
+    except FileNotFoundError:
+        if named:
+            raise DocumentError(f"{file}: no such file") from None
+        text = ""
+    except (OSError, UnicodeDecodeError) as error:
+        raise DocumentError(f"{file}: {error}") from error
+    return parse_config(str(file), text)
+
+
+def load_workloads(config: Config) -> dict[str, Workload]:
+    """Return every declared workload by name.
+
+    Raises:
+        DocumentError: any document is wrong, or its file could be changed by someone other than root.
+    """
+    return _load_folder(Path(config.workloads), parse_workload)
+
+
+def load_targets(config: Config) -> dict[str, Target]:
+    """Return every declared target by name.
+
+    Raises:
+        DocumentError: any document is wrong, or two targets claim the same host and port.
+    """
+    targets = _load_folder(Path(config.targets), parse_target)
+    claimed: dict[tuple[str, int], str] = {}
+    for target in targets.values():
+        for host in target.hosts:
+            other = claimed.setdefault((host, target.port), target.name)
+            if other != target.name:
+                raise DocumentError(f"targets {other} and {target.name} both claim {host}:{target.port}")
+    return targets
+
+
+def _load_folder(folder: Path, parse: Callable[[str, str], _T]) -> dict[str, _T]:
+    if not folder.is_dir():
+        return {}
+    documents: dict[str, _T] = {}
+    for file in sorted(folder.glob("*.yaml")):
+        status = file.stat()
+        if status.st_uid != 0 or status.st_mode & (stat.S_IWGRP | stat.S_IWOTH):
+            raise DocumentError(f"{file}: must belong to root and be writable by root alone")
+        try:
+            text = file.read_text(encoding="utf-8")
+        except (OSError, UnicodeDecodeError) as error:
+            raise DocumentError(f"{file}: {error}") from error
+        documents[file.stem] = parse(file.stem, text)
+    return documents

@@ -1,0 +1,156 @@
+"""The service's own configuration (``hostagent.toml``). Every key has a default; an unknown key is an error."""
+
+from __future__ import annotations
+
+import tomllib
+from dataclasses import dataclass
+from typing import Annotated
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from hostagent.documents.text import complain
+from hostagent.model.errors import DocumentError
+
+DEFAULT_CONFIG_PATH = "/etc/hostagent/hostagent.toml"
+
+
+class _Strict(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+_Path = Annotated[str, Field(pattern=r"^/[^\x00]*$")]
+
+
+class Paths(_Strict):
+    """Where things are. ``config`` holds workloads/, targets/ and policy/; relative to nothing: all absolute."""
+
+    config: _Path = "/etc/hostagent"
+    state: _Path = "/var/lib/hostagent"
+    runtime: _Path = "/run/hostagent"
+
+
+class Enforcement(_Strict):
+    """Names in the kernel, so that a test, a demo and the real service can live on one host."""
+
+    slice: Annotated[str, Field(pattern=r"^[a-z][a-z0-9-]*\.slice$")] = "governed.slice"
+    table: Annotated[str, Field(pattern=r"^[a-z][a-z0-9_]{0,15}$")] = "hostagent"
+    uid_first: Annotated[int, Field(ge=1000)] = 64000
+    uid_count: Annotated[int, Field(ge=1, le=65536)] = 1000
+
+
+class Users(_Strict):
+    """The accounts of the two unprivileged processes; ``audit`` is the group that may read published evidence."""
+
+    proxy: str = "hostagent"
+    recorder: str = "hostagent-rec"
+
+
+class Limits(_Strict):
+    """Bounds of the data path. Seconds and bytes."""
+
+    connect_timeout_s: Annotated[float, Field(gt=0)] = 10.0
+    login_timeout_s: Annotated[float, Field(gt=0)] = 30.0
+    sessions_per_workload: Annotated[int, Field(ge=1)] = 500
+    buffer_bytes: Annotated[int, Field(ge=65536)] = 1_048_576
+
+
+class IdentitySettings(_Strict):
+    """The embedded issuer: token lifetime in seconds."""
+
+    token_lifetime_s: Annotated[int, Field(ge=60, le=3600)] = 600
+    audience: str = "hostagent"
+
+
+class PostgresSettings(_Strict):
+    """``client_auth``: "none" lets clients in with any password or none; "scram" speaks SCRAM with the placeholder."""
+
+    client_auth: Annotated[str, Field(pattern="^(none|scram)$")] = "none"
+    placeholder_password: str = "hostagent"  # noqa: S105 - public by design: `hostagent target list` prints it
+
+
+class _Document(_Strict):
+    paths: Paths = Paths()
+    enforcement: Enforcement = Enforcement()
+    users: Users = Users()
+    limits: Limits = Limits()
+    identity: IdentitySettings = IdentitySettings()
+    postgres: PostgresSettings = PostgresSettings()
+
+
+@dataclass(frozen=True, slots=True)
+class Config:
+    """The whole configuration, and the places derived from it."""
+
+    paths: Paths
+    enforcement: Enforcement
+    users: Users
+    limits: Limits
+    identity: IdentitySettings
+    postgres: PostgresSettings
+
+    @property
+    def workloads(self) -> str:
+        """The folder of workload documents."""
+        return f"{self.paths.config}/workloads"
+
+    @property
+    def targets(self) -> str:
+        """The folder of target documents."""
+        return f"{self.paths.config}/targets"
+
+    @property
+    def policy(self) -> str:
+        """The folder of policy documents."""
+        return f"{self.paths.config}/policy"
+
+    @property
+    def journal(self) -> str:
+        """The folder with one sub-folder per journal writer."""
+        return f"{self.paths.state}/journal"
+
+    @property
+    def evidence(self) -> str:
+        """The folder of recorderd: live and published databases, sealed segments."""
+        return f"{self.paths.state}/evidence"
+
+    @property
+    def proxy_state(self) -> str:
+        """The folder that only proxyd may read: CA key, issuer key, revocations."""
+        return f"{self.paths.state}/proxyd"
+
+    @property
+    def ca_certificate(self) -> str:
+        """The public certificate of the host CA, readable by all."""
+        return f"{self.paths.state}/ca.pem"
+
+    @property
+    def enforcer_socket(self) -> str:
+        """enforcerd's request socket."""
+        return f"{self.paths.runtime}/enforcerd.sock"
+
+    @property
+    def control_socket(self) -> str:
+        """proxyd's control socket: approvals, identities, status."""
+        return f"{self.paths.runtime}/proxyd/control.sock"
+
+
+def parse_config(name: str, text: str) -> Config:
+    """Return the configuration in TOML ``text``; empty text gives the defaults.
+
+    Raises:
+        DocumentError: not TOML, an unknown key, or a value out of range.
+    """
+    try:
+        document = _Document.model_validate(tomllib.loads(text))
+    except tomllib.TOMLDecodeError as error:
+        raise DocumentError(f"{name}: {error}") from error
+    except ValidationError as error:
+        raise complain(name, error) from error
+    return Config(
+        paths=document.paths,
+        enforcement=document.enforcement,
+        users=document.users,
+        limits=document.limits,
+        identity=document.identity,
+        postgres=document.postgres,
+    )

@@ -1,0 +1,109 @@
+"""The workload document: who may be launched as what (``workloads/NAME.yaml``)."""
+
+from __future__ import annotations
+
+import re
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+
+from hostagent.documents.text import complain, parse_yaml
+from hostagent.model.errors import DocumentError
+from hostagent.model.flow import Placement
+from hostagent.model.workload import IdentityKind, IdentitySource, SharedPath, Workload
+
+NAME = re.compile(r"[a-z][a-z0-9-]{0,47}")
+_AbsolutePath = Annotated[str, Field(pattern=r"^/[^\x00]*$")]
+_Port = Annotated[int, Field(ge=1, le=65535)]
+
+
+class _Strict(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class _Identity(_Strict):
+    kind: Literal["local", "token_file"] = "local"
+    subject: str = ""
+    groups: list[str] = []
+    purpose: str = ""
+    claims: dict[str, Any] = {}
+    path: _AbsolutePath | Literal[""] = ""
+    issuer: str = ""
+    audience: str = ""
+    jwks: str = ""
+    ca_file: _AbsolutePath | Literal[""] = ""
+    groups_claim: str = "groups"
+    purpose_claim: str = "purpose"
+
+    @model_validator(mode="after")
+    def _consistent(self) -> _Identity:
+        if self.kind == "local":
+            if self.path or self.issuer or self.audience or self.jwks or self.ca_file:
+                raise ValueError("path, issuer, audience, jwks and ca_file belong to kind: token_file")
+            return self
+        if not self.path or not self.audience:
+            raise ValueError("kind: token_file needs path and audience")
+        if not self.issuer and not self.jwks:
+            raise ValueError("kind: token_file needs issuer (OIDC discovery) or jwks (file or https URL)")
+        if self.groups or self.purpose or self.claims:
+            raise ValueError("groups, purpose and claims come from the token when kind is token_file")
+        return self
+
+
+class _Path(_Strict):
+    path: _AbsolutePath
+    writable: bool = False
+
+
+class _Document(_Strict):
+    name: str
+    launchers: list[str] = ["root"]
+    placement: Literal["isolated", "shared"] = "isolated"
+    user: str = ""
+    identity: _Identity = _Identity()
+    paths: list[_Path] = []
+    environment: dict[str, str] = {}
+    trust_files: list[_AbsolutePath] = []
+    inbound: list[_Port] = []
+
+
+def parse_workload(name: str, text: str) -> Workload:
+    """Return the workload that document ``name`` (its file name without suffix) declares.
+
+    Raises:
+        DocumentError: anything unknown, missing or inconsistent.
+    """
+    raw = parse_yaml(name, text)
+    try:
+        document = _Document.model_validate({"name": name, **raw})
+    except ValidationError as error:
+        raise complain(name, error) from error
+    if document.name != name:
+        raise DocumentError(f"{name}: name is {document.name!r}; it must equal the file name")
+    if not NAME.fullmatch(name):
+        raise DocumentError(f"{name}: a workload name is a lower-case letter, then letters, digits or '-', at most 48")
+    identity = document.identity
+    return Workload(
+        name=name,
+        launchers=frozenset(document.launchers),
+        placement=Placement(document.placement),
+        user=document.user,
+        identity=IdentitySource(
+            kind=IdentityKind(identity.kind),
+            subject=identity.subject or (name if identity.kind == "local" else ""),
+            groups=frozenset(identity.groups),
+            purpose=identity.purpose,
+            claims=dict(identity.claims),
+            path=identity.path,
+            issuer=identity.issuer,
+            audience=identity.audience,
+            jwks=identity.jwks,
+            ca_file=identity.ca_file,
+            groups_claim=identity.groups_claim,
+            purpose_claim=identity.purpose_claim,
+        ),
+        paths=tuple(SharedPath(item.path, item.writable) for item in document.paths),
+        environment=dict(document.environment),
+        trust_files=tuple(document.trust_files),
+        inbound=tuple(document.inbound),
+    )
