@@ -7,7 +7,6 @@ here (``daemon.configfile`` does that) and policy documents are not read here (`
 
 from hostagent.documents.config import Config, parse_config
 from hostagent.documents.target import parse_target
-from hostagent.documents.text import parse_yaml
 from hostagent.documents.workload import parse_workload
 
-__all__ = ["Config", "parse_config", "parse_target", "parse_workload", "parse_yaml"]
+__all__ = ["Config", "parse_config", "parse_target", "parse_workload"]

@@ -8,7 +8,7 @@ from typing import Annotated
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
-from hostagent.documents.text import complain
+from hostagent.documents.complaint import complain
 from hostagent.model.errors import DocumentError
 
 DEFAULT_CONFIG_PATH = "/etc/hostagent/hostagent.toml"
@@ -121,7 +121,7 @@ class Config:
     @property
     def ca_certificate(self) -> str:
         """The public certificate of the host CA, readable by all."""
-        return f"{self.paths.state}/ca.pem"
+        return f"{self.proxy_state}/ca.pem"
 
     @property
     def enforcer_socket(self) -> str:

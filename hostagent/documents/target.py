@@ -8,7 +8,8 @@ from typing import Annotated, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
-from hostagent.documents.text import complain, parse_yaml
+from hostagent.documents.source import read
+from hostagent.documents.complaint import complain
 from hostagent.model.errors import DocumentError
 from hostagent.model.target import CredentialSource, Login, Target, UpstreamTLS
 
@@ -84,11 +85,11 @@ def parse_target(name: str, text: str) -> Target:
     Raises:
         DocumentError: anything unknown, missing or inconsistent.
     """
-    raw = parse_yaml(name, text)
+    source = read(name, text)
     try:
-        document = _Document.model_validate({"name": name, **raw})
+        document = _Document.model_validate({"name": name, **source.value})
     except ValidationError as error:
-        raise complain(name, error) from error
+        raise complain(name, error, source) from error
     if document.name != name:
         raise DocumentError(f"{name}: name is {document.name!r}; it must equal the file name")
     credential = document.login.credential

@@ -7,7 +7,8 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
-from hostagent.documents.text import complain, parse_yaml
+from hostagent.documents.source import read
+from hostagent.documents.complaint import complain
 from hostagent.model.errors import DocumentError
 from hostagent.model.flow import Placement
 from hostagent.model.workload import IdentityKind, IdentitySource, SharedPath, Workload
@@ -73,11 +74,11 @@ def parse_workload(name: str, text: str) -> Workload:
     Raises:
         DocumentError: anything unknown, missing or inconsistent.
     """
-    raw = parse_yaml(name, text)
+    source = read(name, text)
     try:
-        document = _Document.model_validate({"name": name, **raw})
+        document = _Document.model_validate({"name": name, **source.value})
     except ValidationError as error:
-        raise complain(name, error) from error
+        raise complain(name, error, source) from error
     if document.name != name:
         raise DocumentError(f"{name}: name is {document.name!r}; it must equal the file name")
     if not NAME.fullmatch(name):

@@ -1,0 +1,317 @@
+"""The form of a policy document: pydantic models, strict, every unknown key refused. ``policy/schema.json`` is made from them."""
+
+from __future__ import annotations
+
+import enum
+from typing import Annotated, Any, Literal
+
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, model_validator
+
+from hostagent.model.operation import Access, Effect
+
+NAME = r"^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$"
+ATTRIBUTE = r"^[a-z][a-z0-9_]{0,63}$"
+DEFAULT_TIMEOUT_S = 300.0
+
+
+class Action(enum.StrEnum):
+    """What a rule does with the operations it matches."""
+
+    ALLOW = "allow"
+    HOLD = "hold"
+    DENY = "deny"
+    MASK = "mask"
+
+
+def _listed(value: object) -> object:
+    return value if isinstance(value, list) else [value]
+
+
+def _worded(value: object) -> object:
+    if isinstance(value, bool):
+        return "true" if value else "false"
+    return str(value) if isinstance(value, int | float) else value
+
+
+def _worded_all(value: object) -> object:
+    return [_worded(item) for item in value] if isinstance(value, list) else [_worded(value)]
+
+
+Scalar = str | bool | int | float
+"""What a claim, label or attribute may be."""
+
+_Pattern = Annotated[str, Field(min_length=1, max_length=1000)]
+Text = Annotated[str, BeforeValidator(_worded, json_schema_input_type=Scalar)]
+"""One scalar, compared as text: 3 is "3", true is "true"."""
+
+Texts = Annotated[
+    tuple[str, ...],
+    Field(min_length=1),
+    BeforeValidator(_worded_all, json_schema_input_type=Scalar | list[Scalar]),
+]
+"""One scalar or a list of them, compared as text."""
+
+Patterns = Annotated[
+    tuple[_Pattern, ...],
+    Field(min_length=1),
+    BeforeValidator(_listed, json_schema_input_type=_Pattern | Annotated[list[_Pattern], Field(min_length=1)]),
+]
+"""One glob pattern or a list of which any must match."""
+
+
+class Strict(BaseModel):
+    """Base of every part: unknown keys are refused. Lax only in that lists become tuples and sets."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class Who(Strict):
+    """Which workloads and identities a rule is about. Every part given must hold; of a list, any."""
+
+    workload: Patterns | None = Field(default=None, description="Glob patterns of workload names.")
+    issuer: Patterns | None = Field(default=None, description="Glob patterns of the token's issuer.")
+    subject: Patterns | None = Field(default=None, description="Glob patterns of the token's subject.")
+    groups: Patterns | None = Field(
+        default=None, description="The identity is in a group that any of these patterns matches."
+    )
+    purpose: Patterns | None = Field(default=None, description="Glob patterns of the declared purpose.")
+    claims: dict[str, Texts] = Field(
+        default={}, description="Each named claim equals, or as a list contains, one of the values."
+    )
+
+
+class Where(Strict):
+    """Which targets a rule is about."""
+
+    target: Patterns | None = Field(default=None, description="Glob patterns of target names.")
+    protocol: Patterns | None = Field(default=None, description="Protocols, such as postgres.")
+    labels: dict[str, Texts] = Field(default={}, description="Each named label of the target matches one of the globs.")
+    database: Patterns | None = Field(default=None, description="Glob patterns of the database the session is in.")
+    user: Patterns | None = Field(default=None, description="Glob patterns of the user name the client asked for.")
+
+
+class ObjectPattern(Strict):
+    """A thing an operation touches, by name, kind and what is done to it."""
+
+    name: _Pattern = Field(description="Glob: NAME matches in every schema, SCHEMA.NAME in that schema.")
+    kind: _Pattern = Field(
+        default="relation",
+        description="Kind of resource: relation, function, role, schema, setting, file ...",
+    )
+    access: Annotated[
+        tuple[Access, ...],
+        Field(min_length=1),
+        BeforeValidator(_listed, json_schema_input_type=Access | list[Access]),
+    ] = Field(default=tuple(Access), description="What is done to it: read, write, define, use. All, if not given.")
+
+
+def _object_patterns(value: object) -> object:
+    items = value if isinstance(value, list) else [value]
+    return [{"name": item} if isinstance(item, str) else item for item in items]
+
+
+class What(Strict):
+    """Which operations a rule is about, by meaning.
+
+    allow: *all* effects, relations and functions of the operation must be covered, and it must be fully understood if
+    anything but effects is named. deny and hold: *any* suffices, and what is not understood counts as matching. mask: none,
+    because a view or a function shows the same column under another name.
+    """
+
+    effects: (
+        Annotated[
+            frozenset[Effect],
+            Field(min_length=1),
+            BeforeValidator(_listed, json_schema_input_type=Effect | list[Effect]),
+        ]
+        | None
+    ) = Field(default=None, description="Effects. Required for allow.")
+    objects: (
+        Annotated[
+            tuple[ObjectPattern, ...],
+            Field(min_length=1),
+            BeforeValidator(_object_patterns, json_schema_input_type=str | list[str | ObjectPattern]),
+        ]
+        | None
+    ) = Field(default=None, description="Objects: a glob of relation names, or name, kind and access.")
+    verbs: Patterns | None = Field(default=None, description="Glob patterns of verbs (select, drop, ...), in any case.")
+    functions: Patterns | None = Field(default=None, description="Glob patterns of the functions that are called.")
+
+
+_TIME = r"(?:[01][0-9]|2[0-3]):[0-5][0-9]"
+_Hours = Annotated[str, Field(pattern=f"^{_TIME}-(?:{_TIME}|24:00)$")]
+_Day = Annotated[str, Field(pattern="^(?:mon|tue|wed|thu|fri|sat|sun)(?:-(?:mon|tue|wed|thu|fri|sat|sun))?$")]
+
+
+def _distinct_ends(spans: tuple[str, ...]) -> tuple[str, ...]:
+    for span in spans:
+        start, _, end = span.partition("-")
+        if start == end:
+            raise ValueError(f"{span} is empty; leave hours out to mean the whole day")
+    return spans
+
+
+class When(Strict):
+    """At which times and in which circumstances a rule applies.
+
+    If it cannot be told (an attribute is missing or too old, an expression fails), allow does not match; deny, hold
+    and mask do.
+    """
+
+    hours: (
+        Annotated[
+            tuple[_Hours, ...],
+            Field(min_length=1),
+            BeforeValidator(_listed, json_schema_input_type=_Hours | list[_Hours]),
+            AfterValidator(_distinct_ends),
+        ]
+        | None
+    ) = Field(default=None, description="Spans HH:MM-HH:MM, the end excluded; 22:00-06:00 goes over midnight.")
+    days: (
+        Annotated[
+            tuple[_Day, ...],
+            Field(min_length=1),
+            BeforeValidator(_listed, json_schema_input_type=_Day | list[_Day]),
+        ]
+        | None
+    ) = Field(default=None, description="Days (mon) or spans of days (mon-fri), by the date at that moment.")
+    timezone: str = Field(default="UTC", min_length=1, description="IANA name of the time zone of hours and days.")
+    context: dict[str, Texts] = Field(default={}, description="Each named context attribute has one of the values.")
+    cel: str = Field(default="", max_length=10_000, description="A CEL expression that must be true.")
+
+
+class Columns(Strict):
+    """Columns whose values are replaced."""
+
+    column: Patterns
+    table: _Pattern
+    schema_: _Pattern = Field(default="*", alias="schema")
+    database: _Pattern = "*"
+    transform: str = Field(default="", description="redact, null, partial or hash; if not given, that of the mask.")
+
+
+class Mask(Strict):
+    """What is replaced in results and records."""
+
+    columns: tuple[Columns, ...] = ()
+    detectors: (
+        Literal["all"]
+        | Annotated[
+            frozenset[_Pattern],
+            Field(min_length=1),
+            BeforeValidator(_listed, json_schema_input_type=_Pattern | list[_Pattern]),
+        ]
+        | None
+    ) = Field(default=None, description="Content detectors by name, or all.")
+    transform: str = Field(default="redact", description="redact, null, partial or hash.")
+
+    @model_validator(mode="after")
+    def _something(self) -> Mask:
+        if not self.columns and not self.detectors:
+            raise ValueError("name columns or detectors")
+        return self
+
+
+class RuleForm(Strict):
+    """One rule. Every rule that matches applies: deny over hold over allow; masks add up; nothing allowed is denied."""
+
+    id: str = Field(pattern=NAME, description="Unique over all documents; it is what records and refusals name.")
+    who: Who = Who()
+    where: Where = Where()
+    what: What = What()
+    when: When = When()
+    then: Action
+    approvers: str = Field(default="", description="hold: the unix group that may release. It must have a member.")
+    timeout: float | None = Field(
+        default=None,
+        gt=0,
+        le=86_400,
+        strict=True,
+        description="hold: seconds until it is denied; default 300.",
+    )
+    mask: Mask | None = Field(default=None, description="Required for mask; may be added to allow and hold.")
+    reason: str = Field(default="", max_length=500, description="Why, in words for the person who meets the rule.")
+    hint: str = Field(default="", max_length=500, description="What that person can do next.")
+
+    @model_validator(mode="after")
+    def _consistent(self) -> RuleForm:
+        for wrong, message in self._contradictions():
+            if wrong:
+                raise ValueError(message)
+        return self
+
+    def _contradictions(self) -> tuple[tuple[bool, str], ...]:
+        hold, mask = self.then is Action.HOLD, self.then is Action.MASK
+        return (
+            (
+                self.then is Action.ALLOW and self.what.effects is None,
+                "an allow rule must name the effects it allows (what: effects: [read, ...])",
+            ),
+            (
+                hold and not self.approvers,
+                "a rule holds and no approver is configured: give approvers: a unix group",
+            ),
+            (not hold and bool(self.approvers), "approvers belongs to hold rules only"),
+            (not hold and self.timeout is not None, "timeout belongs to hold rules only"),
+            (
+                mask and self.what != What(),
+                (
+                    "a mask rule is about all that a session returns, whatever the statement (a view, a function): "
+                    "limit it by who, where and when, and by the columns it names"
+                ),
+            ),
+            (mask and self.mask is None, "a mask rule must say what to mask (mask: columns or detectors)"),
+            (self.then is Action.DENY and self.mask is not None, "a deny rule has nothing to mask"),
+        )
+
+
+def _one_source(value: ProviderForm) -> ProviderForm:
+    if bool(value.file) == bool(value.url):
+        raise ValueError("give exactly one of file and url")
+    if value.url and value.max_age is None:
+        raise ValueError("a url needs max_age, in seconds")
+    return value
+
+
+class ProviderForm(Strict):
+    """Where context attributes come from."""
+
+    attributes: tuple[Annotated[str, Field(pattern=ATTRIBUTE)], ...] = Field(min_length=1)
+    file: str = Field(default="", pattern=r"^(?:/[^\x00]*)?$", description="Absolute path of a JSON or YAML mapping.")
+    url: str = Field(
+        default="",
+        pattern=r"^(?:http://(?:127\.0\.0\.1|localhost|\[::1\])(?::[0-9]{1,5})?/[!-~]*)?$",
+        description="http on this host's loopback; answers a JSON object.",
+    )
+    max_age: float | None = Field(
+        default=None, gt=0, strict=True, description="Seconds after which a value counts as missing."
+    )
+
+
+class Document(Strict):
+    """One policy document. All documents of a folder make one rule set."""
+
+    version: Literal[1]
+    context: tuple[Annotated[ProviderForm, AfterValidator(_one_source)], ...] = ()
+    rules: tuple[RuleForm, ...] = ()
+
+
+def schema() -> dict[str, Any]:
+    """Return the JSON schema of a policy document (draft 2020-12)."""
+    body = Document.model_json_schema(by_alias=True)
+    clean = {key: _without_null(value) for key, value in body.items()}
+    return {"$schema": "https://json-schema.org/draft/2020-12/schema", **clean}
+
+
+def _without_null(value: object) -> object:
+    # An absent key means "any"; a key with nothing behind it is refused by the reader, so the schema must not offer it.
+    if isinstance(value, list):
+        return [_without_null(item) for item in value if item != {"type": "null"}]
+    if not isinstance(value, dict):
+        return value
+    kept = {key: _without_null(item) for key, item in value.items() if not (key == "default" and item is None)}
+    choices = kept.get("anyOf")
+    if isinstance(choices, list) and len(choices) == 1:
+        del kept["anyOf"]
+        kept |= choices[0]
+    return kept

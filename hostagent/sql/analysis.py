@@ -1,0 +1,148 @@
+"""Text → what it means. The entry point: parse, split, walk each statement, redact.
+
+Guarantees: deterministic, no I/O, never raises on any ``str``. What is not understood is OPAQUE with every effect.
+"""
+
+from __future__ import annotations
+
+import re
+
+import pgparse
+
+from hostagent.model.operation import ALL_EFFECTS, Access, Completeness, Resource
+from hostagent.sql.definitions import DEFINITIONS
+from hostagent.sql.expressions import EXPRESSIONS
+from hostagent.sql.lexer import fingerprint, opaque_redaction, redact_and_fingerprint
+from hostagent.sql.queries import QUERIES
+from hostagent.sql.session import SESSION
+from hostagent.sql.statement import Analysis, Function, Relation, Statement, function_key, relation_key
+from hostagent.sql.walk import Handler, Walk
+
+MAX_TEXT = 1 << 20  # bytes of UTF-8; longer statements are not parsed but OPAQUE
+MAX_NESTING = 3  # SQL text inside SQL text inside …
+
+_HANDLERS: dict[str, Handler] = {**EXPRESSIONS, **QUERIES, **SESSION, **DEFINITIONS}
+_QUOTING = re.compile(r" at or near|[\":]")
+_NO_SPACE = " \t\n\r\f\v"
+
+
+def analyse(text: str) -> Analysis:
+    """Return what ``text`` (one simple query or one Parse, in PostgreSQL's own language) means.
+
+    Text that PostgreSQL 17's grammar does not take, that holds a NUL or lone surrogates, that is longer than ``MAX_TEXT`` or
+    nested too deeply, gives an ``error`` and one OPAQUE statement.
+    """
+    return _analyse(text, MAX_NESTING)
+
+
+def _analyse(text: str, depth: int) -> Analysis:
+    if depth == 0:
+        return _opaque(text, "SQL text nested in SQL text too deeply")
+    if "\0" in text:
+        return _opaque(text, "the text holds a NUL byte")
+    try:
+        encoded = text.encode()
+    except UnicodeEncodeError:
+        return _opaque(text, "the text is not valid Unicode")
+    if len(encoded) > MAX_TEXT:
+        return _opaque(text, f"the text is longer than {MAX_TEXT} bytes")
+    try:
+        trees = pgparse.parse(text)
+    except pgparse.PGQueryError as error:
+        return _opaque(text, f"not PostgreSQL: {_first_words(error)}")
+    except (RecursionError, MemoryError, ValueError):
+        return _opaque(text, "the statement is nested too deeply")
+    return Analysis(tuple(_statement(tree["stmt"], _source(encoded, tree), depth) for tree in trees))
+
+
+def _source(encoded: bytes, tree: dict[str, int]) -> str:
+    """Return the text of one statement; libpg_query counts in bytes and leaves the length out for "to the end"."""
+    start = tree.get("stmt_location", 0)
+    length = tree.get("stmt_len", 0)
+    piece = encoded[start : start + length] if length else encoded[start:]
+    # Nothing but ASCII is cut at, and encoded came from a str, so decoding cannot fail.
+    return piece.decode("utf-8").strip(_NO_SPACE)
+
+
+def _first_words(error: Exception) -> str:
+    """Return the parser's message without what it quotes from the text, which may be data."""
+    return _QUOTING.split(str(error), maxsplit=1)[0].strip()
+
+
+def _statement(node: object, text: str, depth: int) -> Statement:
+    redacted, mark = redact_and_fingerprint(text)
+    walk = Walk(_HANDLERS, lambda inner: _analyse(inner, depth - 1))
+    try:
+        walk.run(node)
+    except (KeyError, TypeError, IndexError, AttributeError, RecursionError, ValueError):
+        # The tree has a shape that the handlers do not know: a newer grammar. Not understood.
+        return _unknown(text, redacted, mark)
+    return _finished(walk, text, redacted, mark)
+
+
+def _finished(walk: Walk, text: str, redacted: str, mark: str) -> Statement:
+    """Return the walk's findings as a value; statements inside share the text of the one around them."""
+    relations = tuple(sorted(walk.relations, key=relation_key))
+    functions = tuple(sorted(walk.functions, key=function_key))
+    completeness = walk.completeness
+    if walk.by_name:  # PARTIAL until the name is resolved; whatever else was unclear stays unclear after that
+        completeness = Completeness.PARTIAL if completeness is Completeness.FULL else Completeness.OPAQUE
+    return Statement(
+        text=text,
+        verb=walk.verb or "unknown",
+        effects=ALL_EFFECTS if completeness is Completeness.OPAQUE else frozenset(walk.effects),
+        resources=_resources(walk.resources, relations, functions),
+        relations=relations,
+        functions=functions,
+        columns=frozenset(walk.columns),
+        star=walk.star,
+        completeness=completeness,
+        redacted=redacted,
+        fingerprint=mark,
+        name=walk.name,
+        inner=None if walk.inner is None else _finished(walk.inner, text, redacted, mark),
+        copy=walk.copy,
+        settings=tuple(walk.settings),
+        returns_rows=walk.returns_rows,
+        count_star_only=walk.count_star_only,
+        by_name=walk.by_name,
+    )
+
+
+def _resources(
+    found: set[Resource], relations: tuple[Relation, ...], functions: tuple[Function, ...]
+) -> tuple[Resource, ...]:
+    everything = set(found)
+    everything.update(Resource("relation", _dotted(r.schema, r.name), r.access) for r in relations)
+    everything.update(Resource("function", _dotted(f.schema, f.name), Access.USE) for f in functions)
+    return tuple(sorted(everything)) if len(everything) > 1 else tuple(everything)
+
+
+def _dotted(schema: str | None, name: str) -> str:
+    return _part(name) if schema is None else f"{_part(schema)}.{_part(name)}"
+
+
+def _part(name: str) -> str:
+    """Return a name so that dots inside it cannot be taken for the dot between schema and name."""
+    return '"' + name.replace('"', '""') + '"' if "." in name or '"' in name else name
+
+
+def _opaque(text: str, error: str) -> Analysis:
+    redacted = opaque_redaction(text)
+    return Analysis((_unknown(text, redacted, fingerprint(redacted)),), error)
+
+
+def _unknown(text: str, redacted: str, mark: str) -> Statement:
+    return Statement(
+        text=text,
+        verb="unknown",
+        effects=ALL_EFFECTS,
+        completeness=Completeness.OPAQUE,
+        redacted=redacted,
+        fingerprint=mark,
+        star=True,
+        returns_rows=True,
+    )
+
+
+__all__ = ["MAX_NESTING", "MAX_TEXT", "analyse"]

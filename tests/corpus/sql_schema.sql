@@ -1,0 +1,22 @@
+-- What the statements of sql_postgresql.tsv talk about.
+create table customers (id int primary key, name text, email text, ssn text);
+insert into customers values (1, 'Ada', 'ada@example.org', '721-07-4426');
+create table orders (id int primary key, customer_id int, total numeric, status text);
+insert into orders values (1, 1, 10, 'x');
+create table t (id int default 90 primary key, name text, x int);
+create index t_name on t (name);
+insert into t values (1, 'one', 1), (2, 'two', 2);
+create policy p on t using (true);
+create view v as select * from customers;
+create materialized view m as select * from customers;
+create sequence seq;
+create schema empty;
+create type mood as enum ('sad', 'ok');
+create role bob;
+create role carol;
+create function f_read(int) returns int language sql immutable as 'select $1';
+create function f_cast(mood) returns int language sql as 'select 1';
+create function f_rows() returns setof int language sql as 'select 1';
+create function f_write() returns int language plpgsql as 'begin delete from t; return 1; end';
+create function f_trigger() returns trigger language plpgsql as 'begin return new; end';
+create procedure p_write(int) language plpgsql as 'begin delete from t; end';

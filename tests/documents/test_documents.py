@@ -1,0 +1,113 @@
+"""Configuration, workload and target documents: what is taken, and that everything else is refused whole."""
+
+from __future__ import annotations
+
+import pytest
+
+from hostagent.documents import parse_config, parse_target, parse_workload
+from hostagent.model.errors import DocumentError
+from hostagent.model.target import CredentialSource, Login, Target, UpstreamTLS
+from hostagent.model.workload import IdentityKind, IdentitySource, SharedPath, Workload
+
+
+def test_workload_document_becomes_the_noun() -> None:
+    text = """
+    launchers: [root, ci]
+    placement: isolated
+    identity: {kind: local, groups: [support], purpose: tickets, claims: {team: crm}}
+    paths: [{path: /srv/data, writable: true}]
+    environment: {LANG: C.UTF-8}
+    trust_files: [/etc/ssl/company.pem]
+    inbound: [8080]
+    """
+    assert parse_workload("support-bot", text) == Workload(
+        name="support-bot",
+        launchers=frozenset({"root", "ci"}),
+        identity=IdentitySource(
+            kind=IdentityKind.LOCAL,
+            subject="support-bot",
+            groups=frozenset({"support"}),
+            purpose="tickets",
+            claims={"team": "crm"},
+        ),
+        paths=(SharedPath("/srv/data", writable=True),),
+        environment={"LANG": "C.UTF-8"},
+        trust_files=("/etc/ssl/company.pem",),
+        inbound=(8080,),
+    )
+
+
+def test_target_document_becomes_the_noun() -> None:
+    text = """
+    protocol: postgres
+    hosts: [CRM.Internal., 10.0.0.5, "::ffff:10.0.0.6", "2001:DB8::5"]
+    login: {user: proxy, credential: {env: "/etc/secrets#CRM"}}
+    databases: [crm]
+    """
+    assert parse_target("crm", text) == Target(
+        name="crm",
+        protocol="postgres",
+        hosts=("crm.internal", "10.0.0.5", "10.0.0.6", "2001:db8::5"),
+        port=5432,
+        login=Login("proxy", CredentialSource("env", "/etc/secrets#CRM")),
+        tls=UpstreamTLS.VERIFY,
+        databases=frozenset({"crm"}),
+    )
+
+
+@pytest.mark.parametrize(
+    ("text", "complaint"),
+    [
+        ("launchers: [root]\nlauncherz: [x]", "launcherz"),
+        ("launchers: [root]\nlaunchers: [x]", "given twice"),
+        ("- a list", "expected a mapping"),
+        ("placement: somewhere", "placement"),
+        ("identity: {kind: token_file, path: /t}", "audience"),
+        ("identity: {kind: token_file, path: /t, audience: a}", "issuer"),
+        ("identity: {kind: local, issuer: https://x}", "token_file"),
+        ("identity: {kind: token_file, path: /t, audience: a, issuer: i, groups: [admin]}", "come from the token"),
+        ("paths: [{path: relative}]", "paths"),
+        ("inbound: [0]", "inbound"),
+        ("name: other", "file name"),
+        ("a: [", "support-bot"),
+    ],
+)
+def test_wrong_workload_document_is_refused_with_its_reason(text: str, complaint: str) -> None:
+    with pytest.raises(DocumentError, match=complaint):
+        parse_workload("support-bot", text)
+
+
+@pytest.mark.parametrize("name", ["Support", "1bot", "../etc", "a b", "", "x" * 60])
+def test_workload_names_that_are_no_names_are_refused(name: str) -> None:
+    with pytest.raises(DocumentError):
+        parse_workload(name, "launchers: [root]")
+
+
+@pytest.mark.parametrize(
+    ("change", "complaint"),
+    [
+        ("hosts: []", "hosts"),
+        ("hosts: ['bad host']", "neither an address nor a host name"),
+        ("port: 70000", "port"),
+        ("protocol: gopher", "protocol"),
+        ("tls: skip-verify", "tls"),
+        ("login: {user: x, credential: {file: /a, env: '/b#C'}}", "exactly one"),
+        ("login: {user: x, credential: {file: relative}}", "absolute"),
+        ("login: {user: ''}", "user"),
+    ],
+)
+def test_wrong_target_document_is_refused_with_its_reason(change: str, complaint: str) -> None:
+    key = change.partition(":")[0]
+    base = {"protocol": "protocol: postgres", "hosts": "hosts: [db]", "login": "login: {user: x}"}
+    base[key] = change
+    with pytest.raises(DocumentError, match=complaint):
+        parse_target("crm", "\n".join(base.values()))
+
+
+def test_empty_configuration_is_the_defaults_and_unknown_keys_are_errors() -> None:
+    config = parse_config("c", "")
+    assert config.control_socket == "/run/hostagent/proxyd/control.sock"
+    assert config.enforcement.slice == "governed.slice"
+    for text in ("[paths]\nstat = '/x'", "[nonsense]", "[enforcement]\nslice = 'Bad Slice'", "x = ", "[paths]\nstate='rel'"):
+        with pytest.raises(DocumentError):
+            parse_config("c", text)
