@@ -12,7 +12,7 @@ def complain(name: str, error: ValidationError, source: Source | None = None) ->
     """Return one ``DocumentError`` that lists everything pydantic found wrong, with lines where ``source`` is given."""
     problems = []
     for item in error.errors():
-        path = tuple(part for part in item["loc"] if isinstance(part, str | int))
+        path = tuple(item["loc"])
         where = f"{name}:{source.line(path)}" if source else name
         problems.append(f"{where}: {'.'.join(str(part) for part in path) or 'document'}: {item['msg']}")
     return DocumentError("; ".join(problems))

@@ -125,12 +125,12 @@ class Config:
 
     @property
     def enforcer_socket(self) -> str:
-        """enforcerd's request socket."""
+        """Enforcerd's request socket."""
         return f"{self.paths.runtime}/enforcerd.sock"
 
     @property
     def control_socket(self) -> str:
-        """proxyd's control socket: approvals, identities, status."""
+        """Proxyd's control socket: approvals, identities, status."""
         return f"{self.paths.runtime}/proxyd/control.sock"
 
 

@@ -8,8 +8,8 @@ from typing import Annotated, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
-from hostagent.documents.source import read
 from hostagent.documents.complaint import complain
+from hostagent.documents.source import read
 from hostagent.model.errors import DocumentError
 from hostagent.model.target import CredentialSource, Login, Target, UpstreamTLS
 

@@ -7,8 +7,8 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
-from hostagent.documents.source import read
 from hostagent.documents.complaint import complain
+from hostagent.documents.source import read
 from hostagent.model.errors import DocumentError
 from hostagent.model.flow import Placement
 from hostagent.model.workload import IdentityKind, IdentitySource, SharedPath, Workload

@@ -40,7 +40,12 @@ class Withdraw(NamedTuple):
 
 
 class Connect(NamedTuple):
-    """Open the upstream connection to the flow's target; the gate is told by ``Gate.connected``."""
+    """Open the upstream connection to the flow's target; the gate is told by ``Gate.connected``.
+
+    ``database`` (or whatever the protocol calls it) is where the client wants to go there.
+    """
+
+    database: str = ""
 
 
 class StartTLS(NamedTuple):

@@ -13,6 +13,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field, ValidationError, model_validator
 
+from hostagent.documents.source import read
 from hostagent.model.errors import DocumentError
 from hostagent.model.identity import Identity
 from hostagent.model.operation import Effect, Operation
@@ -22,7 +23,6 @@ from hostagent.policy.combine import combine
 from hostagent.policy.context import ContextValue, PolicyContext
 from hostagent.policy.document import Scalar, Strict, Text
 from hostagent.policy.ruleset import Policy
-from hostagent.documents.source import read
 
 DEFAULT_AT = "2026-03-04T12:00:00+00:00"
 """When a case happens unless it says otherwise: a Wednesday, noon, UTC."""

@@ -11,6 +11,7 @@ from typing import NamedTuple
 
 from pydantic import ValidationError
 
+from hostagent.documents.source import Path, Source, read
 from hostagent.model.errors import DocumentError
 from hostagent.model.verdict import MaskColumn, MaskContent, Obligation
 from hostagent.policy.check import Check, operation_checks, target_checks, when_checks, who_checks
@@ -19,7 +20,6 @@ from hostagent.policy.document import DEFAULT_TIMEOUT_S, Action, Document, Mask,
 from hostagent.policy.expression import Expression, compile_expression
 from hostagent.policy.rule import Rule
 from hostagent.policy.ruleset import Policy
-from hostagent.documents.source import Path, Source, read
 
 TRANSFORMS = frozenset({"redact", "null", "partial", "hash"})
 

@@ -1,0 +1,1 @@
+"""The demo: one governed PostgreSQL session, told step by step (``make demo``)."""

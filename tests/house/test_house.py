@@ -1,0 +1,61 @@
+"""The house rules that no other tool checks."""
+
+from __future__ import annotations
+
+import ast
+import re
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[2]
+MODULES = sorted((ROOT / "hostagent").rglob("*.py"))
+FORBIDDEN_NAMES = {"utils", "util", "helpers", "helper", "manager", "common", "misc"}
+
+
+def _identifiers(tree: ast.AST) -> set[str]:
+    found: set[str] = set()
+    for node in ast.walk(tree):
+        if isinstance(node, ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef):
+            found.add(node.name)
+        elif isinstance(node, ast.Name):
+            found.add(node.id)
+        elif isinstance(node, ast.arg):
+            found.add(node.arg)
+        elif isinstance(node, ast.Attribute):
+            found.add(node.attr)
+    return found
+
+
+@pytest.mark.parametrize("module", MODULES, ids=lambda path: str(path.relative_to(ROOT)))
+def test_module_keeps_the_house_rules(module: Path) -> None:
+    text = module.read_text(encoding="utf-8")
+    assert len(text.splitlines()) <= 600
+    assert module.stem not in FORBIDDEN_NAMES
+    words = {word for name in _identifiers(ast.parse(text)) for word in re.split(r"_|(?<=[a-z])(?=[A-Z])", name.lower())}
+    assert "agent" not in words, "the governed process is the workload, our service is hostagent"
+    assert not re.search(r"except(\s+Exception)?:\s*(\n\s*)?pass\b", text), "an error is swallowed"
+
+
+def test_every_package_says_what_lives_there() -> None:
+    silent = [
+        str(package.relative_to(ROOT))
+        for package in (ROOT / "hostagent").rglob("__init__.py")
+        if not ast.get_docstring(ast.parse(package.read_text(encoding="utf-8")))
+    ]
+    assert silent == []
+
+
+def test_top_level_is_the_users() -> None:
+    expected = {
+        "pyproject.toml", "hostagent", "bpf", "policy", "tests", "vagrant", "systemd",
+        "README.md", "CHANGELOG.md", "LICENSE", "SECURITY.md", "Makefile", "bench",
+    }  # fmt: skip
+    found = {path.name for path in ROOT.iterdir() if not path.name.startswith(".") and not path.name.endswith(".egg-info")}
+    assert found - {"build", "dist"} == expected
+
+
+def test_readme_shows_both_commands() -> None:
+    readme = (ROOT / "README.md").read_text(encoding="utf-8")
+    assert "make demo" in readme
+    assert "make test" in readme
