@@ -1,0 +1,328 @@
+"""The ports between an inspector and the gate: what an inspector is given, and what it must offer.
+
+The gate implements ``Desk`` and ``Masking``; every protocol implements ``Inspector``. Neither side knows more of the other.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Final, NamedTuple, Protocol
+
+from hostagent.model.command import Command
+from hostagent.model.flow import Flow, Side
+from hostagent.model.operation import Completeness, Effect, Operation
+from hostagent.model.target import Target
+from hostagent.model.verdict import Verdict
+from hostagent.sql.statement import Statement
+
+
+class Detected(Protocol):
+    """What masking did to a run of rows."""
+
+    @property
+    def masked(self) -> int:
+        """How many values were replaced."""
+
+    @property
+    def detections(self) -> Mapping[str, int]:
+        """How often each detector hit."""
+
+
+class RowPlan(Protocol):
+    """How rows of one shape are masked."""
+
+    def apply(self, run: bytes) -> tuple[bytes, Detected]:
+        """Return the masked form of a run of complete row messages."""
+
+
+class CopyPlan(Protocol):
+    """How a bulk stream is masked; one per stream."""
+
+    def feed(self, data: bytes) -> bytes:
+        """Return what may pass now."""
+
+    def finish(self) -> bytes:
+        """Return the rest at the end of the stream."""
+
+    @property
+    def counts(self) -> Detected:
+        """What was masked so far."""
+
+
+class Shape(NamedTuple):
+    """One result shape under one set of obligations.
+
+    ``message`` replaces the description the server sent, None when it may pass as it is. ``plan`` is None when rows may
+    pass untouched. ``columns`` is for the record. ``unknown``: a column comes from a table that the catalogue does not have.
+    """
+
+    message: bytes | None
+    plan: RowPlan | None
+    columns: Sequence[Mapping[str, object]]
+    unknown: bool = False
+
+
+class Column(NamedTuple):
+    """One result column, as far as obligations care. ``table_oid`` and ``attnum`` are 0 when it is no table's column."""
+
+    name: str
+    table_oid: int
+    attnum: int
+    type_oid: int
+    format: int
+
+
+class Planned(NamedTuple):
+    """How rows are masked (None: not at all), and the columns as the record tells them."""
+
+    plan: RowPlan | None
+    columns: Sequence[Mapping[str, object]]
+    unknown: bool = False
+
+
+class Masking(Protocol):
+    """Obligations in force for a statement. ``shapes`` is the inspector's own, for what it compiled under them."""
+
+    shapes: dict[object, Shape]
+
+    def rows(self, columns: Sequence[Column], exposed: int) -> Planned:
+        """Return the plan for rows of ``columns``."""
+
+    def copy_out(self, statement: Statement) -> CopyPlan | None:
+        """Return the plan for this COPY's stream, or None when it cannot be masked and must not pass."""
+
+    def message(self, fields: Mapping[str, str], exposed: int) -> Mapping[str, str]:
+        """Return the fields of an error or notice as the client may see them."""
+
+    def text(self, value: str) -> str:
+        """Return ``value`` with every detected secret replaced."""
+
+
+_DEFINING: Final = frozenset({Effect.CREATE, Effect.ALTER, Effect.DROP})
+
+
+class Subject:
+    """One text (or call) to be judged: its statements and operations, and the ruling they last got.
+
+    ``refusal`` is set when the protocol itself forbids it whatever policy says. ``plain`` means that nothing in it depends
+    on or changes the session's names. ``text`` is the exact source and is never stored.
+    """
+
+    __slots__ = ("operations", "plain", "refusal", "rows", "ruling", "statements", "text")
+
+    def __init__(
+        self,
+        text: bytes,
+        statements: tuple[Statement, ...],
+        operations: tuple[Operation, ...],
+        *,
+        plain: bool = True,
+        rows: bool = True,
+        refusal: str = "",
+    ) -> None:
+        """Keep the parts; no ruling yet."""
+        self.text = text
+        self.statements = statements
+        self.operations = operations
+        self.plain = plain
+        self.rows = rows
+        self.refusal = refusal
+        self.ruling: Ruling | None = None
+
+
+class Ruling:
+    """What the gate decided of a subject, with everything that enforcing it needs.
+
+    ``epoch`` is the gate's mark of the policy, identity and catalogue it was decided under. ``lines`` are the parts of the
+    statement records that do not change from run to run, one per operation. ``defines``: it may change the schema.
+    """
+
+    __slots__ = ("defines", "epoch", "exposed", "lines", "masking", "operations", "statements", "verdict")
+
+    def __init__(
+        self,
+        epoch: object,
+        subject: Subject,
+        operations: tuple[Operation, ...],
+        verdict: Verdict,
+        masking: Masking | None,
+        exposed: int,
+        lines: tuple[Mapping[str, object], ...],
+    ) -> None:
+        """Keep the parts."""
+        self.epoch = epoch
+        self.statements = subject.statements
+        self.operations = operations
+        self.verdict = verdict
+        self.masking = masking
+        self.exposed = exposed
+        self.lines = lines
+        self.defines = any(
+            each.completeness is not Completeness.FULL or each.effects & _DEFINING for each in operations
+        )
+
+
+class Trace:
+    """One recorded statement on its way to its result; the inspector counts here."""
+
+    __slots__ = ("columns", "detections", "masked", "rows", "size", "started", "statement")
+
+    def __init__(self, statement: str, started: float) -> None:
+        """Start with nothing counted. ``started`` is monotonic seconds."""
+        self.statement = statement
+        self.started = started
+        self.rows = 0
+        self.size = 0
+        self.masked = 0
+        self.detections: dict[str, int] | None = None
+        self.columns: Sequence[Mapping[str, object]] = ()
+
+    def count(self, found: Detected) -> None:
+        """Add what masking did."""
+        self.masked += found.masked
+        if found.detections:
+            total = self.detections if self.detections is not None else {}
+            for name, hits in found.detections.items():
+                total[name] = total.get(name, 0) + hits
+            self.detections = total
+
+
+class Outcome(NamedTuple):
+    """How a statement ended; see the ``result`` row of ``hostagent.model.event``. ``message`` is already masked."""
+
+    outcome: str
+    tag: str = ""
+    sqlstate: str = ""
+    message: str = ""
+
+
+class Held(NamedTuple):
+    """A hold that the gate registered: its ticket and the text the client is to be told."""
+
+    ticket: str
+    notice: str
+
+
+Parameters = tuple[str | bytes | None, ...]
+
+
+class Desk(Protocol):
+    """What the gate does for an inspector. Methods with ``out`` append commands to it."""
+
+    def current(self) -> object:
+        """Return the epoch now; it changes when policy, identity or catalogue did."""
+
+    def rule(self, subject: Subject, parameters: Parameters = ()) -> Ruling:
+        """Return the ruling on ``subject`` now: cached where nothing it read can have changed."""
+
+    def open(
+        self,
+        ruling: Ruling,
+        exact: Sequence[bytes],
+        parameters: Parameters | None,
+        now: float,
+        out: list[Command],
+        *,
+        decision: str = "",
+        ticket: str = "",
+    ) -> list[Trace]:
+        """Record that the statements of ``ruling`` are about to run (or are refused, or held)."""
+
+    def shut(self, trace: Trace, outcome: Outcome, now: float, out: list[Command]) -> None:
+        """Record how a statement ended."""
+
+    def refusal(self, reason: str, now: float, out: list[Command]) -> None:
+        """Record that something was refused outside any statement."""
+
+    def judge(self, operation: Operation) -> Verdict:
+        """Return what policy says of one operation now, such as the connection itself."""
+
+    def signed_in(self, database: str, user: str) -> None:
+        """The session is ready: what it is signed in to, for masking and tickets."""
+
+    def ticket(self) -> str:
+        """Return a new ticket id."""
+
+    def hold(
+        self, ticket: str, ruling: Ruling, operations: tuple[Operation, ...], trace: str, now: float, out: list[Command]
+    ) -> Held:
+        """Register a hold of ``operations`` (exact, with parameters)."""
+
+    def unchanged(self, operations: tuple[Operation, ...]) -> bool:
+        """Return whether ``operations`` are exactly what the ticket now being released shows."""
+
+    def withdraw(self, reason: str, now: float, out: list[Command]) -> None:
+        """Void the pending hold, if any."""
+
+    def scrub(self, text: str) -> str:
+        """Return ``text`` as it may be recorded, whatever policy says."""
+
+    def changed(self, out: list[Command]) -> None:
+        """The schema may have changed: ask for a new catalogue."""
+
+
+@dataclass(frozen=True, slots=True)
+class Surroundings:
+    """What a protocol needs to know of the flow beside its bytes.
+
+    ``random(n)`` returns n unpredictable bytes; ``wake`` asks for a tick soon; ``cancel_keys`` is the protocol's own
+    registry, shared by all sessions. ``tls``: the client can be offered TLS. ``demand_scram``: clients insist on SCRAM and
+    use ``placeholder`` as their password. ``at(now)`` is wall-clock unix nanoseconds.
+    """
+
+    flow: Flow
+    target: Target
+    secret: str | None
+    random: Callable[[int], bytes]
+    wall_offset_ns: int
+    cancel_keys: object
+    wake: Callable[[], None]
+    tls: bool
+    demand_scram: bool
+    placeholder: str
+
+
+class Denial(NamedTuple):
+    """A refusal in words, for the client and for the record."""
+
+    sqlstate: str
+    message: str
+    detail: str = ""
+    hint: str = ""
+    outcome: str = "denied"
+
+
+class Inspector(Protocol):
+    """One protocol on one flow. Every method returns the commands it causes."""
+
+    @property
+    def failed(self) -> bool:
+        """Whether the session is over."""
+
+    def feed(self, side: Side, data: bytes, now: float) -> list[Command]:
+        """Bytes arrived from ``side``."""
+
+    def connected(self, now: float) -> list[Command]:
+        """The upstream connection is up."""
+
+    def connect_failed(self, reason: str, now: float) -> list[Command]:
+        """The upstream connection could not be made."""
+
+    def secured(self, side: Side, now: float, *, version: str, channel_binding: bytes, sni: str) -> list[Command]:
+        """TLS is up on ``side``."""
+
+    def release(self, denial: Denial | None, now: float) -> list[Command]:
+        """The held operation was answered: go on with it (None), or refuse it."""
+
+    def notice(self, text: str, now: float) -> list[Command]:
+        """Tell the client something that is no answer to anything."""
+
+    def cancel_wanted(self) -> bool:
+        """Return whether a cancel of the *held* operation has arrived since the last call."""
+
+    def closed(self, side: Side, now: float) -> list[Command]:
+        """``side`` sent EOF or was reset."""
+
+    def cut(self, reason: str, now: float) -> list[Command]:
+        """End the session with the protocol's own fatal error."""

@@ -1,0 +1,502 @@
+"""The server's half of a PostgreSQL session after start-up: whose answer it is, and what of it the client may see.
+
+Every message is matched with the oldest outstanding request; one that does not fit ends the session, because from then on
+nobody could say which rows belong to which statement. Handlers return ``None`` (pass untouched) or the bytes to send instead.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Final
+
+from hostagent.inspectors.ports import Masking, Outcome, Shape, Trace
+from hostagent.inspectors.postgres import refusals
+from hostagent.inspectors.postgres.conversation import READY_KINDS, Conversation, Entry, Kind
+from hostagent.inspectors.postgres.names import Portal
+from hostagent.inspectors.postgres.results import shape_of
+from hostagent.model.command import Command, Forward
+from hostagent.model.errors import RemoteWireError
+from hostagent.model.flow import Side
+from hostagent.wire.buffer import ReceiveBuffer
+from hostagent.wire.postgres.backend import (
+    Notification,
+    build_error,
+    build_notice,
+    build_notification,
+    build_status,
+    parse_command_complete,
+    parse_fields,
+    parse_notification,
+    parse_parameter_description,
+    parse_status,
+)
+from hostagent.wire.postgres.frontend import build_copy_data
+from hostagent.wire.postgres.messages import HEADER, HEADER_SIZE, SERVER_CAPS, Server, refuse_frame, run_end
+
+# Settings that our understanding of statements rests on, and the value each must keep.
+_PINNED: Final = {b"client_encoding": b"UTF8", b"standard_conforming_strings": b"on"}
+_STATES: Final = frozenset({b"I", b"T", b"E"})
+_ROW: Final = Server.DATA_ROW
+_DATA: Final = Server.COPY_DATA
+_RUNS: Final = frozenset({_ROW, _DATA})
+
+
+class ServerHalf:
+    """Walks the server's stream."""
+
+    def __init__(self, conversation: Conversation) -> None:
+        """Start with nothing received."""
+        self._talk = conversation
+        self._desk = conversation.desk
+        self._buffer = ReceiveBuffer()
+        self._out: list[Command] = []
+        self._schema_changed = False
+        self._missed: object = None
+        self._handlers: Mapping[int, Callable[[bytes, int, int, float], bytes | None]] = {
+            Server.ROW_DESCRIPTION: self._row_description,
+            Server.PARAMETER_DESCRIPTION: self._parameter_description,
+            Server.NO_DATA: self._no_data,
+            Server.COMMAND_COMPLETE: self._command_complete,
+            Server.EMPTY_QUERY: self._empty_query,
+            Server.ERROR: self._error,
+            Server.NOTICE: self._notice,
+            Server.NOTIFICATION: self._notification,
+            Server.PARAMETER_STATUS: self._parameter_status,
+            Server.PARSE_COMPLETE: self._parse_complete,
+            Server.BIND_COMPLETE: self._bind_complete,
+            Server.CLOSE_COMPLETE: self._close_complete,
+            Server.PORTAL_SUSPENDED: self._portal_suspended,
+            Server.READY: self._ready,
+            Server.FUNCTION_RESULT: self._function_result,
+            Server.COPY_IN: self._copy_in,
+            Server.COPY_OUT: self._copy_out,
+            Server.COPY_DONE: self._copy_done,
+            Server.COPY_BOTH: self._takeover,
+            Server.AUTHENTICATION: self._takeover,
+            Server.BACKEND_KEY: self._takeover,
+            Server.NEGOTIATE: self._takeover,
+        }
+
+    # -- the walk --------------------------------------------------------------------------------------------------------
+
+    def feed(self, data: bytes, now: float, out: list[Command]) -> None:
+        """Match, mask and count what arrived; append what must be done to ``out``.
+
+        Raises:
+            RemoteWireError: the server broke the protocol or our hold on it; what came before is already in ``out``.
+        """
+        talk = self._talk
+        if talk.partial:
+            data = self._pass_on(data, out)
+            if not data:
+                return
+        whole = self._buffer.push(data)
+        if whole is not None:
+            self._walk(whole, now, out)
+
+    def _pass_on(self, data: bytes, out: list[Command]) -> bytes:
+        """Send on the rest of a message that is already on its way; return what comes after it."""
+        talk = self._talk
+        taken = min(talk.partial, len(data))
+        talk.partial -= taken
+        out.append(Forward(Side.CLIENT, data[:taken]))
+        if not talk.partial and talk.asides:
+            out.append(Forward(Side.CLIENT, b"".join(talk.asides)))
+            talk.asides.clear()
+        return data[taken:]
+
+    def _walk(self, buffer: bytes, now: float, out: list[Command]) -> None:
+        self._out = out
+        end = len(buffer)
+        offset = start = 0
+        parts: list[bytes] = []
+        handlers = self._handlers
+        try:
+            while end - offset >= HEADER_SIZE:
+                kind, length = HEADER(buffer, offset)
+                if length < 4 or length - 4 > SERVER_CAPS.get(kind, -1):
+                    raise refuse_frame(kind, length, SERVER_CAPS)
+                if kind in _RUNS:
+                    stop, replaced = self._run(buffer, offset, end, kind)
+                    if stop == offset:
+                        break
+                else:
+                    stop = offset + length + 1
+                    if stop > end:
+                        break
+                    replaced = handlers[kind](buffer, offset + HEADER_SIZE, stop, now)
+                if replaced is not None:
+                    if offset > start:
+                        parts.append(buffer[start:offset])
+                    parts.append(replaced)
+                    start = stop
+                offset = stop
+        finally:
+            if offset > start:
+                parts.append(buffer[start : min(offset, end)])
+            whole = parts[0] if len(parts) == 1 else b"".join(parts)
+            if whole:
+                out.append(Forward(Side.CLIENT, whole))
+        if offset < end:
+            rest = buffer[offset:]
+            self._buffer.keep(rest, HEADER(rest, 0)[1] + 1 if len(rest) >= HEADER_SIZE else HEADER_SIZE)
+
+    # -- rows and copy data ----------------------------------------------------------------------------------------------
+
+    def _run(self, buffer: bytes, offset: int, end: int, kind: int) -> tuple[int, bytes | None]:
+        """Take consecutive rows or copy messages at once: (offset after them, replacement or None).
+
+        The first message that is not complete is taken too where nothing of it needs judgement; then the offset is beyond
+        ``end`` and the missing bytes are passed on as they come.
+        """
+        entry = self._head()
+        trace = self._trace(entry)
+        stop, count = run_end(buffer, offset, end, kind, SERVER_CAPS[kind])
+        if kind == _ROW:
+            untouched, replaced = self._rows(entry, trace, buffer, offset, stop)
+        else:
+            untouched, replaced = self._copied(entry, trace, buffer, offset, stop)
+        if untouched:
+            rest = end - stop
+            if rest >= HEADER_SIZE:
+                found, length = HEADER(buffer, stop)
+                if found == kind and 4 <= length <= SERVER_CAPS[kind] + 4:
+                    stop += length + 1
+                    count += 1
+                    self._talk.partial = stop - end
+        if trace is not None:
+            trace.size += stop - offset
+            if kind == _ROW:
+                trace.rows += count
+        return stop, replaced
+
+    def _rows(
+        self, entry: Entry, trace: Trace | None, buffer: bytes, offset: int, stop: int
+    ) -> tuple[bool, bytes | None]:
+        """Return (whether rows of this shape pass untouched, else their masked form)."""
+        if entry.kind is not Kind.QUERY and entry.kind is not Kind.EXECUTE:
+            raise RemoteWireError("rows that nothing asked for")
+        ruling = entry.ruling
+        if entry.denial is not None:
+            raise RemoteWireError("rows for a refused statement")
+        if ruling is None or ruling.masking is None:
+            if entry.shape is None and entry.portal is not None:
+                self._note_columns(entry, entry.portal)
+            return True, None
+        shape = entry.shape
+        if shape is None:
+            shape = self._describe_rows(entry, ruling.masking, ruling.exposed)
+        if shape.plan is None:
+            return True, None
+        if stop == offset:
+            return False, None
+        masked, found = shape.plan.apply(buffer[offset:stop])
+        if trace is not None:
+            trace.count(found)
+        return False, masked
+
+    def _note_columns(self, entry: Entry, portal: Portal) -> None:
+        """Take the columns for the record from whatever description the client happened to ask for."""
+        shape = portal.prepared.shape if portal.description is None else shape_of(portal.description, None, False)
+        if shape is not None:
+            self._shaped(entry, shape)
+
+    def _describe_rows(self, entry: Entry, masking: Masking, exposed: int) -> Shape:
+        """Return the shape of a portal's rows under the ruling that this Execute got."""
+        portal = entry.portal
+        if portal is None or portal.description is None:
+            raise RemoteWireError("rows without a description cannot be masked")
+        shape = shape_of(portal.description, masking, exposed)
+        self._shaped(entry, shape)
+        return shape
+
+    def _shaped(self, entry: Entry, shape: Shape) -> None:
+        entry.shape = shape
+        trace = self._trace(entry)
+        if trace is not None:
+            trace.columns = shape.columns
+        if shape.unknown and shape.columns is not self._missed:
+            self._missed = shape.columns  # once per compiled shape: a table may stay unknown to us for ever
+            self._desk.changed(self._out)
+
+    def _copied(
+        self, entry: Entry, trace: Trace | None, buffer: bytes, offset: int, stop: int
+    ) -> tuple[bool, bytes | None]:
+        """Return (whether this stream passes untouched, else its masked form)."""
+        if not entry.streaming:
+            raise RemoteWireError("copy data that nothing asked for")
+        if entry.ruling is None or entry.ruling.masking is None:
+            return True, None
+        plan = entry.copy
+        if plan is None:
+            raise RemoteWireError("copy data without a description cannot be masked")
+        parts = []
+        while offset < stop:
+            length = HEADER(buffer, offset)[1]
+            masked = plan.feed(buffer[offset + HEADER_SIZE : offset + 1 + length])
+            if masked:
+                parts.append(build_copy_data(masked))
+            offset += length + 1
+        return False, b"".join(parts)
+
+    # -- matching --------------------------------------------------------------------------------------------------------
+
+    def _head(self) -> Entry:
+        queue = self._talk.queue
+        while queue and queue[0].kind is Kind.COPY_END:
+            queue.popleft()  # the server ignored it
+        if not queue:
+            raise RemoteWireError("an answer that nothing asked for")
+        return queue[0]
+
+    def _expect(self, *kinds: Kind) -> Entry:
+        entry = self._head()
+        if entry.kind not in kinds or entry.denial is not None:
+            raise RemoteWireError(f"an answer that does not belong to {entry.kind.name}")
+        return entry
+
+    @staticmethod
+    def _trace(entry: Entry) -> Trace | None:
+        return entry.traces[entry.done] if entry.done < len(entry.traces) else None
+
+    def _settle(self, entry: Entry, outcome: Outcome, now: float) -> None:
+        """Record the result of the statement of ``entry`` that is running."""
+        trace = self._trace(entry)
+        if trace is not None:
+            self._desk.shut(trace, outcome, now, self._out)
+            entry.done += 1
+        entry.shape = None
+        entry.copy = None
+        entry.streaming = False
+
+    def _masking(self) -> tuple[Masking | None, int]:
+        """Return the obligations for what has no statement of its own: the oldest outstanding one's, or the last one's."""
+        talk = self._talk
+        for entry in talk.queue:
+            if entry.ruling is not None:
+                talk.masking = entry.ruling.masking
+                return talk.masking, entry.ruling.exposed
+        return talk.masking, False
+
+    # -- descriptions ----------------------------------------------------------------------------------------------------
+
+    def _row_description(self, buffer: bytes, start: int, stop: int, _now: float) -> bytes | None:
+        entry = self._expect(Kind.QUERY, Kind.DESCRIBE_PORTAL, Kind.DESCRIBE_STATEMENT)
+        body = buffer[start:stop]
+        ruling = entry.ruling
+        shape = shape_of(body, None, 0) if ruling is None else shape_of(body, ruling.masking, ruling.exposed)
+        if entry.kind is Kind.QUERY:
+            self._shaped(entry, shape)
+            return shape.message
+        if entry.portal is not None:
+            entry.portal.description = body
+        elif entry.prepared is not None:
+            entry.prepared.shape = shape
+        self._talk.queue.popleft()
+        return b"" if entry.silent else shape.message
+
+    def _no_data(self, _buffer: bytes, _start: int, _stop: int, _now: float) -> bytes | None:
+        entry = self._expect(Kind.DESCRIBE_PORTAL, Kind.DESCRIBE_STATEMENT)
+        self._talk.queue.popleft()
+        return b"" if entry.silent else None
+
+    def _parameter_description(self, buffer: bytes, start: int, stop: int, _now: float) -> bytes | None:
+        entry = self._expect(Kind.DESCRIBE_STATEMENT)
+        if entry.prepared is not None:
+            entry.prepared.types = parse_parameter_description(buffer[start:stop])
+        return None
+
+    # -- completions -----------------------------------------------------------------------------------------------------
+
+    def _command_complete(self, buffer: bytes, start: int, stop: int, now: float) -> bytes | None:
+        entry = self._expect(Kind.QUERY, Kind.EXECUTE)
+        if buffer.find(b"\0", start, stop) != stop - 1:
+            raise RemoteWireError("invalid CommandComplete message")
+        tag = parse_command_complete(buffer[start:stop])
+        self._settle(entry, Outcome("ok", tag), now)
+        if entry.ruling is not None and entry.ruling.defines:
+            self._schema_changed = True
+        if entry.kind is Kind.EXECUTE:
+            self._talk.queue.popleft()
+        return None
+
+    def _empty_query(self, _buffer: bytes, _start: int, _stop: int, now: float) -> bytes | None:
+        entry = self._expect(Kind.QUERY, Kind.EXECUTE)
+        self._settle(entry, Outcome("ok", "EMPTY"), now)
+        if entry.kind is Kind.EXECUTE:
+            self._talk.queue.popleft()
+        return None
+
+    def _portal_suspended(self, _buffer: bytes, _start: int, _stop: int, now: float) -> bytes | None:
+        entry = self._expect(Kind.EXECUTE)
+        self._settle(entry, Outcome("ok", "SUSPENDED"), now)
+        self._talk.queue.popleft()
+        return None
+
+    def _parse_complete(self, _buffer: bytes, _start: int, _stop: int, _now: float) -> bytes | None:
+        self._expect(Kind.PARSE)
+        self._talk.queue.popleft()
+        return None
+
+    def _bind_complete(self, _buffer: bytes, _start: int, _stop: int, _now: float) -> bytes | None:
+        self._expect(Kind.BIND)
+        self._talk.queue.popleft()
+        return None
+
+    def _close_complete(self, _buffer: bytes, _start: int, _stop: int, _now: float) -> bytes | None:
+        self._expect(Kind.CLOSE)
+        self._talk.queue.popleft()
+        return None
+
+    def _function_result(self, _buffer: bytes, start: int, stop: int, now: float) -> bytes | None:
+        entry = self._expect(Kind.CALL)
+        trace = self._trace(entry)
+        if trace is not None:
+            trace.size = stop - start
+        self._settle(entry, Outcome("ok", "FUNCTION CALL"), now)
+        return None
+
+    def _ready(self, buffer: bytes, start: int, stop: int, now: float) -> bytes | None:
+        entry = self._head()
+        talk = self._talk
+        if entry.kind not in READY_KINDS:
+            raise RemoteWireError("ReadyForQuery before everything was answered")
+        talk.queue.popleft()
+        talk.copying_in = False
+        if entry.done < len(entry.traces):
+            talk.abort(entry, now, self._out)
+        talk.status = buffer[start:stop]
+        if talk.status not in _STATES:
+            raise RemoteWireError("invalid ReadyForQuery message")
+        if talk.status == b"I":
+            talk.names.transaction_ended(entry.segment)
+            if self._schema_changed:
+                self._schema_changed = False
+                self._desk.changed(self._out)
+        if entry.ruling is not None:
+            talk.masking = entry.ruling.masking
+        return None
+
+    # -- errors and asynchronous messages --------------------------------------------------------------------------------
+
+    def _error(self, buffer: bytes, start: int, stop: int, now: float) -> bytes | None:
+        fields = parse_fields(buffer[start:stop])
+        masking, exposed = self._masking()
+        shown: Mapping[str, str] = fields if masking is None else masking.message(fields, exposed)
+        if refusals.is_fatal(fields):
+            return None if masking is None else build_error(shown)
+        entry = self._head()
+        if entry.denial is not None:
+            denial = entry.denial
+            outcome = Outcome(denial.outcome, "", denial.sqlstate, denial.message)
+            self._fail(entry, outcome, now)
+            return refusals.error(denial)
+        outcome = Outcome("error", "", shown.get("C", ""), self._scrubbed(shown.get("M", "")))
+        if fields.get("C") == refusals.QUERY_CANCELED:
+            outcome = outcome._replace(outcome="cancelled")
+        self._fail(entry, outcome, now)
+        return None if shown is fields else build_error(shown)
+
+    def _scrubbed(self, message: str) -> str:
+        return self._desk.scrub(message)
+
+    def _fail(self, entry: Entry, outcome: Outcome, now: float) -> None:
+        """The server failed in ``entry``: record it, take back what did not happen, follow the server's skipping."""
+        talk = self._talk
+        done = entry.done
+        self._settle(entry, outcome, now)
+        talk.abort(entry, now, self._out, "denied" if outcome.outcome == "denied" else "aborted")
+        talk.take_back(entry, done)
+        talk.copying_in = False
+        if entry.kind in READY_KINDS:
+            return
+        queue = talk.queue
+        queue.popleft()
+        if entry.silent and queue:  # the client sees the error as that of the Execute which we asked this for
+            self._settle(queue[0], outcome, now)
+        skipped = []
+        while queue and queue[0].kind is not Kind.SYNC:
+            skipped.append(queue.popleft())
+        for each in reversed(skipped):
+            talk.take_back(each)
+        for each in skipped:
+            talk.abort(each, now, self._out)
+        if not queue:
+            talk.discarding = True
+
+    def _notice(self, buffer: bytes, start: int, stop: int, _now: float) -> bytes | None:
+        masking, exposed = self._masking()
+        fields = parse_fields(buffer[start:stop])
+        if masking is None:
+            return None
+        return build_notice(masking.message(fields, exposed))
+
+    def _notification(self, buffer: bytes, start: int, stop: int, _now: float) -> bytes | None:
+        message = parse_notification(buffer[start:stop])
+        masking, _ = self._masking()
+        if masking is None:
+            return None
+        channel, payload = (
+            masking.text(part.decode("utf-8", "surrogateescape")).encode("utf-8", "surrogateescape")
+            for part in (message.channel, message.payload)
+        )
+        return build_notification(Notification(message.pid, channel, payload))
+
+    def _parameter_status(self, buffer: bytes, start: int, stop: int, _now: float) -> bytes | None:
+        name, value = parse_status(buffer[start:stop])
+        pinned = _PINNED.get(name)
+        if pinned is not None and value != pinned:
+            raise RemoteWireError(f"the server changed {name.decode()}, which must stay {pinned.decode()}")
+        masking, exposed = self._masking()
+        if masking is None or pinned is not None:
+            return None
+        if exposed:
+            return build_status(name, b"[masked]")
+        shown = masking.text(value.decode("utf-8", "surrogateescape"))
+        return build_status(name, shown.encode("utf-8", "surrogateescape"))
+
+    def _takeover(self, buffer: bytes, start: int, _stop: int, _now: float) -> bytes | None:
+        kind = chr(buffer[start - HEADER_SIZE])
+        raise RemoteWireError(f"message {kind!r} of the server would take the connection out of our control")
+
+    # -- COPY ------------------------------------------------------------------------------------------------------------
+
+    def _copy_in(self, _buffer: bytes, _start: int, _stop: int, _now: float) -> bytes | None:
+        """The server reads copy data from now on, so everything sent since is copy data to it, and Sync means nothing."""
+        entry = self._expect(Kind.QUERY, Kind.EXECUTE)
+        queue = self._talk.queue
+        queue.popleft()
+        ended = False
+        while queue and queue[0].kind in (Kind.SYNC, Kind.COPY_END):
+            ended = queue.popleft().kind is Kind.COPY_END
+            if ended:
+                break
+        if queue and not ended:
+            raise RemoteWireError("a request was sent where the server expects copy data")
+        queue.appendleft(entry)
+        self._talk.copying_in = not ended
+        return None
+
+    def _copy_out(self, _buffer: bytes, _start: int, _stop: int, _now: float) -> bytes | None:
+        entry = self._expect(Kind.QUERY, Kind.EXECUTE)
+        entry.streaming = True
+        ruling = entry.ruling
+        if ruling is None or ruling.masking is None:
+            return None
+        if entry.done < len(ruling.statements):
+            entry.copy = ruling.masking.copy_out(ruling.statements[entry.done])
+        if entry.copy is None:
+            raise RemoteWireError("this copy stream cannot be masked")
+        return None
+
+    def _copy_done(self, _buffer: bytes, _start: int, _stop: int, _now: float) -> bytes | None:
+        entry = self._expect(Kind.QUERY, Kind.EXECUTE)
+        entry.streaming = False
+        if entry.copy is None:
+            return None
+        rest = entry.copy.finish()
+        trace = self._trace(entry)
+        if trace is not None:
+            trace.count(entry.copy.counts)
+        entry.copy = None
+        return (build_copy_data(rest) if rest else b"") + b"c\0\0\0\x04"

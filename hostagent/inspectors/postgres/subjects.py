@@ -1,0 +1,223 @@
+"""From statement text to what is judged: analysis, operations, and the cache of both.
+
+Statements that differ only in plain numbers share one subject where that cannot change their meaning: see ``template``.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from dataclasses import replace
+from functools import lru_cache
+from typing import Final
+
+from hostagent.inspectors.ports import Subject
+from hostagent.inspectors.postgres.names import Names, key_of
+from hostagent.model.operation import Completeness, Effect, Operation, Resource
+from hostagent.sql import Analysis, analyse
+from hostagent.sql.statement import Statement, resolved
+
+PROTOCOL: Final = "postgres"
+
+# A text with none of these has no string, quoted identifier, parameter, comment or escape: digits are then numbers
+# wherever they do not touch a word, a point or another digit.
+_TRICKY: Final = re.compile(rb"['\"$\\]|--|/\*|[^\t\n\r -~]").search
+_NUMBER: Final = re.compile(rb"(?<![\w.])\d{1,18}(?![\w.])").sub
+# Effects that no number in a text can add to or take from (UPDATE and DELETE know "without where": WHERE 1 = 1).
+_NUMBERLESS: Final = frozenset({Effect.READ, Effect.INSERT})
+_SUBJECTS: Final = 256
+_REMEMBERED_TEXT: Final = 8192
+_NAMING_VERBS: Final = ("prepare", "declare", "deallocate", "close", "discard")
+_TRUE: Final = frozenset({"on", "true", "yes", "1", "t", "tr", "tru", "y", "ye"})
+
+
+def template(text: bytes) -> bytes:
+    """Return ``text`` with every plain number replaced by 0, or ``text`` itself when that is not surely harmless."""
+    if _TRICKY(text) is not None:
+        return text
+    return _NUMBER(b"0", text)
+
+
+@lru_cache(maxsize=1024)
+def _remembered(text: str) -> Analysis:
+    return analyse(text)
+
+
+def _analysis(text: bytes) -> Analysis:
+    shown = text.decode("utf-8", "surrogateescape")
+    return _remembered(shown) if len(text) <= _REMEMBERED_TEXT else analyse(shown)
+
+
+def _forbidden(statement: Statement) -> str:
+    """Return why ``statement`` would take the bytes out of our understanding, or an empty string."""
+    for name, value in statement.settings:
+        if value is None:
+            continue  # back to what we set at start-up
+        plain = value.strip().lower()
+        if name == "client_encoding" and plain.replace("-", "").replace("_", "") not in ("utf8", "unicode"):
+            return f"client_encoding must stay UTF8, not {plain[:40]}"
+        if name == "standard_conforming_strings" and plain not in _TRUE:
+            return "standard_conforming_strings must stay on"
+    return _forbidden(statement.inner) if statement.inner is not None else ""
+
+
+class Subjects:
+    """Makes and keeps the subjects of one session."""
+
+    __slots__ = ("_attributes", "_kept", "_unshared")
+
+    def __init__(self, attributes: Mapping[str, str]) -> None:
+        """``attributes`` go into every operation: database, user, application."""
+        self._attributes = attributes
+        self._kept: dict[bytes, Subject] = {}
+        self._unshared: set[bytes] = set()
+
+    def of(self, text: bytes) -> Subject:
+        """Return the subject of ``text``, which may be shared by texts that differ only in plain numbers."""
+        key = template(text)
+        found = self._kept.get(key)
+        if found is not None:
+            return found
+        if key in self._unshared:
+            found = self._kept.get(text)
+            if found is not None:
+                return found
+        return self._make(text, key)
+
+    def exact(self, text: bytes) -> Subject:
+        """Return a subject made of exactly ``text``, for eyes that must see the literals."""
+        return self._build(text, _analysis(text))
+
+    def _make(self, text: bytes, key: bytes) -> Subject:
+        subject = self._build(text, _analysis(text))
+        if key != text:
+            if subject.plain and all(
+                each.completeness is Completeness.FULL and each.effects <= _NUMBERLESS for each in subject.statements
+            ):
+                self._keep(key, subject)
+                return subject
+            if len(self._unshared) >= _SUBJECTS:
+                self._unshared.clear()
+            self._unshared.add(key)
+        self._keep(text, subject)
+        return subject
+
+    def _keep(self, key: bytes, subject: Subject) -> None:
+        if len(key) > _REMEMBERED_TEXT:
+            return
+        kept = self._kept
+        if len(kept) >= _SUBJECTS:
+            del kept[next(iter(kept))]
+        kept[key] = subject
+
+    def _build(self, text: bytes, analysis: Analysis) -> Subject:
+        statements = analysis.statements
+        refusal = next(filter(None, map(_forbidden, statements)), "")
+        return Subject(
+            text,
+            statements,
+            tuple(map(self.operation, statements)),
+            plain=not any(each.by_name or each.verb.startswith(_NAMING_VERBS) for each in statements),
+            rows=any(each.returns_rows or each.completeness is not Completeness.FULL for each in statements),
+            refusal=refusal,
+        )
+
+    def single(self, text: bytes, statement: Statement) -> Subject:
+        """Return the subject of one statement inside ``text``."""
+        return self._build(text, Analysis((statement,)))
+
+    def operation(self, statement: Statement) -> Operation:
+        """Return ``statement`` in the words that every protocol shares."""
+        return Operation(
+            protocol=PROTOCOL,
+            verb=statement.verb,
+            effects=statement.effects,
+            resources=statement.resources,
+            completeness=statement.completeness,
+            text=statement.text,
+            redacted=statement.redacted,
+            fingerprint=statement.fingerprint,
+            attributes=self._attributes,
+        )
+
+    def call(self, oid: int, raw: bytes) -> Subject:
+        """Return the subject of a FunctionCall: server-side code that the wire cannot see."""
+        operation = Operation(
+            protocol=PROTOCOL,
+            verb="function call",
+            effects=frozenset({Effect.FASTPATH, Effect.EXECUTE}),
+            resources=(Resource("function", f"oid:{oid}"),),
+            text=f"function call {oid}",
+            redacted=f"function call {oid}",
+            fingerprint=f"call:{oid}",
+            attributes=self._attributes,
+        )
+        return Subject(raw, (), (operation,))
+
+    def settle(self, subject: Subject, names: Names) -> Subject:
+        """Return ``subject`` with every prepared statement and cursor it names filled in as the session knows them.
+
+        A name that is not known keeps its statement as incomplete as it was: it counts as every effect.
+        """
+        if not any(statement.by_name for statement in subject.statements):
+            return subject
+        known: dict[bytes, Statement] = {}
+        settled = tuple(_settled(statement, names, known) for statement in subject.statements)
+        return replace_statements(self, subject, settled)
+
+
+def _settled(statement: Statement, names: Names, here: dict[bytes, Statement]) -> Statement:
+    """Resolve one statement; ``here`` collects what earlier statements of the same text prepare or declare."""
+    if statement.verb == "prepare" or statement.verb.startswith("declare"):
+        here[_key(statement)] = statement
+        return statement
+    if not statement.by_name:
+        return statement
+    # EXPLAIN and CREATE TABLE AS go by the name of the EXECUTE inside.
+    inside = statement if statement.name or statement.inner is None else statement.inner
+    if not inside.name:
+        return statement
+    name = _key(inside)
+    stored = here.get(name)
+    if stored is None:
+        stored = _stored(inside, name, names)
+    return statement if stored is None else resolved(statement, stored)
+
+
+def _key(statement: Statement) -> bytes:
+    return key_of(statement.name.encode("utf-8", "surrogateescape"))
+
+
+def _stored(statement: Statement, name: bytes, names: Names) -> Statement | None:
+    """Return what ``name`` stands for: a prepared statement for EXECUTE, a cursor for FETCH and MOVE."""
+    if statement.verb in ("fetch", "move"):
+        portal = names.portals.get(name)
+        prepared = portal.prepared if portal is not None else None
+    else:
+        prepared = names.statements.get(name)
+    if prepared is None or len(prepared.subject.statements) != 1:
+        return None
+    return prepared.subject.statements[0]
+
+
+def replace_statements(subjects: Subjects, subject: Subject, statements: tuple[Statement, ...]) -> Subject:
+    """Return ``subject`` with other statements; its text and refusal stay."""
+    rows = any(each.returns_rows or each.completeness is not Completeness.FULL for each in statements)
+    operations = tuple(map(subjects.operation, statements))
+    return Subject(subject.text, statements, operations, plain=False, rows=rows, refusal=subject.refusal)
+
+
+def with_parameters(
+    operations: tuple[Operation, ...], parameters: tuple[str | bytes | None, ...], types: tuple[int, ...]
+) -> tuple[Operation, ...]:
+    """Return ``operations`` with the bind values and their type OIDs in them."""
+    if not parameters:
+        return operations
+    return tuple(
+        replace(
+            operation,
+            parameters=parameters,
+            attributes={**operation.attributes, "parameter_types": ",".join(map(str, types))},
+        )
+        for operation in operations
+    )
