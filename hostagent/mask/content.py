@@ -1,0 +1,315 @@
+"""Content masking of one value: detectors applied with knowledge of the value's type and format.
+
+A value is *plain* when its bytes in the message are the text that detectors read; plain values of many rows are scanned in
+one go. Other values hide their content from a plain scan (binary integers, hexadecimal bytes, JSON escapes) and are looked
+at one by one; for these ``extra_trigger`` widens the cheap first scan so that it still never misses one.
+"""
+
+from __future__ import annotations
+
+import re
+import struct
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+
+from hostagent.mask.detectors import Hit, Scanner
+from hostagent.mask.pattern import compile_bytes
+from hostagent.mask.transform import Replace, redacted
+from hostagent.mask.types import BINARY_FORMAT, Kind, decode_integer, decode_numeric, element_of, float_digits, kind_of
+
+
+@dataclass(slots=True)
+class Counts:
+    """How many values were replaced by column rules, and how often each detector hit."""
+
+    masked: int = 0
+    detections: dict[str, int] = field(default_factory=dict)
+
+    def detected(self, hits: Sequence[Hit]) -> None:
+        """Add detector hits."""
+        for hit in hits:
+            self.detections[hit.detector] = self.detections.get(hit.detector, 0) + 1
+
+
+class ContentMask:
+    """The detectors of one set of obligations and what each of them puts in place of a match."""
+
+    __slots__ = ("_replace", "scanner")
+
+    def __init__(self, scanner: Scanner, replace: Mapping[str, Replace]) -> None:
+        """Keep the scanner and a replacement for each of its detectors."""
+        self.scanner = scanner
+        self._replace = replace
+
+    def replaced(self, value: bytes, hits: Sequence[Hit], offset: int = 0) -> bytes | None:
+        """Return ``value`` with ``hits`` replaced; None when one of them takes the whole value away.
+
+        The hits' offsets count from ``offset``.
+        """
+        parts: list[bytes] = []
+        at = 0
+        for hit in hits:
+            start, end = hit.start - offset, hit.end - offset
+            stand_in = self._replace[hit.detector](value[start:end])
+            if stand_in is None:
+                return None
+            parts += (value[at:start], stand_in)
+            at = end
+        parts.append(value[at:])
+        return b"".join(parts)
+
+    def text(self, value: bytes, counts: Counts) -> bytes | None:
+        """Return ``value`` (any text) with every hit replaced; the same object when there is none."""
+        if self.scanner.trigger.search(value) is None:
+            return value
+        hits = self.scanner.hits(value)
+        if not hits:
+            return value
+        counts.detected(hits)
+        return self.replaced(value, hits)
+
+
+Repair = Callable[[ContentMask, bytes, Sequence[Hit], int], "bytes | None"]
+"""From a plain value and its hits (offsets from the last argument) to what replaces it."""
+
+Scrub = Callable[[ContentMask, bytes, Counts], "bytes | None"]
+"""From a value to what replaces it: the same object when nothing was found."""
+
+
+@dataclass(frozen=True, slots=True)
+class Treatment:
+    """How values of one column are scanned: plain ones by ``repair``, others by ``scrub``.
+
+    Values of fewer bytes than ``shortest`` cannot hold anything that is looked for.
+    """
+
+    repair: Repair | None
+    scrub: Scrub
+    extra_trigger: bytes = b""
+    shortest: int = 6  # ``a@b.co``
+
+
+_SHORTEST_NUMBER = 13  # of all detectors only a card number is made of digits alone
+
+_HEXADECIMAL = rb"\\x[0-9a-fA-F]{14}"
+_ESCAPE = rb"\\u00[0-9a-fA-F]{2}"
+_SCIENTIFIC = rb"[0-9][eE]\+?[12][0-9]"
+_LENGTH_8 = rb"\x00\x00\x00\x08"
+_BINARY_INT8 = (
+    _LENGTH_8
+    + rb"(?:\x00\x00\x00[\xe8-\xff]|\x00\x00[\x01-\xff][\x00-\xff]|\x00[\x01-\xff][\x00-\xff]{2}|[\x01-\x7f][\x00-\xff]{3})"
+)  # at least 10 ** 12, which is 0xe8 << 32 and more
+_BINARY_FLOAT8 = _LENGTH_8 + rb"[\x42-\x44\xc2-\xc4]"  # 2 ** 33 to 2 ** 81, both signs
+_BINARY_NUMERIC = rb"\x00[\x01-\xff]\x00[\x03\x04][\x00\x40]\x00"  # count, weight 3 or 4 (13 to 20 digits), sign
+_HIDDEN_TEXT = b"|".join((_HEXADECIMAL, _ESCAPE, _SCIENTIFIC))
+_HIDDEN_BINARY = b"|".join((_BINARY_INT8, _BINARY_FLOAT8, _BINARY_NUMERIC))
+
+_HEXADECIMAL_RUN = re.compile(rb"\\x((?:[0-9a-fA-F]{2}){7,})")
+_ESCAPED = re.compile(rb"\\u00([0-7][0-9a-fA-F])")
+_SCIENTIFIC_RUN = re.compile(rb"[0-9][0-9.]*[eE]\+?[12][0-9]")
+_SUSPICIOUS = compile_bytes(_HIDDEN_TEXT)
+_JSON_TOKEN = compile_bytes(rb'"(?:[^"\\]|\\[\x00-\xff])*"|-?[0-9][0-9.eE+-]*')
+
+
+def hidden_hits(mask: ContentMask, value: bytes) -> list[Hit]:
+    """Return hits in what a text value spells in another way: hexadecimal bytes, JSON escapes, scientific numbers."""
+    if _SUSPICIOUS.search(value) is None:
+        return []
+    found: list[Hit] = []
+    for run in _HEXADECIMAL_RUN.finditer(value):
+        found += mask.scanner.hits(bytes.fromhex(run[1].decode()))
+    for run in _SCIENTIFIC_RUN.finditer(value):
+        found += mask.scanner.hits(float_digits(run[0].decode()).encode())
+    if b"\\u00" in value:
+        plain = _ESCAPED.sub(lambda run: bytes([int(run[1], 16)]), value)
+        found += mask.scanner.hits(plain)
+    return found
+
+
+def _in_place(mask: ContentMask, value: bytes, hits: Sequence[Hit], offset: int) -> bytes | None:
+    return mask.replaced(value, hits, offset)
+
+
+def _scrub_text(mask: ContentMask, value: bytes, counts: Counts) -> bytes | None:
+    return mask.text(value, counts)
+
+
+def _whole(stand_in: bytes | None, shortest: int) -> Treatment:
+    """Return the treatment of plain values that can only be replaced as a whole."""
+
+    def repair(mask: ContentMask, value: bytes, hits: Sequence[Hit], offset: int) -> bytes | None:
+        return stand_in
+
+    def scrub(mask: ContentMask, value: bytes, counts: Counts) -> bytes | None:
+        hits = mask.scanner.hits(value)
+        counts.detected(hits)
+        return stand_in if hits else value
+
+    return Treatment(repair, scrub, shortest=shortest)
+
+
+def _decoded(decode: Callable[[bytes], str], stand_in: bytes | None, extra_trigger: bytes) -> Treatment:
+    """Return the treatment of numbers whose digits appear only when decoded."""
+
+    def scrub(mask: ContentMask, value: bytes, counts: Counts) -> bytes | None:
+        digits = decode(value)
+        if len(digits) < _SHORTEST_NUMBER:
+            return value
+        hits = mask.scanner.hits(digits.encode())
+        counts.detected(hits)
+        return stand_in if hits else value
+
+    return Treatment(None, scrub, extra_trigger)
+
+
+def _hiding(stand_in: bytes | None) -> Treatment:
+    """Return the treatment of composed text values: plain hits in place, hidden ones take the whole value."""
+
+    def scrub(mask: ContentMask, value: bytes, counts: Counts) -> bytes | None:
+        hidden = hidden_hits(mask, value)
+        if hidden:
+            counts.detected(hidden)
+            return stand_in
+        hits = mask.scanner.hits(value)
+        counts.detected(hits)
+        if any(hit.end == len(value) for hit in hits):
+            return stand_in  # it swallowed the closing bracket
+        return mask.replaced(value, hits) if hits else value
+
+    return Treatment(None, scrub, _HIDDEN_TEXT)
+
+
+def _scrub_json(mask: ContentMask, value: bytes, counts: Counts) -> bytes | None:
+    hidden = hidden_hits(mask, value)
+    hits = hidden or mask.scanner.hits(value)
+    counts.detected(hits)
+    if not hits:
+        return value
+    return redacted(Kind.JSON, 0) if hidden else _json_in_place(mask, value, hits)
+
+
+def _json_in_place(mask: ContentMask, value: bytes, hits: Sequence[Hit]) -> bytes | None:
+    """Return valid JSON with the hits replaced: inside strings in place, numbers by 0, anything else as a whole."""
+    parts: list[bytes] = []
+    at = taken = 0
+    for token in _JSON_TOKEN.finditer(value):
+        start, end = token.start(), token.end()
+        inside: list[Hit] = []
+        while taken < len(hits) and hits[taken].start < end:
+            inside.append(hits[taken])
+            taken += 1
+        if not inside:
+            continue
+        quoted = value[start] == 0x22
+        if inside[0].start < start + quoted or inside[-1].end > end - quoted:
+            return redacted(Kind.JSON, 0)
+        stand_in = mask.replaced(value[start:end], inside, start)
+        if stand_in is None:
+            return None
+        parts += (value[at:start], stand_in if quoted else b"0")
+        at = end
+    if taken < len(hits):
+        return redacted(Kind.JSON, 0)
+    parts.append(value[at:])
+    return b"".join(parts)
+
+
+def _scrub_jsonb(mask: ContentMask, value: bytes, counts: Counts) -> bytes | None:
+    body = value[1:]
+    stand_in = _scrub_json(mask, body, counts)
+    if stand_in is None or stand_in is body:
+        return value if stand_in is body else None
+    return value[:1] + stand_in
+
+
+def _scrub_hexadecimal(mask: ContentMask, value: bytes, counts: Counts) -> bytes | None:
+    """Scrub a bytea in text format (``bytea_output`` hex; the older escape form is read as it stands)."""
+    if value[:2] != b"\\x":
+        return mask.text(value, counts)
+    plain = bytes.fromhex(value[2:].decode())
+    stand_in = mask.text(plain, counts)
+    if stand_in is None or stand_in is plain:
+        return value if stand_in is plain else None
+    return b"\\x" + stand_in.hex().encode()
+
+
+def _scrub_composed(mask: ContentMask, value: bytes, counts: Counts) -> bytes | None:
+    """Scrub a binary value of parts (array, record, range) or of a type not known: any hit takes the whole value."""
+    hits = mask.scanner.hits(value) or _numbers_within(mask, value)
+    counts.detected(hits)
+    return None if hits else value
+
+
+_NUMBER_WITHIN = compile_bytes(_HIDDEN_BINARY)
+
+
+def _numbers_within(mask: ContentMask, value: bytes) -> list[Hit]:
+    """Return hits in anything inside ``value`` that could be a binary integer, float or numeric."""
+    texts = [decode_numeric(value), _integer_text(value), _float_text(value)]
+    at = 0
+    while (match := _NUMBER_WITHIN.search(value, at)) is not None:
+        start = match.start()
+        at = start + 1
+        eight = value[start + 4 : start + 12]
+        count = int.from_bytes(value[start : start + 2], "big")
+        texts += (_integer_text(eight), _float_text(eight), decode_numeric(value[start : start + 8 + 2 * count]))
+    found: list[Hit] = []
+    for text in texts:
+        if len(text) >= _SHORTEST_NUMBER:
+            found += mask.scanner.hits(text.encode())
+    return found
+
+
+def _integer_text(value: bytes) -> str:
+    number = decode_integer(Kind.INT8, value)
+    return "" if number is None else str(number)
+
+
+def _float_text(value: bytes) -> str:
+    return float_digits(repr(struct.unpack(">d", value)[0])) if len(value) == 8 else ""
+
+
+_COMPOSED = frozenset({Kind.ARRAY, Kind.RANGE, Kind.RECORD, Kind.UNKNOWN})
+_PLAIN = Treatment(_in_place, _scrub_text)
+_BINARY = {
+    Kind.INT8: _decoded(_integer_text, bytes(8), _BINARY_INT8),
+    Kind.FLOAT8: _decoded(_float_text, bytes(8), _BINARY_FLOAT8),
+    Kind.NUMERIC: _decoded(decode_numeric, bytes(8), _BINARY_NUMERIC),
+    Kind.JSONB: Treatment(None, _scrub_jsonb, _HIDDEN_TEXT),
+    Kind.BYTEA: Treatment(None, _scrub_text),
+}
+_TEXT = {
+    Kind.INT8: _whole(b"0", _SHORTEST_NUMBER),
+    Kind.NUMERIC: _whole(b"0", _SHORTEST_NUMBER),
+    Kind.RANGE: _whole(None, _SHORTEST_NUMBER),
+    Kind.FLOAT8: _decoded(lambda value: float_digits(value.decode("ascii", "replace")), b"0", _SCIENTIFIC),
+    Kind.JSONB: Treatment(None, _scrub_json, _HIDDEN_TEXT),
+    Kind.BYTEA: Treatment(None, _scrub_hexadecimal, _HEXADECIMAL),
+    Kind.ARRAY: _hiding(None),
+    Kind.RECORD: _hiding(None),
+    Kind.UNKNOWN: _hiding(None),
+}
+_TEXT_ELEMENTS = frozenset({Kind.TEXT, Kind.RECORD, Kind.UNKNOWN})
+
+
+def treatment(kind: Kind, form: int, type_oid: int) -> Treatment:
+    """Return how values of this kind (one that ``holds_content``) are scanned in format ``form``."""
+    if kind is Kind.JSON:
+        return Treatment(None, _scrub_json, _HIDDEN_TEXT)
+    if form == BINARY_FORMAT:
+        if kind in _COMPOSED:
+            return Treatment(None, _scrub_composed, _HIDDEN_BINARY + b"|" + _HIDDEN_TEXT)
+        return _BINARY.get(kind, _PLAIN)
+    if kind is Kind.ARRAY and element_of(type_oid) and kind_of(element_of(type_oid), {}) not in _TEXT_ELEMENTS:
+        return _taking(_hiding(None))
+    return _TEXT.get(kind, _PLAIN)
+
+
+def _taking(inner: Treatment) -> Treatment:
+    """Return ``inner`` changed so that any hit takes the whole value: its parts are numbers or JSON."""
+
+    def scrub(mask: ContentMask, value: bytes, counts: Counts) -> bytes | None:
+        stand_in = inner.scrub(mask, value, counts)
+        return value if stand_in is value else None
+
+    return Treatment(None, scrub, inner.extra_trigger)

@@ -1,0 +1,148 @@
+"""The masker: everything that one verdict's obligations mean in one database."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import NamedTuple
+
+from hostagent.mask.content import ContentMask, Counts, treatment
+from hostagent.mask.copyout import CopyPlan
+from hostagent.mask.coverage import coverage_of
+from hostagent.mask.detectors import expand, scanner
+from hostagent.mask.messages import generic_message, masked_message, masked_text
+from hostagent.mask.pattern import Pattern
+from hostagent.mask.rows import Cell, RowPlan, compile_trigger
+from hostagent.mask.statements import Exposure, exposure, refuses
+from hostagent.mask.transform import chosen, column_transform, content_transform, redacted, strictest
+from hostagent.mask.types import BINARY_FORMAT, holds_content, kind_of
+from hostagent.model.catalogue import Catalogue, CatalogueRelation, CatalogueType
+from hostagent.model.verdict import MaskColumn, MaskContent, Obligation
+from hostagent.sql import Statement
+
+
+class ResultColumn(NamedTuple):
+    """One column of a RowDescription (PostgreSQL 17 §53.7). ``table_oid`` is 0 for expressions; ``format`` 0 text, 1 binary."""
+
+    name: str
+    table_oid: int
+    attnum: int
+    type_oid: int
+    format: int
+
+
+class Masker:
+    """The obligations of one verdict, resolved for one database.
+
+    Making one costs time in proportion to the catalogue; keep it for as long as obligations and catalogue are the same.
+    ``empty`` means that nothing needs masking here, so that rows, copies and texts may pass without asking.
+    """
+
+    __slots__ = ("_content", "_coverage", "_key", "_triggers", "empty")
+
+    def __init__(
+        self, obligations: tuple[Obligation, ...], catalogue: Catalogue | None, database: str, key: bytes = b""
+    ) -> None:
+        """Resolve ``obligations``. ``key`` is the secret of the ``hash`` transform, which without one is ``redact``.
+
+        Raises:
+            ValueError: a detector or transform does not exist, so the obligation could not be met.
+        """
+        columns = tuple(rule for rule in obligations if isinstance(rule, MaskColumn))
+        for rule in columns:
+            chosen(rule.transform)
+        self._key = key
+        self._coverage = coverage_of(columns, catalogue, database)
+        self._content = _content_mask([rule for rule in obligations if isinstance(rule, MaskContent)], key)
+        self._triggers: dict[bytes, Pattern] = {}
+        self.empty = not self._coverage.rules and self._content is None
+
+    def exposure(self, statement: Statement) -> Exposure:
+        """Return what ``statement`` may show of masked columns where no result column says so."""
+        return exposure(statement, self._coverage)
+
+    def refuses(self, statement: Statement) -> str | None:
+        """Return why the obligations could not be enforced on ``statement``, or None when they can."""
+        return refuses(statement, self._coverage)
+
+    def rows(self, columns: Sequence[ResultColumn], exposed: Exposure) -> RowPlan:
+        """Return the plan for rows of this shape."""
+        cells = [self._cell(column, exposed) for column in columns]
+        return RowPlan(cells, self._content, self._trigger(cells))
+
+    def copy_out(self, statement: Statement) -> CopyPlan | None:
+        """Return the plan for the stream of this COPY TO STDOUT; None when it cannot be masked and must not pass."""
+        if statement.copy is None or statement.copy.direction != "out" or self.refuses(statement) is not None:
+            return None
+        form = BINARY_FORMAT if statement.copy.format == "binary" else 0
+        cells = self._copied_cells(statement, form)
+        return CopyPlan(statement.copy, cells, self._cell(ResultColumn("", 0, 0, 0, form), Exposure.NONE), self._content)
+
+    def message(self, fields: Mapping[str, str], exposed: Exposure) -> Mapping[str, str]:
+        """Return the fields of an ErrorResponse or NoticeResponse as the client may see them."""
+        if exposed != Exposure.NONE and self._coverage.rules:
+            return generic_message(fields)
+        return masked_message(fields, self._content, Counts())
+
+    def text(self, value: str) -> tuple[str, dict[str, int]]:
+        """Return one text with every detected value replaced, and how often each detector hit."""
+        counts = Counts()
+        return masked_text(value, self._content, counts), counts.detections
+
+    def _types(self) -> Mapping[int, CatalogueType]:
+        return self._coverage.catalogue.types if self._coverage.catalogue is not None else {}
+
+    def _trigger(self, cells: Sequence[Cell]) -> Pattern | None:
+        return compile_trigger(self._content, cells, self._triggers) if self._content is not None else None
+
+    def _cell(self, column: ResultColumn, exposed: Exposure) -> Cell:
+        """Return how a column is treated: by the rule for where it comes from, whole if that may be masked, by content."""
+        rule = self._rule(column, exposed)
+        kind = kind_of(column.type_oid, self._types())
+        if rule is not None:
+            replace, fixed = column_transform(chosen(rule.transform), kind, column.format, self._key)
+            return Cell(rule.rule, fixed, replace, None)
+        if self._content is None or not holds_content(kind):
+            return Cell("", None, None, None)
+        return Cell("", None, None, treatment(kind, column.format, column.type_oid))
+
+    def _rule(self, column: ResultColumn, exposed: Exposure) -> MaskColumn | None:
+        rules = self._coverage.rules
+        if not rules:
+            return None
+        if column.table_oid:
+            return self._coverage.rule_for(column.table_oid, column.attnum)
+        if exposed != Exposure.MASKED:
+            return None
+        first = rules[0]
+        return MaskColumn(first.rule, first.table, first.column, first.schema, first.database)
+
+    def _copied_cells(self, statement: Statement, form: int) -> tuple[Cell, ...] | None:
+        """Return the treatment of each column copied, or None when columns are not known (and need no rule)."""
+        assert statement.copy is not None
+        copied = statement.copy.relation
+        if copied is None:
+            return None
+        relation = self._coverage.named(copied.schema, copied.name)
+        if relation is None:
+            return None
+        by_name = {name: number for number, name in relation.columns.items()}
+        names = statement.copy.columns or tuple(name for _, name in sorted(relation.columns.items()))
+        return tuple(self._copied_cell(relation, by_name.get(name), name, form) for name in names)
+
+    def _copied_cell(self, relation: CatalogueRelation, number: int | None, name: str, form: int) -> Cell:
+        if number is None:  # a column added since: whole
+            return Cell(self._coverage.rules[0].rule, redacted(kind_of(0, {}), form), None, None)
+        column = ResultColumn(name, relation.oid, number, relation.column_types.get(number, 0), form)
+        return self._cell(column, Exposure.NONE)
+
+
+def _content_mask(rules: Sequence[MaskContent], key: bytes) -> ContentMask | None:
+    transforms: dict[str, list[str]] = {}
+    for rule in rules:
+        chosen(rule.transform)
+        for name in expand(rule.detectors):
+            transforms.setdefault(name, []).append(rule.transform)
+    if not transforms:
+        return None
+    replace = {name: content_transform(strictest(names), name, key) for name, names in transforms.items()}
+    return ContentMask(scanner(frozenset(transforms)), replace)
