@@ -1,0 +1,91 @@
+"""The gate's side of the ports: judgement, evidence and holds of one session, as an inspector sees them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+from hostagent.gate.context import SessionContext
+from hostagent.gate.evidence import Evidence
+from hostagent.gate.holds import Holds
+from hostagent.gate.judgement import Judgement
+from hostagent.inspectors.ports import Held, Outcome, Parameters, Ruling, Subject, Trace
+from hostagent.mask import scrub
+from hostagent.model.command import Command, RefreshCatalogue
+from hostagent.model.event import EventKind
+from hostagent.model.operation import Operation
+from hostagent.model.verdict import Verdict
+
+
+class GateDesk:
+    """Implements ``hostagent.inspectors.ports.Desk``."""
+
+    def __init__(self, context: SessionContext) -> None:
+        """Put the parts together."""
+        self._context = context
+        self.judgement = Judgement(context)
+        self.evidence = Evidence(context, scrub)
+        self.holds = Holds(context, self.evidence)
+        # The hot path calls the parts without a detour.
+        self.current: Callable[[], object] = self.judgement.current
+        self.shut: Callable[[Trace, Outcome, float, list[Command]], None] = self.evidence.shut
+        self.judge: Callable[[Operation], Verdict] = self.judgement.evaluate
+        self.scrub: Callable[[str], str] = self.evidence.scrub
+
+    def rule(self, subject: Subject, parameters: Parameters = ()) -> Ruling:
+        """Return the ruling on ``subject`` now."""
+        return self.judgement.rule(subject, parameters)
+
+    def open(
+        self,
+        ruling: Ruling,
+        exact: Sequence[bytes],
+        parameters: Parameters | None,
+        now: float,
+        out: list[Command],
+        *,
+        decision: str = "",
+        ticket: str = "",
+    ) -> list[Trace]:
+        """Record that the statements of ``ruling`` are about to run (or are refused, or held)."""
+        return self.evidence.open(ruling, exact, parameters, now, out, decision=decision, ticket=ticket)
+
+    def refusal(self, reason: str, now: float, out: list[Command]) -> None:
+        """Record that something was refused outside any statement."""
+        flow = self._context.flow
+        fields = {
+            "layer": "proxy",
+            "leaf": flow.leaf,
+            "source": str(flow.peer),
+            "destination": str(flow.destination),
+            "transport": flow.transport,
+            "reason": reason,
+            "count": 1,
+        }
+        out.append(self.evidence.event(EventKind.REFUSAL, fields, now))
+
+    def signed_in(self, database: str, user: str) -> None:
+        """The session is ready: what it is signed in to."""
+        self.judgement.database = self.holds.database = database
+        self.holds.user = user
+
+    def ticket(self) -> str:
+        """Return a new ticket id."""
+        return self.holds.new_id()
+
+    def hold(
+        self, ticket: str, ruling: Ruling, operations: tuple[Operation, ...], trace: str, now: float, out: list[Command]
+    ) -> Held:
+        """Register a hold of ``operations``."""
+        return self.holds.open(ticket, ruling.verdict, operations, trace, now, out)
+
+    def unchanged(self, operations: tuple[Operation, ...]) -> bool:
+        """Return whether ``operations`` are exactly what the ticket now being released shows."""
+        return self.holds.unchanged(operations)
+
+    def withdraw(self, reason: str, now: float, out: list[Command]) -> None:
+        """Void the pending hold, if any."""
+        self.holds.withdraw(reason, now, out)
+
+    def changed(self, out: list[Command]) -> None:
+        """The schema may have changed: ask for a new catalogue."""
+        out.append(RefreshCatalogue())

@@ -1,0 +1,104 @@
+"""Records of what runs and how it ends. Nothing here ever holds an exact text, a secret or an unmasked value."""
+
+from __future__ import annotations
+
+import hmac
+from collections.abc import Callable, Mapping, Sequence
+
+from hostagent.gate.context import SessionContext
+from hostagent.inspectors.ports import Outcome, Parameters, Ruling, Trace
+from hostagent.model.command import Command, Record
+from hostagent.model.event import Event, EventKind
+
+_MASKED = "[masked]"
+# Digits shorter than any detected secret need no look.
+_SHORT = 9
+
+
+class Evidence:
+    """Makes the records of one session."""
+
+    def __init__(self, context: SessionContext, scrub: Callable[[str], str]) -> None:
+        """``scrub`` replaces every secret that any detector knows."""
+        self._context = context
+        self._scrub = scrub
+        self.statements = 0
+
+    def event(self, kind: EventKind, fields: Mapping[str, object], now: float) -> Record:
+        """Return one line of this flow's history."""
+        context = self._context
+        return Record(Event(kind, context.at(now), context.flow.flow_id, context.flow.workload, fields))
+
+    def open(
+        self,
+        ruling: Ruling,
+        exact: Sequence[bytes],
+        parameters: Parameters | None,
+        now: float,
+        out: list[Command],
+        *,
+        decision: str = "",
+        ticket: str = "",
+    ) -> list[Trace]:
+        """Record the statements of ``ruling``, one event each, and return their traces."""
+        context = self._context
+        digest = hmac.digest(context.digest_key, exact[0] if len(exact) == 1 else b"".join(exact), "sha256").hex()
+        shown = self._parameters(parameters, exposed=ruling.exposed) if parameters else []
+        flow = context.flow
+        at = int(now * 1e9) + context.wall_offset_ns
+        traces = []
+        for ordinal, line in enumerate(ruling.lines):
+            self.statements += 1
+            statement = f"{flow.flow_id}.{self.statements}"
+            fields = {
+                "statement": statement,
+                "ordinal": ordinal,
+                **line,
+                "digest": digest,
+                "parameters": shown,
+                "ticket": ticket,
+            }
+            if decision:
+                fields["decision"] = decision
+            out.append(Record(Event(EventKind.STATEMENT, at, flow.flow_id, flow.workload, fields)))
+            traces.append(Trace(statement, now))
+        return traces
+
+    def _parameters(self, parameters: Parameters, *, exposed: int) -> list[str | None]:
+        """Values of a statement that touches masked data are not shown at all: one of them may be that data."""
+        if exposed:
+            return [None if value is None else _MASKED for value in parameters]
+        return [self._parameter(value) for value in parameters]
+
+    def _parameter(self, value: str | bytes | None) -> str | None:
+        if value is None:
+            return None
+        if isinstance(value, bytes):
+            return f"[binary, {len(value)} bytes]"
+        if len(value) < _SHORT and value.isdigit():
+            return value
+        return self._scrub(value)
+
+    def shut(self, trace: Trace, outcome: Outcome, now: float, out: list[Command]) -> None:
+        """Record how a statement ended."""
+        context = self._context
+        fields: dict[str, object] = {
+            "statement": trace.statement,
+            "outcome": outcome.outcome,
+            "tag": outcome.tag,
+            "rows": trace.rows,
+            "bytes": trace.size,
+            "sqlstate": outcome.sqlstate,
+            "message": outcome.message,
+            "columns": trace.columns,
+            "masked_values": trace.masked,
+            "detections": trace.detections or {},
+            "elapsed_us": int((now - trace.started) * 1e6),
+        }
+        flow = context.flow
+        at = int(now * 1e9) + context.wall_offset_ns
+        out.append(Record(Event(EventKind.RESULT, at, flow.flow_id, flow.workload, fields)))
+
+    def scrub(self, text: str) -> str:
+        """Return ``text`` as it may be recorded."""
+        return self._scrub(text)

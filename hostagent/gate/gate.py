@@ -1,0 +1,107 @@
+"""The gate: one flow's bytes in, commands out. It owns the order inspect, evaluate, mask, record, forward; and time.
+
+It knows no protocol. The inspector of the target's protocol does the reading; the desk judges, records and holds for it.
+"""
+
+from __future__ import annotations
+
+from hostagent.gate.context import SessionContext
+from hostagent.gate.desk import GateDesk
+from hostagent.inspectors.ports import Denial, Surroundings
+from hostagent.inspectors.registry import PROTOCOLS
+from hostagent.model.command import Command
+from hostagent.model.errors import LocalWireError
+from hostagent.model.flow import Side
+from hostagent.model.ticket import Answer
+
+_DENIED = "42501"
+_CANCELLED = "57014"
+
+
+class Gate:
+    """One governed connection, sans I/O. ``now`` is monotonic seconds everywhere."""
+
+    def __init__(self, context: SessionContext) -> None:
+        """Choose the inspector of the target's protocol.
+
+        Raises:
+            LocalWireError: nobody here understands that protocol; the flow must be refused.
+        """
+        make = PROTOCOLS.get(context.target.protocol)
+        if make is None:
+            raise LocalWireError(f"no inspector for protocol {context.target.protocol!r}")
+        self._desk = GateDesk(context)
+        self._inspector = make(
+            self._desk,
+            Surroundings(
+                flow=context.flow,
+                target=context.target,
+                secret=context.secret,
+                random=context.random,
+                wall_offset_ns=context.wall_offset_ns,
+                cancel_keys=context.cancel_keys,
+                wake=context.wake,
+                tls=context.tls,
+                demand_scram=context.demand_scram,
+                placeholder=context.placeholder,
+            ),
+        )
+        # The hot path: nothing of the gate's own happens per chunk.
+        self.feed = self._inspector.feed
+        self.connected = self._inspector.connected
+        self.connect_failed = self._inspector.connect_failed
+        self.closed = self._inspector.closed
+        self.cut = self._inspector.cut
+
+    @property
+    def statements(self) -> int:
+        """How many statements were recorded."""
+        return self._desk.evidence.statements
+
+    @property
+    def deadline(self) -> float | None:
+        """When ``tick`` wants to be called (monotonic seconds), or None."""
+        return self._desk.holds.deadline
+
+    def secured(
+        self, side: Side, now: float, *, version: str = "", channel_binding: bytes = b"", sni: str = ""
+    ) -> list[Command]:
+        """TLS is up on ``side``."""
+        return self._inspector.secured(side, now, version=version, channel_binding=channel_binding, sni=sni)
+
+    def resume(self, answer: Answer, now: float) -> list[Command]:
+        """A person (or the desk's own clock) answered the pending hold. An answer to anything else does nothing."""
+        out: list[Command] = []
+        if self._desk.holds.answered(answer, now, out):
+            out += self._inspector.release(None if answer.granted else _refused(answer), now)
+        return out
+
+    def tick(self, now: float) -> list[Command]:
+        """Do what is due: a cancelled hold, a timeout, the next notice to a waiting client."""
+        out: list[Command] = []
+        holds = self._desk.holds
+        if holds.pending is None:
+            return out
+        if self._inspector.cancel_wanted():
+            holds.withdraw("cancelled by the client", now, out)
+            denial = Denial(_CANCELLED, "canceling statement due to user request", "It was held.", "", "cancelled")
+            return out + self._inspector.release(denial, now)
+        if holds.expired(now):
+            holds.withdraw("nobody answered in time", now, out)
+            denial = Denial(
+                _DENIED,
+                "hostagent: denied: held, and nobody answered in time",
+                "",
+                "Ask an approver to be at hand, then send the statement again.",
+            )
+            return out + self._inspector.release(denial, now)
+        text = holds.due(now)
+        return out + self._inspector.notice(text, now) if text else out
+
+
+def _refused(answer: Answer) -> Denial:
+    who = f" by {answer.by}" if answer.by else ""
+    why = f": {answer.reason}" if answer.reason else ""
+    return Denial(
+        _DENIED, f"hostagent: denied{who}{why}", f"Ticket {answer.ticket_id}.", "The session goes on without it."
+    )
