@@ -1,0 +1,112 @@
+"""``hostagent audit``: prove the evidence, or make the databases anew from it."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import click
+
+if TYPE_CHECKING:
+    from hostagent.recording.audit import AuditReport
+
+_journal = click.option(
+    "--journal", type=click.Path(path_type=Path), help="Journal folder. [default: the configuration's]"
+)
+_evidence = click.option(
+    "--evidence", type=click.Path(path_type=Path), help="Evidence folder. [default: the configuration's]"
+)
+
+
+@click.group()
+def audit() -> None:
+    """Verify or rebuild the evidence."""
+
+
+@audit.command("verify")
+@_journal
+@_evidence
+@click.option("--json", "as_json", is_flag=True, help="Print JSON.")
+@click.pass_obj
+def verify_command(config_path: str | None, journal: Path | None, evidence: Path | None, as_json: bool) -> None:
+    """Re-hash every journal, its signed checkpoints, what recorderd has seen of it, and the sealed files.
+
+    Exit status 1 if anything does not hold; the first bad (writer, event) is named first.
+    """
+    from hostagent.recording.audit import verify
+
+    journal, evidence = _places(config_path, journal, evidence)
+    _become_owner(evidence)
+    report = verify(journal, evidence if evidence.exists() else None)
+    click.echo(_as_json(report) if as_json else _as_text(report))
+    if not report.sound:
+        raise SystemExit(1)
+
+
+@audit.command("rebuild")
+@_journal
+@_evidence
+@click.pass_obj
+def rebuild_command(config_path: str | None, journal: Path | None, evidence: Path | None) -> None:
+    """Make the databases and sealed files anew from the journals. Stop recorderd first; readers are not disturbed."""
+    from hostagent.recording.audit import rebuild
+
+    journal, evidence = _places(config_path, journal, evidence)
+    _become_owner(evidence)
+    click.echo(f"Reading {journal} …", err=True)
+    click.echo(f"{rebuild(journal, evidence)} events recorded anew in {evidence}")
+
+
+def _places(config_path: str | None, journal: Path | None, evidence: Path | None) -> tuple[Path, Path]:
+    from hostagent.daemon.configfile import load_config
+
+    config = load_config(config_path)
+    journal, evidence = journal or Path(config.journal), evidence or Path(config.evidence)
+    if not journal.is_dir():
+        raise click.ClickException(f"{journal} does not exist: nothing was ever recorded there")
+    return journal, evidence
+
+
+def _become_owner(evidence: Path) -> None:
+    """As root: go on as the user who owns the evidence, so that no file of it changes hands."""
+    import os
+
+    if os.geteuid() != 0 or not evidence.exists():
+        return
+    owner = evidence.stat()
+    if owner.st_uid:
+        os.setgroups([])
+        os.setresgid(owner.st_gid, owner.st_gid, owner.st_gid)
+        os.setresuid(owner.st_uid, owner.st_uid, owner.st_uid)
+
+
+def _as_json(report: AuditReport) -> str:
+    import dataclasses
+    import json
+
+    found = dataclasses.asdict(report)
+    for journal, entry in zip(report.journals, found["journals"], strict=True):
+        entry["faults"] = [fault._asdict() for fault in journal.faults]
+    return json.dumps({"sound": report.sound, **found}, indent=2)
+
+
+def _as_text(report: AuditReport) -> str:
+    from hostagent.cli.terminal import printable
+
+    lines = []
+    for journal in report.journals:
+        signed = f"{journal.checkpoints} signed checkpoints" if journal.signed else "NOT SIGNED"
+        state = "sound" if not journal.faults else f"{len(journal.faults)} BREAKS"
+        lines.append(
+            f"{journal.writer}: {journal.events} events in {journal.segments} segments, {signed} (last at event {journal.last_checkpoint}): {state}"
+        )
+        lines += [
+            f"  BAD ({journal.writer}, {fault.seq}) {fault.kind} in segment {fault.segment} at byte {fault.offset}: {printable(fault.detail)}"
+            for fault in journal.faults[:100]
+        ]
+    lines.append(
+        f"{report.sealed_files} sealed files: " + ("sound" if not report.files else f"{len(report.files)} problems")
+    )
+    lines += [f"  BAD {printable(problem)}" for problem in report.files]
+    lines.append("The evidence holds." if report.sound else "The evidence does NOT hold.")
+    return "\n".join(lines)

@@ -1,0 +1,72 @@
+"""``recorderd``: journals in, DuckDB out. Never on the data path; stopped or slow, it loses nothing."""
+
+from __future__ import annotations
+
+import argparse
+import logging
+import os
+import signal
+import threading
+import time
+from pathlib import Path
+
+from hostagent.daemon.configfile import load_config
+from hostagent.recording.recorder import Recorder
+from hostagent.recording.store import Store
+
+log = logging.getLogger(__name__)
+
+_POLL_S = 0.2
+_PAUSE_AFTER_ERROR_S = 2.0
+
+
+def run(journal: Path, evidence: Path, stop: threading.Event, ready_fd: int | None = None) -> None:
+    """Record until ``stop`` is set; then read what is left, publish, and close.
+
+    Writes one line to ``ready_fd`` when the first turn is done: the published database exists.
+    """
+    with Store(evidence) as store:
+        recorder = Recorder(journal, store)
+        while not stop.is_set():
+            more = _turn(recorder, stop)
+            if ready_fd is not None:
+                os.write(ready_fd, b"ready\n")
+                os.close(ready_fd)
+                ready_fd = None
+            if not more:
+                stop.wait(_POLL_S)
+        recorder.drain()
+        store.publish()
+
+
+def _turn(recorder: Recorder, stop: threading.Event) -> bool:
+    """Do one turn; answers whether to look again at once. A full disk is waited out: the journal keeps everything.
+
+    An error of DuckDB ends the process: the next one reads again from what was committed.
+    """
+    try:
+        turn = recorder.turn(time.monotonic())
+    except OSError as error:
+        log.critical("recording has stopped for now: %s", error)
+        stop.wait(_PAUSE_AFTER_ERROR_S)
+        return False
+    return turn.more
+
+
+def main() -> None:
+    """Run from the command line (``hostagent up`` and systemd do)."""
+    parser = argparse.ArgumentParser(prog="recorderd", description=__doc__)
+    parser.add_argument("--config")
+    parser.add_argument("--ready-fd", type=int)
+    arguments = parser.parse_args()
+    logging.basicConfig(level=logging.INFO, format="%(asctime)s recorderd: %(message)s")
+    config = load_config(arguments.config)
+    stop = threading.Event()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, lambda *_: stop.set())
+    os.umask(0o027)
+    run(Path(config.journal), Path(config.evidence), stop, arguments.ready_fd)
+
+
+if __name__ == "__main__":
+    main()

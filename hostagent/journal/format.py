@@ -1,0 +1,74 @@
+"""The journal's lines: layout, payload shapes, and their hashes (README.md beside this file draws the layout)."""
+
+from __future__ import annotations
+
+from hashlib import sha256
+from typing import Annotated
+
+import msgspec
+
+FORMAT_VERSION = 1
+
+GENESIS = bytes(32)
+"""What stands before the first line of the first segment."""
+
+EVENT_TAG = b"\x00"
+HEADER_TAG = b"\x01"
+CHECKPOINT_TAG = b"\x02"
+
+HASH_END = 66  # "E " and 64 hex digits
+PAYLOAD_START = 67
+
+MAX_LINE = 64 * 1024 * 1024
+"""Bytes. A longer line is no line; the writer refuses to produce one."""
+
+
+Count = Annotated[int, msgspec.Meta(ge=0, le=(1 << 63) - 1)]
+
+
+class EventLine(msgspec.Struct, frozen=True):
+    """The payload of an ``E`` line. ``fields`` is left as raw JSON: most readers pass it on."""
+
+    seq: Count
+    kind: str
+    at: Count
+    flow: str
+    workload: str
+    fields: msgspec.Raw
+
+
+class SegmentHeader(msgspec.Struct, frozen=True):
+    """The payload of an ``H`` line. ``seq`` is the number of the last event before this segment."""
+
+    format: int
+    writer: str
+    host: str
+    segment: Count
+    seq: Count
+    previous: str
+    key: str
+    at: Count
+
+
+class CheckpointLine(msgspec.Struct, frozen=True):
+    """The payload of a ``C`` line. ``signature`` is hex, empty when the writer has no key."""
+
+    count: Count
+    head: str
+    at: Count
+    closed: bool
+    signature: str
+
+
+def link(tag: bytes, previous: bytes, payload: bytes) -> bytes:
+    """Return the 32-byte hash of a line."""
+    return sha256(tag + previous + payload).digest()
+
+
+def signed_text(writer: str, host: str, checkpoint: CheckpointLine) -> bytes:
+    """Return the bytes that a checkpoint's signature covers."""
+    closed = "true" if checkpoint.closed else "false"
+    return (
+        f"hostagent journal checkpoint {FORMAT_VERSION}\n{writer}\n{host}\n"
+        f"{checkpoint.count}\n{checkpoint.head}\n{checkpoint.at}\n{closed}\n"
+    ).encode()

@@ -1,0 +1,129 @@
+"""One turn of ``recorderd``: read what is new, insert it, seal and publish when it is time. The caller owns the clock."""
+
+from __future__ import annotations
+
+import json
+import logging
+from pathlib import Path
+from typing import NamedTuple
+
+from hostagent.recording.reader import Batch, JournalReader, Reading, writers
+from hostagent.recording.store import Store
+
+log = logging.getLogger(__name__)
+
+WITNESS = "witness.json"
+_BATCH = 10_000
+_ROUNDS = 5
+
+
+class Turn(NamedTuple):
+    """What one turn did. ``more``: there was more to read than one turn takes."""
+
+    rows: int
+    published: bool
+    more: bool
+
+
+class Recorder:
+    """Reads all journals under ``journal`` into ``store``.
+
+    ``interval`` seconds lie between two ingests (and publications) while events keep coming; an event after a quiet
+    time is taken at once. ``seal_rows`` bounds the live tables, and with them the cost of publishing.
+    """
+
+    def __init__(self, journal: Path, store: Store, *, interval: float = 1.25, seal_rows: int = 100_000) -> None:
+        """Continue where the store's readings stand."""
+        self._journal = journal
+        self._store = store
+        self._interval = interval
+        self._seal_rows = seal_rows
+        self._readers: dict[str, JournalReader] = {}
+        self._known = store.readings()
+        self._last = float("-inf")
+        # Always once at the start: whoever ran before may have been killed between inserting and publishing.
+        self._unpublished = True
+
+    def turn(self, now: float) -> Turn:
+        """Do what is due at ``now`` (monotonic seconds)."""
+        self._find_writers()
+        if now - self._last < self._interval or not (self._unpublished or self._pending()):
+            return Turn(0, published=False, more=False)
+        self._last = now
+        rows, more = self._read()
+        if more:
+            self._last = float("-inf")
+        if self._unpublished:
+            self._store.publish()
+            self._unpublished = False
+            return Turn(rows, published=True, more=more)
+        return Turn(rows, published=False, more=more)
+
+    def drain(self) -> int:
+        """Read everything there is, without publishing; returns the rows."""
+        self._find_writers()
+        total = 0
+        while True:
+            rows, more = self._read()
+            total += rows
+            if not more:
+                return total
+
+    def _find_writers(self) -> None:
+        for writer in writers(self._journal):
+            if writer not in self._readers:
+                reading = self._known.get(writer, Reading(writer))
+                self._readers[writer] = JournalReader(self._journal / writer, reading)
+
+    def _pending(self) -> bool:
+        return any(reader.pending() for reader in self._readers.values())
+
+    def _read(self) -> tuple[int, bool]:
+        total = 0
+        for _ in range(_ROUNDS):
+            batches = [batch for reader in self._readers.values() if (batch := _read_one(reader)) is not None]
+            changed = [
+                batch
+                for batch in batches
+                if batch.events or batch.faults or batch.reading != self._known.get(batch.reading.writer)
+            ]
+            if not changed:
+                return total, False
+            total += self._store.ingest(changed)
+            self._known |= {batch.reading.writer: batch.reading for batch in changed}
+            self._witness()
+            self._unpublished = True
+            if self._store.live_rows >= self._seal_rows:
+                self._store.seal()
+            # What was appended while this ran can wait for the next turn: each insert has its fixed price.
+            if not any(len(batch.events) >= _BATCH for batch in changed):
+                return total, False
+        return total, True
+
+    def _witness(self) -> None:
+        """Remember, outside the journal and outside DuckDB, how far each chain was seen; ``audit`` compares."""
+        seen = {
+            writer: {
+                "segment": here.segment,
+                "position": here.position,
+                "seq": here.seq,
+                "head": here.head.hex(),
+                "key": here.key.hex(),
+                "host": here.host,
+            }
+            for writer, here in self._known.items()
+        }
+        path = self._store.folder / WITNESS
+        temporary = path.with_name(path.name + ".new")
+        temporary.write_text(json.dumps(seen, indent=1), encoding="utf-8")
+        temporary.chmod(0o640)
+        temporary.rename(path)
+
+
+def _read_one(reader: JournalReader) -> Batch | None:
+    """One writer's folder that cannot be read must not keep the others from being recorded."""
+    try:
+        return reader.read(_BATCH)
+    except OSError as error:
+        log.critical("the journal of %s cannot be read: %s", reader.reading.writer, error)
+        return None

@@ -1,0 +1,392 @@
+"""The live database: rows that were read from journals, sealed into Parquet as they grow, published as copies.
+
+Only ``recorderd`` opens it (one process, guarded by a lock of our own). The file holds live rows and views over the
+sealed files, so that a copy of it is the whole public database.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import hashlib
+import json
+import logging
+import os
+import shutil
+from collections.abc import Sequence
+from pathlib import Path
+from types import TracebackType
+from typing import Self
+
+import duckdb
+import msgspec
+
+from hostagent.journal import Fault
+from hostagent.journal.verify import Accepted
+from hostagent.model.errors import HostagentError
+from hostagent.recording.reader import Batch, Reading
+from hostagent.recording.schema import sql
+
+log = logging.getLogger(__name__)
+
+STORAGE_VERSION = "v1.2.0"
+SCHEMA_VERSION = 1
+PUBLISHED = "sessions.duckdb"
+SEALED = "sealed"
+TYPED = ("connection", "login", "statement", "result", "close")
+TABLES = (*TYPED, "event")
+_COMMON = ("writer", "seq", "at_ns", "flow", "workload")
+_SETTINGS = {
+    "threads": "1",
+    "memory_limit": "256MB",
+    "autoinstall_known_extensions": "false",
+    "autoload_known_extensions": "false",
+}
+
+
+class RecordingError(HostagentError):
+    """The evidence folder cannot be used; the journal is untouched."""
+
+
+class Store:
+    """The evidence folder: ``live/live.duckdb`` (private), ``sealed/`` and ``sessions.duckdb`` (published)."""
+
+    def __init__(self, folder: Path, *, rebuilding: bool = False) -> None:
+        """Open or make the folder's databases. ``rebuilding`` starts anew beside what is there; see ``take_over``.
+
+        Raises:
+            RecordingError: another process has it open, or it is of another schema version (rebuild it).
+        """
+        self.folder = folder.resolve()
+        self.published = self.folder / PUBLISHED
+        self.sealed = self.folder / SEALED
+        self._rebuilding = rebuilding
+        self._live = self.folder / ("rebuild" if rebuilding else "live") / "live.duckdb"
+        for place, mode in ((self.folder, 0o750), (self.sealed, 0o750)):
+            place.mkdir(mode=mode, parents=True, exist_ok=True)
+        self._guard = self._only_process()
+        try:
+            if rebuilding:
+                shutil.rmtree(self._live.parent, ignore_errors=True)
+            self._live.parent.mkdir(mode=0o700, exist_ok=True)
+            self._connection = self._open()
+        except BaseException:
+            os.close(self._guard)
+            raise
+        self._generation = self._scalar("select max(generation) from live.about")
+        self._inserts = {table: self._insert_statement(table) for table in TABLES}
+        self.live_rows = sum(self._scalar(f"select count(*) from live.{table}") for table in TABLES)  # noqa: S608
+        if not rebuilding:
+            self._discard_orphans()
+
+    def take_over(self) -> None:
+        """Publish what was rebuilt, put it in the place of the old live database, and remove the old sealed files."""
+        self.publish()
+        self._connection.close()
+        live = self.folder / "live"
+        shutil.rmtree(live, ignore_errors=True)
+        self._live.parent.rename(live)
+        self._live = live / self._live.name
+        self._rebuilding = False
+        self._connection = self._open()
+        self._discard_orphans()
+
+    def readings(self) -> dict[str, Reading]:
+        """Return how far each writer was read."""
+        rows = self._connection.execute(
+            "select writer, branch, segment, position, seq, head, key, host from live.reading"
+        ).fetchall()
+        return {
+            row[0]: Reading(
+                row[0], row[1], row[2], row[3], row[4], bytes.fromhex(row[5]), bytes.fromhex(row[6]), row[7]
+            )
+            for row in rows
+        }
+
+    def ingest(self, batches: Sequence[Batch]) -> int:
+        """Insert the events and faults of ``batches`` and remember their readings: one transaction. Returns the rows.
+
+        An event that DuckDB cannot take (only a tampered journal holds one) is kept as a row of kind ``unreadable``.
+        """
+        try:
+            return self._ingest(batches)
+        except duckdb.DataError as error:
+            log.warning("a batch was refused (%s): looking at each event", error)
+            return self._ingest(
+                [batch._replace(events=[self._readable(*item) for item in batch.events]) for batch in batches]
+            )
+
+    def _ingest(self, batches: Sequence[Batch]) -> int:
+        connection = self._connection
+        rows = 0
+        connection.execute("begin")
+        try:
+            for batch in batches:
+                rows += self._insert_events(batch.reading.writer, batch.events)
+                self.note_faults(batch.reading.writer, batch.faults)
+                self._remember(batch.reading)
+            connection.execute("commit")
+        except BaseException:
+            connection.execute("rollback")
+            raise
+        self.live_rows += rows
+        return rows
+
+    def seal(self) -> None:
+        """Move all live rows into Parquet files (zstd, ordered by time) and note them in the manifest.
+
+        A crash in between leaves a folder that no manifest names; the next start removes it.
+        """
+        number = self._scalar("select coalesce(max(seal), 0) + 1 from live.sealed")
+        folder = self.sealed / f"{self._generation}-{number:06d}"
+        shutil.rmtree(folder, ignore_errors=True)
+        folder.mkdir(mode=0o750)
+        entries = [entry for table in TABLES if (entry := self._write_sealed(number, folder, table)) is not None]
+        self._write_manifest(folder, entries)
+        self._connection.execute("begin")
+        try:
+            for entry in entries:
+                self._connection.execute(
+                    "insert into live.sealed values (?, ?, ?, ?, ?, ?, ?, ?)", list(entry.values())
+                )
+                self._connection.execute(f"delete from live.{entry['source']}")  # noqa: S608
+            self._refresh_views()
+            self._connection.execute("commit")
+        except BaseException:
+            self._connection.execute("rollback")
+            raise
+        self.live_rows = 0
+
+    def publish(self) -> None:
+        """Put a copy of the database at ``sessions.duckdb`` with one rename; readers keep what they have open."""
+        self._connection.execute("checkpoint store")
+        temporary = self.folder / f".{PUBLISHED}.new"
+        temporary.unlink(missing_ok=True)
+        shutil.copyfile(self._live, temporary)
+        temporary.chmod(0o640)
+        # No fsync: after a power loss this file is made anew from the live database, or that from the journal.
+        temporary.rename(self.published)
+
+    def execute(self, statement: str, parameters: Sequence[object] = ()) -> list[tuple[object, ...]]:
+        """Return the rows of one of our own statements (tests, audit)."""
+        return self._connection.execute(statement, list(parameters)).fetchall()
+
+    def close(self) -> None:
+        """Close the database and let go of the folder. Idempotent."""
+        self._connection.close()
+        guard, self._guard = self._guard, -1
+        if guard >= 0:
+            os.close(guard)
+
+    def __enter__(self) -> Self:
+        """Return self."""
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        """Close."""
+        self.close()
+
+    # -- opening ------------------------------------------------------------------------------------------------------
+
+    def _only_process(self) -> int:
+        # DuckDB's own lock is a POSIX one: closing any descriptor of the file, as publishing does, would drop it.
+        fd = os.open(self.folder / ".lock", os.O_RDWR | os.O_CREAT, 0o600)
+        try:
+            fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            os.close(fd)
+            raise RecordingError(f"another process records into {self.folder}") from None
+        return fd
+
+    def _open(self) -> duckdb.DuckDBPyConnection:
+        connection = duckdb.connect(":memory:", config=dict(_SETTINGS))
+        try:
+            fresh = not self._live.exists()
+            place = str(self._live).replace("'", "''")
+            connection.execute(f"attach '{place}' as store (storage_version '{STORAGE_VERSION}')")
+            connection.execute("use store")
+            self._live.chmod(0o600)
+            self._connection = connection
+            if fresh or not self._scalar(
+                "select count(*) from duckdb_schemas() where schema_name = 'live' and database_name = 'store'"
+            ):
+                self._create()
+            version = self._scalar("select max(version) from live.about")
+            if version != SCHEMA_VERSION:
+                raise RecordingError(
+                    f"{self.folder} has schema version {version}, this program writes {SCHEMA_VERSION}: hostagent audit rebuild"
+                )
+        except duckdb.Error as error:
+            connection.close()
+            raise RecordingError(
+                f"{self._live} cannot be opened ({error}); hostagent audit rebuild makes it anew"
+            ) from error
+        except RecordingError:
+            connection.close()
+            raise
+        return connection
+
+    def _create(self) -> None:
+        connection = self._connection
+        connection.execute("begin")
+        connection.execute(sql("tables"))
+        connection.execute("create schema recorded")
+        # A generation is one life of this database: its sealed files never share a name with an earlier life's.
+        generations = [int(path.name.partition("-")[0]) for path in self.sealed.iterdir() if path.name[:1].isdigit()]
+        connection.execute("insert into live.about values (?, ?)", [SCHEMA_VERSION, max(generations, default=0) + 1])
+        self._refresh_views()
+        connection.execute(sql("views"))
+        connection.execute("commit")
+
+    def _discard_orphans(self) -> None:
+        known = {Path(str(row[0])).parent.name for row in self.execute("select path from live.sealed")}
+        for folder in self.sealed.iterdir():
+            if folder.is_dir() and folder.name not in known:
+                log.info("removing %s: no manifest names it (an interrupted seal, or an earlier life)", folder)
+                shutil.rmtree(folder)
+
+    def _scalar(self, statement: str) -> int:
+        row = self._connection.execute(statement).fetchone()
+        assert row is not None
+        return int(row[0])
+
+    # -- rows ---------------------------------------------------------------------------------------------------------
+
+    def _insert_statement(self, table: str) -> str:
+        """Return the INSERT that takes a JSON array of journal payloads; columns and types come from the table itself."""
+        columns = [
+            (str(name), str(kind))
+            for name, kind in self.execute(
+                "select column_name, data_type from duckdb_columns() where database_name = 'store' and schema_name = 'live'"
+                " and table_name = ? order by column_index",
+                [table],
+            )
+        ]
+        shape: dict[str, object] = {"seq": "UBIGINT", "at": "BIGINT", "flow": "VARCHAR", "workload": "VARCHAR"}
+        if table == "event":
+            shape |= {"kind": "VARCHAR", "fields": "JSON"}
+            values = ["e.kind", "e.fields"]
+        else:
+            fields = {name: kind for name, kind in columns if name not in _COMMON}
+            shape["fields"] = fields
+            values = [f'e.fields."{name}"' for name in fields]
+        text = json.dumps([shape]).replace("'", "''")
+        listed = ", ".join(["?", "e.seq", 'e."at"', "e.flow", "e.workload", *values])
+        return f"insert into live.{table} select {listed} from (select unnest(from_json(?, '{text}')) as e)"  # noqa: S608
+
+    def _insert_events(self, writer: str, events: Sequence[tuple[int, Accepted]]) -> int:
+        groups: dict[tuple[int, str], list[Accepted]] = {}
+        for branch, accepted in events:
+            kind = accepted.line.kind
+            groups.setdefault((branch, kind if kind in TYPED else "event"), []).append(accepted)
+        for (branch, table), group in groups.items():
+            label = f"{writer}#{branch}" if branch else writer
+            text = b"[" + b",".join([accepted.payload for accepted in group]) + b"]"
+            self._connection.execute(self._inserts[table], [label, text.decode("utf-8", "replace")])
+        return len(events)
+
+    def _readable(self, branch: int, accepted: Accepted) -> tuple[int, Accepted]:
+        """Return the event as it is if DuckDB can read it, else a stand-in that says so."""
+        kind = accepted.line.kind
+        insert = self._inserts[kind if kind in TYPED else "event"]
+        try:
+            trial = insert[insert.index(" select ") :]
+            self._connection.execute(trial, ["", "[" + accepted.payload.decode("utf-8", "replace") + "]"]).fetchall()
+            return branch, accepted
+        except duckdb.Error:
+            line = accepted.line
+            payload = json.dumps(
+                {"seq": line.seq, "kind": "unreadable", "at": line.at, "flow": "", "workload": "", "fields": {}}
+            )
+            return branch, accepted._replace(
+                payload=payload.encode(), line=msgspec.structs.replace(line, kind="unreadable")
+            )
+
+    def note_faults(self, writer: str, faults: Sequence[Fault]) -> None:
+        """Log an alarm and keep a row for each fault."""
+        for fault in faults:
+            log.critical(
+                "TAMPER %s segment %d byte %d event %d: %s: %s",
+                writer,
+                fault.segment,
+                fault.offset,
+                fault.seq,
+                fault.kind,
+                fault.detail,
+            )
+            self._connection.execute(
+                "insert into live.tamper values (?, ?, ?, ?, ?, ?)",
+                [writer, fault.seq, fault.segment, fault.offset, fault.kind.value, fault.detail],
+            )
+
+    def _remember(self, here: Reading) -> None:
+        self._connection.execute(
+            "insert or replace into live.reading values (?, ?, ?, ?, ?, ?, ?, ?)",
+            [
+                here.writer,
+                here.branch,
+                here.segment,
+                here.position,
+                here.seq,
+                here.head.hex(),
+                here.key.hex(),
+                here.host,
+            ],
+        )
+
+    # -- sealing ------------------------------------------------------------------------------------------------------
+
+    def _write_sealed(self, number: int, folder: Path, table: str) -> dict[str, object] | None:
+        count, first, last = self.execute(f"select count(*), min(at_ns), max(at_ns) from live.{table}")[0]  # noqa: S608
+        if not count:
+            return None
+        path = folder / f"{table}.parquet"
+        place = str(path).replace("'", "''")
+        self._connection.execute(
+            f"copy (select * from live.{table} order by at_ns, writer, seq) to '{place}' (format parquet, compression zstd)"  # noqa: S608
+        )
+        path.chmod(0o640)
+        return {
+            "seal": number,
+            "source": table,
+            "path": str(path),
+            "sha256": file_digest(path, sync=True),
+            "rows": count,
+            "bytes": path.stat().st_size,
+            "first_at": first,
+            "last_at": last,
+        }
+
+    def _write_manifest(self, folder: Path, entries: Sequence[dict[str, object]]) -> None:
+        heads = {
+            writer: {"branch": here.branch, "seq": here.seq, "head": here.head.hex()}
+            for writer, here in self.readings().items()
+        }
+        path = folder / "manifest.json"
+        text = json.dumps({"schema": SCHEMA_VERSION, "files": entries, "journals": heads}, indent=1)
+        with path.open("w", encoding="utf-8") as file:
+            file.write(text)
+            file.flush()
+            os.fsync(file.fileno())
+        path.chmod(0o640)
+
+    def _refresh_views(self) -> None:
+        for table in TABLES:
+            paths = [
+                str(row[0])
+                for row in self.execute("select path from live.sealed where source = ? order by seal", [table])
+            ]
+            parts = [f"select * from live.{table}"]  # noqa: S608
+            if paths:
+                listed = ", ".join("'" + path.replace("'", "''") + "'" for path in paths)
+                parts.append(f"select * from read_parquet([{listed}])")  # noqa: S608
+            self._connection.execute(f"create or replace view recorded.{table} as " + " union all by name ".join(parts))
+
+
+def file_digest(path: Path, *, sync: bool = False) -> str:
+    """Return the hex SHA-256 of a file; with ``sync`` it is forced to disk first."""
+    with path.open("rb") as file:
+        if sync:
+            os.fsync(file.fileno())
+        return hashlib.file_digest(file, "sha256").hexdigest()
