@@ -1,0 +1,114 @@
+"""``hostagent status``, ``doctor``, ``kill`` and ``uninstall``: the state of enforcement on this host."""
+
+from __future__ import annotations
+
+import json
+import time
+from typing import Any
+
+import click
+
+from hostagent.model.errors import HostagentError
+
+
+@click.command("status")
+@click.option("--json", "as_json", is_flag=True, help="Print the report as JSON.")
+@click.pass_obj
+def status_command(config_path: str | None, as_json: bool) -> None:
+    """Show what is governed, by what, and what is weaker than it could be.
+
+    Exits 0 when the fence is up and a proxy serves, 1 when something is missing.
+    """
+    from hostagent.cli.enforcerlink import EnforcerConnection
+    from hostagent.daemon.configfile import load_config
+    from hostagent.ipc import Status, StatusReport
+
+    answer, _ = EnforcerConnection(load_config(config_path).enforcer_socket).ask(Status(), StatusReport)
+    report = answer.report
+    if as_json:
+        click.echo(json.dumps(report, indent=2))
+    else:
+        _print(report)
+    healthy = report["fence"]["loaded"] and report["proxy"] and not report["evidence"]
+    raise SystemExit(0 if healthy else 1)
+
+
+def _print(report: dict[str, Any]) -> None:
+    fence = report["fence"]
+    owned = "owned by enforcerd, kept when it dies" if fence["owned"] else "not owned"
+    click.echo(f"fence     {'up' if fence['loaded'] else 'NOT LOADED'}: table inet {fence['table']} ({owned})")
+    click.echo(f"slice     {fence['slice']} (id {fence['slice_id']})")
+    click.echo(f"proxy     {report['proxy'] or 'NOT ATTACHED: dials are refused, nothing can be launched'}")
+    click.echo(f"evidence  {report['evidence'] or 'written'}")
+    click.echo(f"running   {len(report['leaves'])}")
+    for leaf in report["leaves"]:
+        age = int(time.time() - leaf["started_at"]) if leaf["started_at"] else 0
+        click.echo(
+            f"  {leaf['leaf']}  {leaf['stage']} {age} s, {leaf['placement']}, uid {leaf['uid']}, pid {leaf['pid']}, "
+            f"{leaf['processes']} processes, by {leaf['launcher']}, {'served' if leaf['served'] else 'NOT SERVED'}"
+        )
+    for line in report["weaker"]:
+        click.echo(f"note      {line}")
+
+
+@click.command("doctor")
+@click.option("--json", "as_json", is_flag=True, help="Print the findings as JSON.")
+@click.pass_obj
+def doctor_command(config_path: str | None, as_json: bool) -> None:
+    """Check this host and say how to mend what is missing. Changes nothing; exits 1 when something is."""
+    from dataclasses import asdict
+
+    from hostagent.daemon.configfile import load_config
+    from hostagent.enforcer.doctor import examine
+
+    config = load_config(config_path)
+    checks = examine([config.users.proxy, config.users.recorder])
+    if as_json:
+        click.echo(json.dumps([asdict(check) for check in checks], indent=2))
+    else:
+        for check in checks:
+            click.echo(f"{'ok     ' if check.ok else 'MISSING'}  {check.name}: {check.detail}")
+            if check.fix:
+                click.echo(f"         -> {check.fix}")
+    raise SystemExit(0 if all(check.ok for check in checks) else 1)
+
+
+@click.command("kill")
+@click.argument("name")
+@click.option("--reason", default="", help="Goes into the record.")
+@click.pass_obj
+def kill_command(config_path: str | None, name: str, reason: str) -> None:
+    """End every process of workload NAME, or of the one leaf NAME, at once. Root only."""
+    from hostagent.cli.enforcerlink import EnforcerConnection
+    from hostagent.daemon.configfile import load_config
+    from hostagent.ipc import Kill, Killed
+
+    answer, _ = EnforcerConnection(load_config(config_path).enforcer_socket).ask(Kill(name, reason), Killed)
+    for leaf in answer.leaves:
+        click.echo(f"killed {leaf}")
+
+
+@click.command("uninstall")
+@click.option("--yes", is_flag=True, help="Do not ask.")
+@click.pass_obj
+def uninstall_command(config_path: str | None, yes: bool) -> None:
+    """End every workload, take the fence down, and remove every trace from the kernel. Root only.
+
+    Works whether or not enforcerd runs. Configuration and evidence on disk stay.
+    """
+    from hostagent.cli.enforcerlink import EnforcerConnection, RequestError
+    from hostagent.daemon.configfile import load_config
+    from hostagent.enforcer.removal import remove_everything
+    from hostagent.ipc import Uninstall, Uninstalled
+
+    config = load_config(config_path)
+    if not yes:
+        click.confirm("This ends every governed workload and removes the fence. Go on?", abort=True)
+    try:
+        removed = EnforcerConnection(config.enforcer_socket).ask(Uninstall(), Uninstalled)[0].removed
+    except RequestError:
+        raise
+    except HostagentError:
+        removed = remove_everything(config.enforcement.slice, config.enforcement.table, config.paths.runtime)
+    for line in removed:
+        click.echo(f"removed {line}")

@@ -1,0 +1,101 @@
+"""``enforcerd``: the root process that fences, launches and ends workloads. Run by ``hostagent up`` or a unit."""
+
+from __future__ import annotations
+
+import logging
+import os
+import pwd
+import sys
+from pathlib import Path
+
+import click
+
+from hostagent.daemon.configfile import load_config, load_targets, load_workloads
+from hostagent.daemon.journalfile import JournalFile
+from hostagent.documents import Config
+from hostagent.enforcer import Server, Settings
+from hostagent.model.errors import DocumentError, HostagentError
+from hostagent.model.ports import Journal
+
+log = logging.getLogger("hostagent.enforcerd")
+
+WRITER = "enforcerd"
+
+
+@click.command("enforcerd")
+@click.option("--config", "config_path", default=None, help="Configuration file.")
+@click.option("--ready-fd", type=int, default=None, help="Gets one line when requests can be served.")
+def main(config_path: str | None, ready_fd: int | None) -> None:
+    """Fence and launch governed workloads. Not meant to be started by hand: see `hostagent up`."""
+    logging.basicConfig(level=logging.INFO, format="%(asctime)s enforcerd: %(levelname)s %(message)s", stream=sys.stderr)
+    if os.geteuid() != 0:
+        raise click.ClickException("enforcerd must run as root")
+    try:
+        serve(config_path, ready_fd)
+    except HostagentError as error:
+        log.critical("%s", error)
+        sys.exit(1)
+
+
+def serve(config_path: str | None, ready_fd: int | None) -> None:
+    """Run in the foreground until SIGTERM, SIGINT or an uninstall.
+
+    Raises:
+        HostagentError: the configuration is wrong, the journal cannot be written, or the host cannot be fenced.
+    """
+    config = load_config(config_path)
+    _folder(config.paths.runtime, 0o755)
+    _folder(f"{config.paths.state}/enforcerd", 0o700)
+
+    def ready() -> None:
+        log.info("fence up, ready")
+        if ready_fd is not None:
+            os.write(ready_fd, b"ready\n")
+
+    journal = JournalFile(
+        f"{config.journal}/{WRITER}", WRITER, key_file=Path(config.paths.state) / "enforcerd" / "journal.key"
+    )
+    with journal:
+        Server(settings_from(config, journal)).run(ready)
+
+
+def settings_from(config: Config, journal: Journal) -> Settings:
+    """Return the enforcer's settings from the service's configuration.
+
+    Raises:
+        DocumentError: the proxy's account does not exist.
+    """
+    proxy = _account(config.users.proxy)
+    recorder = _account(config.users.recorder)
+    return Settings(
+        runtime=config.paths.runtime,
+        proxy_uid=proxy.pw_uid,
+        proxy_gid=proxy.pw_gid,
+        journal=journal,
+        workloads=lambda: load_workloads(config),
+        loopback_ports=lambda: frozenset(each.port for each in load_targets(config).values() if each.loopback),
+        ca_file=config.ca_certificate,
+        hidden=(config.paths.config, config.paths.state),
+        slice_name=config.enforcement.slice,
+        table=config.enforcement.table,
+        uid_first=config.enforcement.uid_first,
+        uid_count=config.enforcement.uid_count,
+        reserved_uids=frozenset({proxy.pw_uid, recorder.pw_uid}),
+    )
+
+
+def _account(user: str) -> pwd.struct_passwd:
+    try:
+        return pwd.getpwnam(user)
+    except KeyError:
+        raise DocumentError(
+            f"user {user} does not exist: useradd --system --user-group --no-create-home --shell /usr/sbin/nologin {user}"
+        ) from None
+
+
+def _folder(path: str, mode: int) -> None:
+    Path(path).mkdir(mode=mode, parents=True, exist_ok=True)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,62 @@
+"""The host's own table: the fence round the slice, and the redirection of leaves in shared placement.
+
+The slice's kernel id is part of it: rules hold ids, so a slice that was removed and made again is not fenced until the rules
+are loaded again, and nothing is admitted meanwhile.
+"""
+
+from __future__ import annotations
+
+import secrets
+from collections.abc import Iterable
+
+from hostagent.enforcer import canary, ruleset
+from hostagent.enforcer.cgroup import Slice
+from hostagent.enforcer.governed import Governed
+from hostagent.enforcer.nft import HostTable
+from hostagent.enforcer.settings import Settings
+
+
+class Fence:
+    """Keeps the table in step with the slice and its shared leaves."""
+
+    def __init__(self, settings: Settings, slice_: Slice) -> None:
+        """Nothing is loaded until ``load``."""
+        self.table = HostTable(settings.table, slice_.mount)
+        self._settings = settings
+        self._slice = slice_
+        self._loaded_id = 0
+
+    @property
+    def current(self) -> bool:
+        """Whether the rules name the slice as it is now."""
+        return self._loaded_id != 0 and self._loaded_id == self._slice.id
+
+    def load(self, leaves: Iterable[Governed], loopback_ports: frozenset[int]) -> None:
+        """Load the rules anew and prove that an unknown leaf is refused.
+
+        Raises:
+            HostagentError: refused by nft, or the fence does not hold.
+        """
+        self._slice.create()
+        identifier = self._slice.id
+        shared = [
+            ruleset.SharedLeaf(each.leaf.rule_path, each.number, each.listeners.port, each.listeners.dns_port)
+            for each in leaves
+            if not each.isolated and each.listeners is not None
+        ]
+        text = ruleset.shared(
+            self._settings.table, self._slice.name, self._slice.level, shared, loopback_ports, self._settings.log_group
+        )
+        self.table.load(text)
+        unknown = self._slice.leaf(f"canary-{secrets.token_hex(4)}")
+        unknown.create()
+        try:
+            canary.prove_slice(unknown.enter)
+        finally:
+            unknown.remove()
+        self._loaded_id = identifier
+
+    def remove(self) -> None:
+        """Take the table down."""
+        self.table.remove()
+        self._loaded_id = 0

@@ -1,0 +1,252 @@
+"""One governed program from admission to its end: the leaf and all that belongs to it in the kernel."""
+
+from __future__ import annotations
+
+import contextlib
+import enum
+import os
+import pwd
+import secrets
+import signal
+import stat
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from hostagent.enforcer import canary, kernel, network, nft, ruleset, userns
+from hostagent.enforcer.cgroup import Leaf
+from hostagent.enforcer.environment import environment
+from hostagent.enforcer.launch import Plan, Process
+from hostagent.enforcer.listeners import Listeners
+from hostagent.enforcer.lookups import replaced_files, system_bundle
+from hostagent.enforcer.refusals import PacketLog
+from hostagent.enforcer.seccomp import build_filter
+from hostagent.enforcer.settings import ISOLATED_PORT, Settings
+from hostagent.enforcer.syscalls import ARCHITECTURES
+from hostagent.enforcer.unixsockets import pathnames
+from hostagent.enforcer.view import Bind, View
+from hostagent.ipc import Launch
+from hostagent.model.errors import HostagentError
+from hostagent.model.flow import Placement
+from hostagent.model.workload import Workload
+
+_OWN_HOME = "/tmp/home"  # noqa: S108 - inside the workload's private /tmp
+
+
+class Stage(enum.Enum):
+    """How far it is. Each stage is entered only when the one before is complete."""
+
+    ADMITTING = "admitting"
+    LISTENING = "listening"
+    STARTING = "starting"
+    RUNNING = "running"
+    ENDED = "ended"
+
+
+@dataclass(frozen=True, slots=True)
+class Account:
+    """Whom the program runs as. ``own`` means an allotted uid that no account of the host has."""
+
+    uid: int
+    gid: int
+    name: str
+    home: str
+    shell: str
+    own: bool
+
+
+@dataclass(slots=True)
+class Governed:
+    """One leaf. ``number`` is its small number in packet marks; ``admit_by`` when the present stage is given up."""
+
+    leaf: Leaf
+    workload: Workload
+    launcher: str
+    request: Launch
+    account: Account
+    number: int
+    stage: Stage = Stage.ADMITTING
+    give_up_at: float = 0.0
+    network: int = -1
+    listeners: Listeners | None = None
+    log: PacketLog | None = None
+    process: Process | None = None
+    main_pid: int = 0
+    status: int | None = None
+    reason: str = ""
+    served: bool = False
+    session: str = ""
+    started_at: float = 0.0
+    loopback_ports: frozenset[int] = field(default_factory=frozenset)
+
+    @property
+    def isolated(self) -> bool:
+        """Whether it has a network namespace of its own."""
+        return self.workload.placement is Placement.ISOLATED
+
+    def enter(self) -> None:
+        """Put the calling (throw-away) process into the leaf and its network."""
+        self.leaf.enter()
+        if self.network >= 0:
+            kernel.setns(self.network, kernel.CLONE_NEWNET)
+
+    def load_isolated(self, settings: Settings, loopback_ports: frozenset[int]) -> None:
+        """Load the rules of the leaf's own namespace.
+
+        Raises:
+            HostagentError: nft refused.
+        """
+        text = ruleset.isolated(
+            settings.table, ISOLATED_PORT, ISOLATED_PORT + 1, loopback_ports, settings.log_group
+        )
+        with kernel.in_network(self.network):
+            nft.run(ruleset.create(settings.table) + text)
+        self.loopback_ports = loopback_ports
+
+    def isolate(self, settings: Settings, loopback_ports: frozenset[int]) -> None:
+        """Make the namespace, its rules and its listeners, and prove them.
+
+        Raises:
+            HostagentError: the fence does not hold.
+            OSError: the kernel refused a step.
+        """
+        self.network = network.create()
+        self.load_isolated(settings, loopback_ports)
+        with kernel.in_network(self.network):
+            self.listeners = Listeners(ISOLATED_PORT, ISOLATED_PORT + 1)
+        self.listeners.open()
+        canary.prove_leaf(self.listeners, self.enter, routed=True)
+        with kernel.in_network(self.network):
+            self.log = PacketLog(settings.log_group)
+
+    def forget_request(self) -> None:
+        """Drop the launcher's environment and arguments, which may hold secrets, once the program has them."""
+        self.request = Launch(self.workload.name, [], {}, "", self.request.tty)
+
+    def signal(self, number: int) -> None:
+        """Send a signal to the program's process group."""
+        if self.main_pid and self.stage is Stage.RUNNING:
+            with contextlib.suppress(ProcessLookupError, PermissionError):
+                os.killpg(self.main_pid, signal.Signals(number))
+
+    def release(self) -> None:
+        """Give back everything in the kernel. Safe to call at any stage, more than once.
+
+        Raises:
+            HostagentError: processes inside do not end.
+        """
+        self.stage = Stage.ENDED
+        self.leaf.remove()
+        if self.listeners is not None:
+            self.listeners.close()
+            self.listeners = None
+        if self.log is not None:
+            self.log.close()
+            self.log = None
+        if self.network >= 0:
+            os.close(self.network)
+            self.network = -1
+        if self.process is not None:
+            self.process.control.close()
+
+
+def new_name(workload: str) -> str:
+    """Return a leaf name that was never used before: a cgroup path must not come back while anything remembers it."""
+    return f"{workload}-{secrets.token_hex(4)}"
+
+
+def account_for(workload: Workload, settings: Settings, taken: frozenset[int]) -> Account:
+    """Return whom ``workload`` runs as.
+
+    Raises:
+        HostagentError: no such user, a user that may not be governed, or no free uid.
+    """
+    if workload.user:
+        try:
+            entry = pwd.getpwnam(workload.user)
+        except KeyError:
+            raise HostagentError(f"workload {workload.name}: user {workload.user} does not exist") from None
+        if entry.pw_uid == 0 or entry.pw_uid in settings.reserved_uids | {settings.proxy_uid}:
+            raise HostagentError(f"workload {workload.name}: user {workload.user} cannot be governed; name another user")
+        shell = entry.pw_shell or "/bin/sh"
+        return Account(entry.pw_uid, entry.pw_gid, entry.pw_name, entry.pw_dir, shell, own=False)
+    for uid in range(settings.uid_first, settings.uid_first + settings.uid_count):
+        if uid not in taken:
+            return Account(uid, uid, workload.name, _OWN_HOME, "/bin/sh", own=True)
+    raise HostagentError(f"all {settings.uid_count} uids for workloads are in use (enforcement.uid_count)")
+
+
+def build_plan(governed: Governed, settings: Settings) -> Plan:
+    """Return how to start the program. Opens a descriptor per mapped path; see ``close_plan``.
+
+    Raises:
+        HostagentError: a file or path it needs is missing, or this machine's architecture is not known.
+        OSError: the kernel refused a step.
+    """
+    architecture = ARCHITECTURES.get(os.uname().machine)
+    if architecture is None:
+        raise HostagentError(f"no system call filter for {os.uname().machine}; workloads cannot be started here")
+    account, workload, request = governed.account, governed.workload, governed.request
+    files = replaced_files(
+        settings.ca_file, workload.trust_files, account.name if account.own else "", account.uid, account.gid, account.home
+    )
+    view = View(
+        uid=account.uid,
+        gid=account.gid,
+        home=account.home if account.own else "",
+        hidden=(*settings.hidden, settings.runtime),
+        sockets=pathnames(),
+        binds=tuple(_bind(item.path, account, writable=item.writable) for item in workload.paths),
+        files=files,
+    )
+    env = environment(
+        request.env,
+        workload.environment,
+        name=account.name,
+        home=account.home,
+        shell=account.shell,
+        bundle=system_bundle(),
+    )
+    return Plan(
+        leaf=governed.leaf,
+        network=governed.network,
+        view=view,
+        filter=build_filter(architecture),
+        argv=tuple(request.argv),
+        env=env,
+        cwd=request.cwd,
+        tty=request.tty,
+        rows=request.rows,
+        cols=request.cols,
+    )
+
+
+def close_plan(plan: Plan) -> None:
+    """Close the descriptors that a plan holds."""
+    for bind in plan.view.binds:
+        if bind.userns >= 0:
+            os.close(bind.userns)
+
+
+def _bind(path: str, account: Account, *, writable: bool) -> Bind:
+    try:
+        owner = Path(path).stat()
+    except OSError as error:
+        raise HostagentError(f"declared path {path}: {error.strerror}") from error
+    if stat.S_ISSOCK(owner.st_mode):
+        raise HostagentError(f"declared path {path} is a socket; unix-socket targets are not supported yet")
+    # Files of root are never mapped: what the workload made there would be root's, set-uid bit and all.
+    if not account.own or owner.st_uid == 0:
+        return Bind(path, writable)
+    return Bind(path, writable, userns.mapping(owner.st_uid, owner.st_gid or account.gid, account.uid, account.gid))
+
+
+def process_facts(pid: int) -> Mapping[str, object]:
+    """Return start time (clock ticks since boot) and executable of ``pid``; zero and empty when it is gone."""
+    try:
+        text = Path(f"/proc/{pid}/stat").read_text()
+        ticks = int(text.rpartition(")")[2].split()[19])
+        return {"start_ticks": ticks, "exe": str(Path(f"/proc/{pid}/exe").readlink())}
+    except (OSError, ValueError, IndexError):
+        return {"start_ticks": 0, "exe": ""}
+

@@ -1,0 +1,461 @@
+"""Every governed program, and the steps from a launcher's request to its end.
+
+What the kernel must hold is made before the program and taken back after it; a step that fails takes back what the earlier
+ones made, and the launcher is told which it was.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import os
+import selectors
+import time
+from pathlib import Path
+
+from hostagent.enforcer import canary
+from hostagent.enforcer.cgroup import Slice
+from hostagent.enforcer.evidence import Evidence
+from hostagent.enforcer.fence import Fence
+from hostagent.enforcer.governed import Governed, Stage, account_for, build_plan, close_plan, new_name
+from hostagent.enforcer.launch import receive, start
+from hostagent.enforcer.listeners import bind_free
+from hostagent.enforcer.peers import Peer
+from hostagent.enforcer.refusals import PacketLog, Tally
+from hostagent.enforcer.removal import remove_runtime
+from hostagent.enforcer.ruleset import MARK_MASK, MARK_PREFIX
+from hostagent.enforcer.settings import Settings
+from hostagent.ipc import Admit, Admitted, Exited, Failed, Launch, Launched, Listen, Listening, Retire, Retired, State
+from hostagent.model.errors import HostagentError
+from hostagent.model.event import EventKind
+from hostagent.model.workload import Workload
+
+log = logging.getLogger(__name__)
+
+_STEP_S = 15.0
+_TALLY_S = 1.0
+_REFUSED_CODE = 77  # EX_NOPERM
+
+
+class Leaves:
+    """The live leaves, the proxy's connection and the launchers'."""
+
+    def __init__(self, settings: Settings, evidence: Evidence, selector: selectors.BaseSelector) -> None:
+        """Nothing is touched until ``begin``."""
+        self.slice = Slice(settings.slice_name)
+        self.fence = Fence(settings, self.slice)
+        self.proxy: Peer | None = None
+        self.host_log_problem = ""
+        self._settings = settings
+        self._evidence = evidence
+        self._selector = selector
+        self._leaves: dict[str, Governed] = {}
+        self._launchers: dict[str, tuple[Peer, int]] = {}
+        self._asked: dict[int, tuple[Governed, bool]] = {}
+        self._next_id = 100
+        self._tally = Tally()
+        self._tally_at = 0.0
+        self._host_log: PacketLog | None = None
+
+    # -- the service's own life ------------------------------------------------------------------------------------
+
+    def begin(self) -> None:
+        """Make the slice, end what an earlier enforcerd left in it, load and prove the fence.
+
+        The leaves of an enforcerd that died are fenced but cannot be taken over: their listeners died with it.
+
+        Raises:
+            HostagentError: the host cannot be fenced.
+        """
+        self.slice.create()
+        self.fence.load([], self._settings.loopback_ports())
+        for name in self.slice.leaves():
+            processes = self.slice.leaf(name).processes()
+            self.slice.leaf(name).remove()
+            detail = f"leaf {name} of an earlier enforcerd ended ({len(processes)} processes)"
+            self._evidence.service("failed", detail)
+            log.warning("%s", detail)
+        try:
+            self._host_log = PacketLog(self._settings.log_group)
+            self._selector.register(self._host_log, selectors.EVENT_READ, self._read_host_log)
+        except OSError as error:
+            self.host_log_problem = f"refusals in shared placement are not recorded: log group: {error.strerror}"
+            log.error("%s", self.host_log_problem)
+
+    def abandon(self) -> None:
+        """We stop: programs, fence and what the proxy serves stay as they are, as if we had been killed."""
+        self._flush_tally()
+
+    def uninstall(self) -> list[str]:
+        """Remove table, slice and runtime files; every program must have ended. Returns what was removed."""
+        if self.live():
+            raise HostagentError(f"still running: {', '.join(each.leaf.name for each in self.live())}")
+        self.fence.remove()
+        self.slice.remove()
+        remove_runtime(self._settings.runtime)
+        return [f"table inet {self._settings.table}", f"cgroup {self.slice.path}", self._settings.socket_path]
+
+    def live(self) -> list[Governed]:
+        """Return every leaf that has not ended."""
+        return list(self._leaves.values())
+
+    def tick(self, now: float) -> None:
+        """Give up steps that take too long, write counted refusals, and see that the slice is still the fenced one."""
+        for each in self.live():
+            if each.stage is not Stage.RUNNING and now >= each.give_up_at:
+                self._fail(each, f"the proxy did not answer within {_STEP_S:.0f} s ({each.stage.value})")
+        if now >= self._tally_at:
+            self._flush_tally()
+            self._tally_at = now + _TALLY_S
+        if not self.fence.current:
+            log.error("the slice was recreated; its rules are loaded again")
+            self._evidence.service("failed", "the slice was recreated")
+            with contextlib.suppress(HostagentError):
+                self.fence.load(self.live(), self._settings.loopback_ports())
+
+    def reload(self) -> None:
+        """Read the documents again; the ports of loopback targets take effect in live leaves.
+
+        Raises:
+            HostagentError: a document is wrong, or nft refused; the previous rules stay.
+        """
+        self._settings.workloads()
+        ports = self._settings.loopback_ports()
+        self.fence.load(self.live(), ports)
+        for each in self.live():
+            if each.isolated and each.network >= 0 and each.loopback_ports != ports:
+                each.load_isolated(self._settings, ports)
+
+    # -- a launcher asks -------------------------------------------------------------------------------------------
+
+    def launch(self, peer: Peer, packet_id: int, request: Launch) -> None:
+        """Begin a launch: check who asks for what, then ask the proxy.
+
+        Raises:
+            HostagentError: refused; nothing was made.
+        """
+        try:
+            governed = self._new(peer, request)
+        except HostagentError as error:
+            self._evidence.refused(request.workload, peer.name, "", str(error))
+            raise
+        self._leaves[governed.leaf.name] = governed
+        self._launchers[governed.leaf.name] = (peer, packet_id)
+        peer.table.state = State.LAUNCHING
+        self._admit(governed, again=False)
+
+    def signal(self, peer: Peer, number: int) -> None:
+        """Send a signal to the program that ``peer`` launched."""
+        for name, (launcher, _) in self._launchers.items():
+            if launcher is peer:
+                self._leaves[name].signal(number)
+
+    def kill(self, name: str, reason: str) -> list[str]:
+        """End the leaf, or every leaf of the workload, called ``name``; return their names.
+
+        Raises:
+            HostagentError: there is none.
+        """
+        found = [each for each in self.live() if name in (each.leaf.name, each.workload.name)]
+        if not found:
+            raise HostagentError(f"no running workload or leaf is called {name}")
+        for each in found:
+            self.end(each, reason)
+        return [each.leaf.name for each in found]
+
+    def end(self, governed: Governed, reason: str) -> None:
+        """End a leaf at once; its launcher is told ``reason`` when it is gone."""
+        governed.reason = governed.reason or reason
+        if governed.process is None:
+            self._fail(governed, reason)
+            return
+        governed.leaf.kill()
+
+    def peer_gone(self, peer: Peer) -> None:
+        """A connection ended: the proxy's (shut the listeners) or a launcher's (end what it launched)."""
+        if peer is self.proxy:
+            self._detached()
+            return
+        for name, (launcher, _) in list(self._launchers.items()):
+            if launcher is peer:
+                del self._launchers[name]
+                self.end(self._leaves[name], "the launcher went away")
+
+    def _new(self, peer: Peer, request: Launch) -> Governed:
+        workload = self._permitted(peer, request)
+        if self._evidence.failed:
+            raise HostagentError(f"evidence cannot be written: {self._evidence.failed}")
+        if self.proxy is None:
+            raise HostagentError("the proxy is not running; nothing can be admitted (hostagent status)")
+        if not self.fence.current:
+            raise HostagentError("the fence is being loaded again; try once more")
+        taken = {each.account.uid for each in self.live()}
+        numbers = {each.number for each in self.live()}
+        return Governed(
+            leaf=self.slice.leaf(new_name(workload.name)),
+            workload=workload,
+            launcher=peer.name,
+            request=request,
+            account=account_for(workload, self._settings, frozenset(taken)),
+            number=next(number for number in range(1, 65536) if number not in numbers),
+            give_up_at=time.monotonic() + _STEP_S,
+        )
+
+    def _permitted(self, peer: Peer, request: Launch) -> Workload:
+        workload = self._settings.workloads().get(request.workload)
+        if workload is None or peer.name not in workload.launchers:
+            # One answer for both: whoever may not launch it need not learn that it exists.
+            raise HostagentError(f"{peer.name} may not launch workload {request.workload!r} (launchers in its document)")
+        if workload.inbound:
+            raise HostagentError(f"workload {workload.name}: inbound ports are not supported yet; remove `inbound`")
+        if not request.argv:
+            raise HostagentError("no command given")
+        return workload
+
+    # -- the proxy answers -----------------------------------------------------------------------------------------
+
+    def attached(self, peer: Peer) -> None:
+        """A proxy is there: ask it anew about everything that runs."""
+        self.proxy = peer
+        for each in self.live():
+            self._admit(each, again=True)
+
+    def answered(self, packet_id: int, body: Admitted | Listening | Retired | Failed) -> None:
+        """Go on with the leaf that an answer is about."""
+        governed, again = self._asked.pop(packet_id, (None, False))
+        if governed is None or governed.stage is Stage.ENDED:
+            return
+        try:
+            if isinstance(body, Admitted):
+                self._admitted(governed, body, again=again)
+            elif isinstance(body, Listening):
+                self._listening(governed, again=again)
+            elif isinstance(body, Failed):
+                self._fail_or_end(governed, f"the proxy refused: {body.reason}")
+        except (HostagentError, OSError) as error:
+            self._fail_or_end(governed, str(error))
+        except Exception as error:
+            # A fault of ours: this leaf ends, the others go on.
+            log.exception("leaf %s", governed.leaf.name)
+            self._fail_or_end(governed, f"internal error: {error!r}")
+
+    def _admitted(self, governed: Governed, answer: Admitted, *, again: bool) -> None:
+        self._evidence.admission(governed, answer)
+        if not answer.admitted:
+            self._fail_or_end(governed, f"not admitted: {answer.reason}", recorded=True)
+            return
+        governed.session = answer.session
+        if not again:
+            self._prepare(governed)
+        elif governed.listeners is not None:
+            governed.listeners.open()
+        self._hand_over(governed, again=again)
+
+    def _prepare(self, governed: Governed) -> None:
+        """Make leaf, rules and listeners, and prove that they hold."""
+        governed.leaf.create()
+        ports = self._settings.loopback_ports()
+        if governed.isolated:
+            governed.isolate(self._settings, ports)
+        else:
+            taken = [each.listeners.port for each in self.live() if each.listeners is not None and not each.isolated]
+            governed.listeners = bind_free(self._settings.shared_ports, taken)
+            governed.listeners.open()
+            self.fence.load(self.live(), ports)
+            canary.prove_leaf(governed.listeners, governed.enter, routed=False)
+            self._read_host_log(count=False)
+        governed.loopback_ports = ports
+        if governed.log is not None:
+            self._selector.register(governed.log, selectors.EVENT_READ, lambda: self._read_log(governed))
+        governed.stage = Stage.LISTENING
+
+    def _hand_over(self, governed: Governed, *, again: bool) -> None:
+        assert governed.listeners is not None
+        listeners = governed.listeners
+        body = Listen(
+            leaf=governed.leaf.name,
+            workload=governed.workload.name,
+            placement=governed.workload.placement.value,
+            port=listeners.port,
+            dns_port=listeners.dns_port,
+            loopback_ports=sorted(governed.loopback_ports),
+        )
+        self._ask(governed, body, Listening, listeners.descriptors, again=again)
+
+    def _listening(self, governed: Governed, *, again: bool) -> None:
+        governed.served = True
+        if again:
+            return
+        plan = build_plan(governed, self._settings)
+        try:
+            governed.process = start(plan)
+        finally:
+            close_plan(plan)
+        governed.stage = Stage.STARTING
+        governed.give_up_at = time.monotonic() + _STEP_S
+        self._selector.register(governed.process.control, selectors.EVENT_READ, lambda: self._reported(governed))
+
+    def _detached(self) -> None:
+        """The proxy is gone. Dials are refused from here on; the ports stay ours."""
+        log.error("the proxy went away; dials are refused until it is back")
+        self.proxy = None
+        self._asked.clear()
+        for each in self.live():
+            each.served = False
+            if each.listeners is not None:
+                each.listeners.shut()
+            if each.stage in (Stage.ADMITTING, Stage.LISTENING):
+                self._fail(each, "the proxy went away")
+
+    def _admit(self, governed: Governed, *, again: bool) -> None:
+        body = Admit(governed.workload.name, governed.launcher, governed.leaf.name, again)
+        self._ask(governed, body, Admitted, [], again=again)
+
+    def _ask(
+        self, governed: Governed, body: Admit | Listen, answer: type[Admitted | Listening], fds: list[int], *, again: bool
+    ) -> None:
+        if self.proxy is None:
+            raise HostagentError("the proxy is not running")
+        self._next_id += 1
+        self._asked[self._next_id] = (governed, again)
+        if not self.proxy.ask(self._next_id, body, answer, fds):
+            raise HostagentError("the proxy does not take requests")
+
+    # -- the program reports ---------------------------------------------------------------------------------------
+
+    def _reported(self, governed: Governed) -> None:
+        assert governed.process is not None
+        try:
+            message = receive(governed.process.control)
+        except BlockingIOError:
+            return
+        except OSError:
+            message = None
+        if message is None:
+            self._selector.unregister(governed.process.control)
+            self._finish(governed)
+            return
+        word, _, rest = message.text.partition(" ")
+        if word == "here":
+            governed.main_pid = message.pid
+        elif word == "started":
+            self._started(governed, message.descriptors)
+        elif word == "exit":
+            governed.status = int(rest)
+        elif word == "failed":
+            code, _, reason = rest.partition(" ")
+            governed.status, governed.reason = int(code), reason
+
+    def _started(self, governed: Governed, descriptors: list[int]) -> None:
+        try:
+            governed.stage = Stage.RUNNING
+            governed.started_at = time.time()
+            try:
+                self._evidence.launch(governed)
+            except HostagentError as error:
+                self.end(governed, str(error))
+                return
+            governed.forget_request()
+            peer, packet_id = self._launchers.get(governed.leaf.name, (None, 0))
+            if peer is not None:
+                peer.table.state = State.RUNNING
+                peer.send(packet_id, Launched(governed.leaf.name, governed.main_pid), descriptors)
+        finally:
+            for descriptor in descriptors:
+                os.close(descriptor)
+
+    def reap(self) -> None:
+        """Collect ended children that are nobody's first process (what the first processes left, canaries)."""
+        first = {each.process.pid for each in self.live() if each.process is not None}
+        for pid in _children() - first:
+            with contextlib.suppress(ChildProcessError):
+                os.waitpid(pid, os.WNOHANG)
+
+    def _finish(self, governed: Governed) -> None:
+        """The first process is gone, and with it everything in its pid namespace."""
+        assert governed.process is not None
+        _, wait_status = os.waitpid(governed.process.pid, 0)
+        if governed.status is None:
+            governed.status = os.waitstatus_to_exitcode(wait_status) or -9
+        ran = governed.stage is Stage.RUNNING
+        self._release(governed)
+        if ran:
+            self._evidence.exit(governed)
+        else:
+            self._evidence.refused(governed.workload.name, governed.launcher, governed.leaf.name, governed.reason)
+        peer, packet_id = self._launchers.pop(governed.leaf.name, (None, 0))
+        if peer is None:
+            return
+        peer.table.state = State.ENDED
+        if ran:
+            peer.send(packet_id, Exited(governed.leaf.name, governed.status, governed.reason))
+        else:
+            peer.send(packet_id, Failed(governed.reason or "could not be started", max(governed.status, 1)))
+
+    def _fail_or_end(self, governed: Governed, reason: str, *, recorded: bool = False) -> None:
+        if governed.process is not None:
+            self.end(governed, reason)
+        else:
+            self._fail(governed, reason, recorded=recorded)
+
+    def _fail(self, governed: Governed, reason: str, *, recorded: bool = False) -> None:
+        """Give a launch up before its program exists."""
+        if governed.process is not None:
+            governed.reason = governed.reason or reason
+            governed.leaf.kill()
+            return
+        self._release(governed)
+        if not recorded:
+            self._evidence.refused(governed.workload.name, governed.launcher, governed.leaf.name, reason)
+        peer, packet_id = self._launchers.pop(governed.leaf.name, (None, 0))
+        if peer is not None:
+            peer.table.state = State.ENDED
+            peer.send(packet_id, Failed(reason, _REFUSED_CODE))
+
+    def _release(self, governed: Governed) -> None:
+        """Take back everything that the leaf has in the kernel, and tell the proxy."""
+        if governed.log is not None:
+            self._read_log(governed)
+            self._selector.unregister(governed.log)
+        self._flush_tally()
+        self._leaves.pop(governed.leaf.name, None)
+        was_shared = not governed.isolated and governed.listeners is not None
+        told = governed.listeners is not None
+        try:
+            governed.release()
+        except HostagentError:
+            log.exception("leaf %s cannot be removed; it stays fenced", governed.leaf.name)
+        if was_shared:
+            with contextlib.suppress(HostagentError):
+                self.fence.load(self.live(), self._settings.loopback_ports())
+        if told and self.proxy is not None:
+            self._next_id += 1
+            self.proxy.ask(self._next_id, Retire(governed.leaf.name), Retired)
+
+    # -- the kernel's packet logs ----------------------------------------------------------------------------------
+
+    def _read_log(self, governed: Governed) -> None:
+        if governed.log is not None:
+            for refused in governed.log.read():
+                self._tally.add(governed.leaf.name, refused)
+
+    def _read_host_log(self, *, count: bool = True) -> None:
+        if self._host_log is None:
+            return
+        names = {each.number: each.leaf.name for each in self.live()}
+        for refused in self._host_log.read():
+            ours = refused.mark & MARK_MASK == MARK_PREFIX
+            if count:
+                self._tally.add(names.get(refused.mark & ~MARK_MASK, "") if ours else "", refused)
+
+    def _flush_tally(self) -> None:
+        for leaf, fields in self._tally.take():
+            governed = self._leaves.get(leaf)
+            self._evidence.note(EventKind.REFUSAL, governed.workload.name if governed else "", fields)
+
+
+def _children() -> set[int]:
+    try:
+        return {int(word) for word in Path(f"/proc/self/task/{os.getpid()}/children").read_text().split()}
+    except OSError:
+        return set()

@@ -1,0 +1,78 @@
+"""Content of the files replaced in a workload's view: how it resolves names, who it is, and whom its TLS clients trust."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterable
+from pathlib import Path
+
+from hostagent.model.errors import HostagentError
+
+RESOLVER = "127.0.0.1"
+"""Any address would do: port 53 is redirected to the leaf's own listener wherever it is sent."""
+
+_BUNDLES = (
+    "/etc/ssl/certs/ca-certificates.crt",  # Debian, Ubuntu, Alpine, Arch
+    "/etc/pki/ca-trust/extracted/pem/tls-ca-bundle.pem",  # Fedora, RHEL
+    "/etc/ssl/ca-bundle.pem",  # SUSE
+)
+
+
+def system_bundle() -> str:
+    """Return the path of the host's CA bundle, empty if there is none."""
+    return next((path for path in _BUNDLES if Path(path).is_file()), "")
+
+
+def replaced_files(ca_file: str, trust_files: Iterable[str], name: str, uid: int, gid: int, home: str) -> dict[str, bytes]:
+    """Return the new content of each file by path.
+
+    Args:
+        ca_file: our CA certificate, PEM.
+        trust_files: bundles of the workload's own that get it added.
+        name: the account's name inside; empty to leave the accounts alone (the workload runs as a login user).
+        uid: the account's uid.
+        gid: its gid.
+        home: its home folder.
+
+    Raises:
+        HostagentError: the CA is not there yet, or a trust file does not exist.
+    """
+    authority = _read(ca_file, "the CA certificate; is the proxy running?")
+    files: dict[str, bytes] = {}
+    for path in (system_bundle(), *trust_files):
+        if path:
+            files[path] = _read(path, "a trust file").rstrip(b"\n") + b"\n" + authority
+    if os.path.lexists("/etc/resolv.conf"):
+        files["/etc/resolv.conf"] = f"nameserver {RESOLVER}\n".encode()
+    if Path("/etc/nsswitch.conf").is_file():
+        files["/etc/nsswitch.conf"] = lookup_order(Path("/etc/nsswitch.conf").read_text()).encode()
+    if name:
+        files["/etc/passwd"] = _with_line("/etc/passwd", f"{name}:x:{uid}:{gid}::{home}:/bin/sh")
+        files["/etc/group"] = _with_line("/etc/group", f"{name}:x:{gid}:")
+    return files
+
+
+def lookup_order(text: str) -> str:
+    """Return nsswitch.conf ``text`` with host names looked up in files and DNS only, and accounts in files only.
+
+    Other modules (mdns, resolve, systemd, sss) ask daemons over sockets, which would answer past our DNS.
+    """
+    fixed = {"hosts": "files dns", "passwd": "files", "group": "files", "shadow": "files", "gshadow": "files"}
+    lines = []
+    for line in text.splitlines():
+        key = line.partition(":")[0].strip()
+        lines.append(f"{key}: {fixed.pop(key)}" if key in fixed and not line.startswith("#") else line)
+    lines.extend(f"{key}: {order}" for key, order in fixed.items())
+    return "\n".join(lines) + "\n"
+
+
+def _with_line(path: str, line: str) -> bytes:
+    # First, so that a look-up by name or number finds it before anything else.
+    return f"{line}\n".encode() + Path(path).read_bytes()
+
+
+def _read(path: str, what: str) -> bytes:
+    try:
+        return Path(path).read_bytes()
+    except OSError as error:
+        raise HostagentError(f"{path}: {error.strerror} ({what})") from error

@@ -1,0 +1,40 @@
+"""Taking everything out of the kernel, also when no enforcerd runs."""
+
+from __future__ import annotations
+
+import contextlib
+from pathlib import Path
+
+from hostagent.enforcer.cgroup import Slice
+from hostagent.enforcer.nft import HostTable
+
+_FILES = ("enforcerd.sock",)
+
+
+def remove_runtime(runtime: str) -> None:
+    """Remove enforcerd's own files from the runtime folder."""
+    for name in _FILES:
+        with contextlib.suppress(FileNotFoundError):
+            Path(runtime, name).unlink()
+
+
+def remove_everything(slice_name: str, table: str, runtime: str) -> list[str]:
+    """End every governed process and remove cgroups, table and runtime files; return what was removed.
+
+    Network namespaces and mounts belong to the processes and go with them.
+
+    Raises:
+        HostagentError: a process does not end, or nft refused. What could be removed is gone.
+    """
+    removed = []
+    slice_ = Slice(slice_name)
+    for name in slice_.leaves():
+        slice_.leaf(name).remove()
+        removed.append(f"leaf {name}")
+    HostTable(table, slice_.mount).remove()
+    removed.append(f"table inet {table}")
+    if slice_.id:
+        slice_.remove()
+        removed.append(f"cgroup {slice_.path}")
+    remove_runtime(runtime)
+    return removed

@@ -1,0 +1,140 @@
+"""The workload's system call filter, as a classic BPF program (Linux ``Documentation/userspace-api/seccomp_filter.rst``).
+
+A pure function of the architecture. What it closes is what packets cannot show: other socket families, raw sockets,
+namespaces, io_uring (which would make every other rule here blind), foreign architectures, looking into other processes.
+"""
+
+from __future__ import annotations
+
+import errno
+import socket
+import struct
+
+from hostagent.enforcer import kernel
+from hostagent.enforcer.syscalls import ABSENT, REFUSED, Architecture
+
+# struct seccomp_data: nr, arch, instruction_pointer, args[6]; the low half of an argument comes first (little endian).
+_NR = 0
+_ARCH = 4
+_ARGUMENT = (16, 24, 32)
+
+_LOAD = 0x20  # BPF_LD | BPF_W | BPF_ABS
+_AND = 0x54  # BPF_ALU | BPF_AND | BPF_K
+_EQUAL = 0x15  # BPF_JMP | BPF_JEQ | BPF_K
+_ABOVE = 0x35  # BPF_JMP | BPF_JGE | BPF_K
+_ANY_BIT = 0x45  # BPF_JMP | BPF_JSET | BPF_K
+_RETURN = 0x06
+
+_ALLOW = 0x7FFF0000
+_ERRNO = 0x00050000
+
+_X32_BIT = 0x40000000
+_NAMESPACES = (
+    kernel.CLONE_NEWNS
+    | kernel.CLONE_NEWCGROUP
+    | kernel.CLONE_NEWUTS
+    | kernel.CLONE_NEWIPC
+    | kernel.CLONE_NEWUSER
+    | kernel.CLONE_NEWPID
+    | kernel.CLONE_NEWNET
+)
+_TIOCSTI = 0x5412
+_TIOCLINUX = 0x541C
+_TIOCSETD = 0x5423
+_NETLINK_ROUTE = 0
+_TYPE_MASK = 0xF
+
+
+def _fail(number: int) -> tuple[int, int]:
+    return (_RETURN, _ERRNO | number)
+
+
+_Step = tuple[int, int] | tuple[int, int, str, str] | str
+
+
+class _Assembler:
+    """Instructions with labels: a string is a label, ``(code, k)`` an instruction, ``(code, k, if_true, if_false)`` a jump."""
+
+    def __init__(self) -> None:
+        self._steps: list[_Step] = []
+
+    def add(self, *steps: _Step) -> None:
+        self._steps.extend(steps)
+
+    def assemble(self) -> bytes:
+        """Return the program; an empty label means the next instruction. Jumps go forward, at most 255 instructions."""
+        places: dict[str, int] = {}
+        count = 0
+        for step in self._steps:
+            if isinstance(step, str):
+                places[step] = count
+            else:
+                count += 1
+        program = bytearray()
+        for step in self._steps:
+            if isinstance(step, str):
+                continue
+            here = len(program) // 8 + 1
+            if len(step) == 2:
+                program += struct.pack("<HBBI", step[0], 0, 0, step[1])
+            else:
+                yes, no = (places[label] - here if label else 0 for label in step[2:])
+                program += struct.pack("<HBBI", step[0], yes, no, step[1])
+        return bytes(program)
+
+
+def build_filter(architecture: Architecture) -> bytes:
+    """Return the filter program for ``architecture``."""
+    numbers = architecture.numbers
+    code = _Assembler()
+    code.add((_LOAD, _ARCH), (_EQUAL, architecture.audit, "", "refuse"), (_LOAD, _NR))
+    if architecture.x32:
+        code.add((_ABOVE, _X32_BIT, "refuse", ""))
+    for name in ("socket", "clone", "unshare", "ioctl"):
+        code.add((_EQUAL, numbers[name], name, ""))
+    for name in ABSENT:
+        code.add((_EQUAL, numbers[name], "absent", ""))
+    for name in REFUSED:
+        if name in numbers:
+            code.add((_EQUAL, numbers[name], "refuse", ""))
+    code.add((_RETURN, _ALLOW))
+    _add_socket(code)
+    code.add("clone", (_LOAD, _ARGUMENT[0]), (_ANY_BIT, _NAMESPACES, "refuse", "allow"))
+    code.add("unshare", (_LOAD, _ARGUMENT[0]), (_ANY_BIT, _NAMESPACES | kernel.CLONE_NEWTIME, "refuse", "allow"))
+    code.add("ioctl", (_LOAD, _ARGUMENT[1]))
+    for request in (_TIOCSTI, _TIOCLINUX, _TIOCSETD):
+        code.add((_EQUAL, request, "refuse", ""))
+    code.add("allow", (_RETURN, _ALLOW))
+    code.add("refuse", _fail(errno.EPERM))
+    code.add("absent", _fail(errno.ENOSYS))
+    code.add("family", _fail(errno.EAFNOSUPPORT))
+    code.add("protocol", _fail(errno.EPROTONOSUPPORT))
+    return code.assemble()
+
+
+def _add_socket(code: _Assembler) -> None:
+    """Unix; TCP and UDP over IPv4 and IPv6, nothing else of these; netlink's routing family, which getaddrinfo asks."""
+    code.add(
+        "socket",
+        (_LOAD, _ARGUMENT[0]),
+        (_EQUAL, socket.AF_UNIX, "allow", ""),
+        (_EQUAL, socket.AF_INET, "inet", ""),
+        (_EQUAL, socket.AF_INET6, "inet", ""),
+        (_EQUAL, socket.AF_NETLINK, "netlink", "family"),
+        "inet",
+        (_LOAD, _ARGUMENT[1]),
+        (_AND, _TYPE_MASK),
+        (_EQUAL, socket.SOCK_STREAM, "stream", ""),
+        (_EQUAL, socket.SOCK_DGRAM, "datagram", "refuse"),
+        "stream",
+        (_LOAD, _ARGUMENT[2]),
+        (_EQUAL, 0, "allow", ""),
+        (_EQUAL, socket.IPPROTO_TCP, "allow", "protocol"),
+        "datagram",
+        (_LOAD, _ARGUMENT[2]),
+        (_EQUAL, 0, "allow", ""),
+        (_EQUAL, socket.IPPROTO_UDP, "allow", "refuse"),
+        "netlink",
+        (_LOAD, _ARGUMENT[2]),
+        (_EQUAL, _NETLINK_ROUTE, "allow", "family"),
+    )

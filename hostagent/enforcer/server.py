@@ -1,0 +1,225 @@
+"""enforcerd: one loop over its sockets, its children's reports, the kernel's packet logs and its signals.
+
+Everything here is a short step; the longest is preparing a leaf (about 0.1 s, nft and the canary). A workload's way: Launch
+-> (Admit) -> leaf, rules, listeners, canary -> (Listen) -> program -> Launched -> its end -> (Retire), Exited.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import selectors
+import signal
+import socket
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+from hostagent.enforcer import kernel
+from hostagent.enforcer.evidence import Evidence
+from hostagent.enforcer.leaves import Leaves
+from hostagent.enforcer.peers import Peer, listen
+from hostagent.enforcer.settings import Settings
+from hostagent.enforcer.status import report
+from hostagent.ipc import (
+    Admitted,
+    Attach,
+    Attached,
+    Body,
+    Failed,
+    Kill,
+    Killed,
+    Launch,
+    Listening,
+    Packet,
+    Reload,
+    Reloaded,
+    Retired,
+    Signal,
+    Signalled,
+    State,
+    Status,
+    StatusReport,
+    Uninstall,
+    Uninstalled,
+)
+from hostagent.model.errors import HostagentError, RemoteWireError
+from hostagent.model.event import EventKind
+
+log = logging.getLogger(__name__)
+
+_TICK_S = 0.5
+_UNINSTALL_S = 10.0
+
+
+class Server:
+    """The process. ``run`` returns when it is told to stop; the fence and what runs inside it stay."""
+
+    def __init__(self, settings: Settings) -> None:
+        """Nothing is touched until ``run``."""
+        self._settings = settings
+        self._selector = selectors.DefaultSelector()
+        self._evidence = Evidence(settings.journal)
+        self._leaves = Leaves(settings, self._evidence, self._selector)
+        self._stopping = False
+        self._wake: tuple[socket.socket, socket.socket] | None = None
+        self._listener: socket.socket | None = None
+
+    def run(self, ready: Callable[[], None] = lambda: None) -> None:
+        """Load the fence, end what an earlier enforcerd left in the slice, and serve until SIGTERM or SIGINT.
+
+        Args:
+            ready: called once when requests are served.
+
+        Raises:
+            HostagentError: the host cannot be fenced.
+        """
+        kernel.become_subreaper()
+        self._leaves.begin()
+        self._listener = listen(self._settings.socket_path)
+        self._selector.register(self._listener, selectors.EVENT_READ, self._accept)
+        self._watch_signals()
+        self._evidence.service("started", "")
+        ready()
+        try:
+            self._serve()
+        finally:
+            self._leaves.abandon()
+            self._listener.close()
+            with contextlib.suppress(FileNotFoundError):
+                Path(self._settings.socket_path).unlink()
+            self._evidence.service("stopped", "the fence stays; `hostagent uninstall` removes it")
+
+    def stop(self) -> None:
+        """End ``run`` after the present step."""
+        self._stopping = True
+
+    def _serve(self) -> None:
+        next_tick = time.monotonic() + _TICK_S
+        while not self._stopping:
+            for key, _ in self._selector.select(max(0.0, next_tick - time.monotonic())):
+                if key.fileobj in self._selector.get_map():
+                    key.data()
+            if time.monotonic() >= next_tick:
+                self._leaves.tick(time.monotonic())
+                next_tick = time.monotonic() + _TICK_S
+
+    def _watch_signals(self) -> None:
+        reader, writer = socket.socketpair()
+        for end in (reader, writer):
+            end.setblocking(False)
+        self._wake = (reader, writer)
+        signal.set_wakeup_fd(writer.fileno(), warn_on_full_buffer=False)
+        for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGCHLD):
+            signal.signal(number, lambda *_: None)
+        self._selector.register(reader, selectors.EVENT_READ, self._signalled)
+
+    def _signalled(self) -> None:
+        assert self._wake is not None
+        for number in self._wake[0].recv(4096):
+            if number in (signal.SIGTERM, signal.SIGINT):
+                self._stopping = True
+            elif number == signal.SIGHUP:
+                with _logged("reload"):
+                    self._leaves.reload()
+        self._leaves.reap()
+
+    def _accept(self) -> None:
+        assert self._listener is not None
+        try:
+            connection, _ = self._listener.accept()
+        except OSError:
+            return
+        peer = Peer(connection, self._settings.proxy_uid)
+        if self._leaves.slice.contains(peer.pid):
+            fields: dict[str, object] = {"layer": "mount", "reason": "a governed process asked enforcerd", "count": 1}
+            self._evidence.note(EventKind.REFUSAL, "", fields)
+            peer.close()
+            return
+        self._selector.register(connection, selectors.EVENT_READ, lambda: self._readable(peer))
+
+    def _readable(self, peer: Peer) -> None:
+        try:
+            packet = peer.receive()
+        except BlockingIOError:
+            return
+        except RemoteWireError as error:
+            log.warning("connection of pid %d (uid %d) closed: %s", peer.pid, peer.uid, error)
+            packet = None
+        except OSError:
+            packet = None
+        if packet is None:
+            self._drop(peer)
+            return
+        self._handle(peer, packet)
+
+    def _drop(self, peer: Peer) -> None:
+        self._selector.unregister(peer.connection)
+        peer.close()
+        self._leaves.peer_gone(peer)
+
+    def _handle(self, peer: Peer, packet: Packet) -> None:
+        """Do what a permitted packet asks. What goes wrong is the asker's answer, never our end."""
+        try:
+            self._dispatch(peer, packet.id, packet.body)
+        except (HostagentError, OSError) as error:
+            log.warning("%s of %s: %s", type(packet.body).__name__, peer.name, error)
+            peer.send(packet.id, Failed(str(error)))
+        except Exception as error:
+            # A fault of ours in one request must not take the others' launchers down with it.
+            log.exception("%s of %s", type(packet.body).__name__, peer.name)
+            peer.send(packet.id, Failed(f"internal error: {error!r}"))
+
+    def _dispatch(self, peer: Peer, packet_id: int, body: Body) -> None:
+        match body:
+            case Launch():
+                self._leaves.launch(peer, packet_id, body)
+            case Signal(number=number):
+                self._leaves.signal(peer, number)
+                peer.send(packet_id, Signalled())
+            case Status():
+                peer.send(packet_id, StatusReport(report(self._settings, self._leaves, self._evidence)))
+            case Kill(name=name, reason=reason):
+                killed = self._leaves.kill(name, reason or f"killed by {peer.name}")
+                peer.send(packet_id, Killed(killed))
+            case Reload():
+                self._leaves.reload()
+                peer.send(packet_id, Reloaded())
+            case Uninstall():
+                self._uninstall(peer, packet_id)
+            case Attach(worker=worker):
+                self._attach(peer, packet_id, worker)
+            case Admitted() | Listening() | Retired() | Failed():
+                self._leaves.answered(packet_id, body)
+            case _:  # the table lets nothing else through
+                raise HostagentError(f"{type(body).__name__} is not a request")
+
+    def _attach(self, peer: Peer, packet_id: int, worker: str) -> None:
+        if self._leaves.proxy is not None:
+            # A second one would be somebody else with the proxy's uid, or an upgrade that forgot to stop the first.
+            raise HostagentError("a proxy is attached already")
+        peer.worker = worker
+        peer.table.state = State.ATTACHED
+        peer.send(packet_id, Attached([each.leaf.name for each in self._leaves.live()]))
+        self._leaves.attached(peer)
+
+    def _uninstall(self, peer: Peer, packet_id: int) -> None:
+        for each in self._leaves.live():
+            self._leaves.end(each, "uninstalled")
+        until = time.monotonic() + _UNINSTALL_S
+        while self._leaves.live() and time.monotonic() < until:
+            self._leaves.reap()
+            time.sleep(0.01)
+        removed = self._leaves.uninstall()
+        self._evidence.service("stopped", "uninstalled")
+        peer.send(packet_id, Uninstalled(removed))
+        self._stopping = True
+
+
+@contextlib.contextmanager
+def _logged(what: str) -> Iterator[None]:
+    try:
+        yield
+    except (HostagentError, OSError):
+        log.exception("%s failed, the previous state stays", what)
+

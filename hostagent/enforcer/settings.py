@@ -1,0 +1,46 @@
+"""What enforcerd is told by its process: names in the kernel, accounts, and where documents and evidence go."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+
+from hostagent.model.ports import Journal
+from hostagent.model.workload import Workload
+
+ISOLATED_PORT = 901
+"""Where an isolated leaf's listeners are, on loopback inside its namespace; DNS is on the port after."""
+
+
+@dataclass(frozen=True, slots=True)
+class Settings:
+    """Everything the enforcer takes from outside.
+
+    ``workloads`` and ``loopback_ports`` are asked again at each launch and reload, so that they may change on disk;
+    ``loopback_ports`` are the ports of targets on the host's own loopback. ``ca_file`` is the CA certificate (PEM) that
+    workloads are made to trust. ``hidden`` are folders no workload may look into (configuration, state, runtime).
+    ``uid_first``/``uid_count`` are the uids given to workloads without ``user:``; nothing else may use them.
+    ``shared_ports`` are the ports of listeners in the host's own namespace (shared placement), two per leaf, below
+    ``ip_unprivileged_port_start`` so that nobody unprivileged can take one over.
+    """
+
+    runtime: str
+    proxy_uid: int
+    proxy_gid: int
+    journal: Journal
+    workloads: Callable[[], Mapping[str, Workload]]
+    loopback_ports: Callable[[], frozenset[int]]
+    ca_file: str
+    hidden: tuple[str, ...] = ()
+    slice_name: str = "governed.slice"
+    table: str = "hostagent"
+    uid_first: int = 64000
+    uid_count: int = 1000
+    shared_ports: range = field(default=range(700, 900))
+    log_group: int = 5
+    reserved_uids: frozenset[int] = frozenset()
+
+    @property
+    def socket_path(self) -> str:
+        """The request socket."""
+        return f"{self.runtime}/enforcerd.sock"

@@ -1,0 +1,67 @@
+"""The report behind ``hostagent status``: what is governed, by what, and what is weaker than it could be."""
+
+from __future__ import annotations
+
+import os
+from typing import TYPE_CHECKING, Any
+
+from hostagent.enforcer.evidence import Evidence
+from hostagent.enforcer.governed import Governed
+from hostagent.enforcer.settings import Settings
+
+if TYPE_CHECKING:
+    from hostagent.enforcer.leaves import Leaves
+
+
+def report(settings: Settings, leaves: Leaves, evidence: Evidence) -> dict[str, Any]:
+    """Return the report, JSON-compatible.
+
+    Keys: ``fence`` (table, slice, slice_id, loaded, owned), ``proxy`` (worker name, empty when none), ``leaves`` (a list, see
+    below), ``weaker`` (lines for a person), ``evidence`` (why it cannot be written, empty when it can). A leaf has ``leaf``,
+    ``workload``, ``launcher``, ``placement``, ``uid``, ``pid``, ``stage``, ``served``, ``session``, ``started_at``,
+    ``processes``.
+    """
+    return {
+        "pid": os.getpid(),
+        "fence": {
+            "table": settings.table,
+            "slice": str(leaves.slice.path),
+            "slice_id": leaves.slice.id,
+            "loaded": leaves.fence.current,
+            "owned": leaves.fence.table.owned,
+        },
+        "proxy": leaves.proxy.worker if leaves.proxy is not None else "",
+        "leaves": [_leaf(each) for each in leaves.live()],
+        "weaker": _weaker(leaves),
+        "evidence": evidence.failed,
+    }
+
+
+def _leaf(each: Governed) -> dict[str, Any]:
+    return {
+        "leaf": each.leaf.name,
+        "workload": each.workload.name,
+        "launcher": each.launcher,
+        "placement": each.workload.placement.value,
+        "uid": each.account.uid,
+        "pid": each.main_pid,
+        "stage": each.stage.value,
+        "served": each.served,
+        "session": each.session,
+        "started_at": each.started_at,
+        "processes": len(each.leaf.processes()),
+    }
+
+
+def _weaker(leaves: Leaves) -> list[str]:
+    lines = ["no eBPF: which process inside a workload made a connection is not recorded (attribution: cgroup-only)"]
+    if not leaves.fence.table.owned:
+        lines.append("the nft table is not owned (kernel below 6.9): another tool's `nft flush ruleset` would remove it")
+    if leaves.host_log_problem:
+        lines.append(leaves.host_log_problem)
+    for each in leaves.live():
+        if not each.isolated:
+            lines.append(f"{each.leaf.name}: shared placement: abstract unix sockets of the host are within its reach")
+        if not each.account.own:
+            lines.append(f"{each.leaf.name}: runs as login user {each.account.name}, whose readable files it can read")
+    return lines

@@ -1,0 +1,59 @@
+"""System call numbers that the workload's filter names, per architecture (uapi asm/unistd_64.h, asm-generic/unistd.h)."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True, slots=True)
+class Architecture:
+    """One architecture: its audit number, system calls by name, and whether the x32 numbers exist on it."""
+
+    audit: int
+    numbers: Mapping[str, int]
+    x32: bool = False
+
+
+ABSENT = ("io_uring_setup", "io_uring_enter", "io_uring_register", "clone3")
+"""Answered "no such system call", for which every library has a way round: they would hide others from the filter."""
+
+REFUSED = (
+    *("setns", "pidfd_getfd", "ptrace", "process_vm_readv", "process_vm_writev", "process_madvise", "kcmp"),
+    *("mount", "umount2", "pivot_root", "chroot", "move_mount", "open_tree", "fsopen", "fsconfig", "fsmount", "fspick"),
+    *("mount_setattr", "bpf", "perf_event_open", "userfaultfd", "keyctl", "add_key", "request_key", "open_by_handle_at"),
+    *("init_module", "finit_module", "delete_module", "create_module", "kexec_load", "kexec_file_load", "reboot"),
+    *("swapon", "swapoff", "acct", "quotactl", "quotactl_fd", "settimeofday", "clock_settime", "sethostname"),
+    *("setdomainname", "syslog", "lookup_dcookie", "nfsservctl", "iopl", "ioperm", "uselib", "vhangup", "fanotify_init"),
+)
+"""Answered EPERM."""
+
+# fmt: off
+X86_64 = Architecture(0xC000003E, {
+    "socket": 41, "clone": 56, "unshare": 272, "ioctl": 16, "io_uring_setup": 425, "io_uring_enter": 426,
+    "io_uring_register": 427, "clone3": 435, "setns": 308, "pidfd_getfd": 438, "ptrace": 101, "process_vm_readv": 310,
+    "process_vm_writev": 311, "process_madvise": 440, "kcmp": 312, "mount": 165, "umount2": 166, "pivot_root": 155,
+    "chroot": 161, "move_mount": 429, "open_tree": 428, "fsopen": 430, "fsconfig": 431, "fsmount": 432, "fspick": 433,
+    "mount_setattr": 442, "bpf": 321, "perf_event_open": 298, "userfaultfd": 323, "keyctl": 250, "add_key": 248,
+    "request_key": 249, "open_by_handle_at": 304, "init_module": 175, "finit_module": 313, "delete_module": 176,
+    "create_module": 174, "kexec_load": 246, "kexec_file_load": 320, "reboot": 169, "swapon": 167, "swapoff": 168,
+    "acct": 163, "quotactl": 179, "quotactl_fd": 443, "settimeofday": 164, "clock_settime": 227, "sethostname": 170,
+    "setdomainname": 171, "syslog": 103, "lookup_dcookie": 212, "nfsservctl": 180, "iopl": 172, "ioperm": 173,
+    "uselib": 134, "vhangup": 153, "fanotify_init": 300,
+}, x32=True)
+
+AARCH64 = Architecture(0xC00000B7, {
+    "socket": 198, "clone": 220, "unshare": 97, "ioctl": 29, "io_uring_setup": 425, "io_uring_enter": 426,
+    "io_uring_register": 427, "clone3": 435, "setns": 268, "pidfd_getfd": 438, "ptrace": 117, "process_vm_readv": 270,
+    "process_vm_writev": 271, "process_madvise": 440, "kcmp": 272, "mount": 40, "umount2": 39, "pivot_root": 41,
+    "chroot": 51, "move_mount": 429, "open_tree": 428, "fsopen": 430, "fsconfig": 431, "fsmount": 432, "fspick": 433,
+    "mount_setattr": 442, "bpf": 280, "perf_event_open": 241, "userfaultfd": 282, "keyctl": 219, "add_key": 217,
+    "request_key": 218, "open_by_handle_at": 265, "init_module": 105, "finit_module": 273, "delete_module": 106,
+    "kexec_load": 104, "kexec_file_load": 294, "reboot": 142, "swapon": 224, "swapoff": 225, "acct": 89, "quotactl": 60,
+    "quotactl_fd": 443, "settimeofday": 170, "clock_settime": 112, "sethostname": 161, "setdomainname": 162, "syslog": 116,
+    "lookup_dcookie": 18, "nfsservctl": 42, "vhangup": 58, "fanotify_init": 262,
+})
+# fmt: on
+
+ARCHITECTURES: Mapping[str, Architecture] = {"x86_64": X86_64, "aarch64": AARCH64}
+"""By ``os.uname().machine``. A machine that is not here cannot launch workloads."""

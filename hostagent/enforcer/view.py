@@ -1,0 +1,159 @@
+"""What a workload sees of the host's files: everything read-only, except what could lead out or tell a secret.
+
+Runs in the workload's first process, in mount and pid namespaces of its own, still with every capability. Private and empty:
+/run, /tmp, /var/tmp, /dev (with the harmless devices), /proc and /sys. Covered: the service's own folders, and every unix
+socket left in view. Replaced: how names are looked up, and whom TLS clients trust.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import stat
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from hostagent.enforcer import kernel
+
+_FRESH = ("/run", "/tmp", "/var/tmp")  # noqa: S108 - these are replaced, not used
+_STAGE = "/run/.hostagent"
+_DEVICES = {"null": (1, 3), "zero": (1, 5), "full": (1, 7), "random": (1, 8), "urandom": (1, 9), "tty": (5, 0)}
+_TTY_GID = 5
+
+
+@dataclass(frozen=True, slots=True)
+class Bind:
+    """A declared path. ``userns`` maps its owner to the workload's uid; -1 for none."""
+
+    path: str
+    writable: bool
+    userns: int = -1
+
+
+@dataclass(frozen=True, slots=True)
+class View:
+    """What to build. ``files`` replaces the content of existing files; ``home`` is made for ``uid`` if not empty."""
+
+    uid: int
+    gid: int
+    home: str
+    hidden: tuple[str, ...]
+    sockets: frozenset[str]
+    binds: tuple[Bind, ...] = ()
+    files: Mapping[str, bytes] = field(default_factory=dict)
+
+
+def build(view: View) -> None:
+    """Turn the calling process's mount namespace into the workload's view.
+
+    Raises:
+        OSError: a step failed; the process must not go on.
+    """
+    kernel.mount("", "/", "", kernel.MS_REC | kernel.MS_PRIVATE)
+    trees = [(bind, _detach(bind)) for bind in view.binds]
+    targets = {os.path.realpath(path): content for path, content in view.files.items()}
+    attributes = kernel.MOUNT_ATTR_RDONLY | kernel.MOUNT_ATTR_NOSUID | kernel.MOUNT_ATTR_NODEV
+    kernel.mount_setattr("/", add=attributes)
+    for path in _FRESH:
+        if Path(path).is_dir() and not Path(path).is_symlink():
+            _tmpfs(path, "0755" if path == "/run" else "1777")
+    _devices()
+    _kernel_files()
+    for path in view.hidden:
+        _hide(path)
+    Path(_STAGE).mkdir(mode=0o755)
+    for bind, tree in trees:
+        _attach(bind, tree)
+    _mask_sockets(view)
+    for number, (path, content) in enumerate(targets.items()):
+        _replace(path, content, f"{_STAGE}/{number}")
+    if view.home:
+        Path(view.home).mkdir(mode=0o700, parents=True)
+        os.chown(view.home, view.uid, view.gid)
+
+
+def _tmpfs(path: str, mode: str) -> None:
+    kernel.mount("tmpfs", path, "tmpfs", kernel.MS_NOSUID | kernel.MS_NODEV, f"mode={mode}")
+
+
+def _devices() -> None:
+    kernel.mount("tmpfs", "/dev", "tmpfs", kernel.MS_NOSUID | kernel.MS_NOEXEC, "mode=0755,size=64k")
+    umask = os.umask(0)
+    try:
+        for name, (major, minor) in _DEVICES.items():
+            os.mknod(f"/dev/{name}", 0o666 | stat.S_IFCHR, os.makedev(major, minor))
+        for name in ("pts", "shm"):
+            Path("/dev", name).mkdir(mode=0o755)
+    finally:
+        os.umask(umask)
+    options = f"newinstance,ptmxmode=0666,mode=0620,gid={_TTY_GID}"
+    kernel.mount("devpts", "/dev/pts", "devpts", kernel.MS_NOSUID | kernel.MS_NOEXEC, options)
+    _tmpfs("/dev/shm", "1777")  # noqa: S108 - mounted, not used
+    links = {"ptmx": "pts/ptmx", "fd": "/proc/self/fd", "stdin": "fd/0", "stdout": "fd/1", "stderr": "fd/2"}
+    for name, target in links.items():
+        Path("/dev", name).symlink_to(target)
+    kernel.mount_setattr("/dev", add=kernel.MOUNT_ATTR_RDONLY, recursive=False)
+
+
+def _kernel_files() -> None:
+    """A /proc of our own processes only, and a /sys of our own network only."""
+    bare = kernel.MS_NOSUID | kernel.MS_NODEV | kernel.MS_NOEXEC
+    kernel.mount("proc", "/proc", "proc", bare)
+    kernel.mount("/proc/sys", "/proc/sys", "", kernel.MS_BIND)
+    kernel.mount_setattr("/proc/sys", add=kernel.MOUNT_ATTR_RDONLY)
+    kernel.mount("sysfs", "/sys", "sysfs", bare | kernel.MS_RDONLY)
+
+
+def _hide(path: str) -> None:
+    real = os.path.realpath(path)
+    if Path(real).is_dir():
+        kernel.mount("tmpfs", real, "tmpfs", kernel.MS_RDONLY | kernel.MS_NOSUID | kernel.MS_NODEV, "mode=0000,size=4k")
+
+
+def _detach(bind: Bind) -> int:
+    """Return a copy of the declared path's mounts, taken before anything is covered, with its ownership mapped."""
+    tree = kernel.open_tree(bind.path)
+    if bind.userns >= 0:
+        # A filesystem that cannot map ownership is bound as it is: its files keep their owners and their permissions.
+        with contextlib.suppress(OSError):
+            kernel.mount_setattr(tree, add=kernel.MOUNT_ATTR_IDMAP, userns=bind.userns, recursive=False)
+    add = kernel.MOUNT_ATTR_NOSUID | kernel.MOUNT_ATTR_NODEV
+    kernel.mount_setattr(tree, add=add if bind.writable else add | kernel.MOUNT_ATTR_RDONLY)
+    return tree
+
+
+def _attach(bind: Bind, tree: int) -> None:
+    real = os.path.realpath(bind.path)
+    if not os.path.lexists(real):
+        _make_place(real, folder=stat.S_ISDIR(os.fstat(tree).st_mode))
+    kernel.move_mount(tree, real)
+    os.close(tree)
+
+
+def _make_place(path: str, *, folder: bool) -> None:
+    """Make the mount point ``path``, which lies in one of the fresh folders."""
+    Path(path).parent.mkdir(parents=True, exist_ok=True)
+    if folder:
+        Path(path).mkdir()
+    else:
+        Path(path).touch()
+
+
+def _mask_sockets(view: View) -> None:
+    cover = f"{_STAGE}/refused"
+    Path(cover).touch(mode=0o000)
+    for path in sorted(view.sockets):
+        with contextlib.suppress(FileNotFoundError, NotADirectoryError):
+            real = os.path.realpath(path)
+            if stat.S_ISSOCK(os.lstat(real).st_mode):
+                kernel.mount(cover, real, "", kernel.MS_BIND)
+
+
+def _replace(path: str, content: bytes, staged: str) -> None:
+    Path(staged).write_bytes(content)
+    Path(staged).chmod(0o444)
+    if not os.path.lexists(path):
+        _make_place(path, folder=False)
+    kernel.mount(staged, path, "", kernel.MS_BIND)
+    kernel.mount_setattr(path, add=kernel.MOUNT_ATTR_RDONLY | kernel.MOUNT_ATTR_NOSUID | kernel.MOUNT_ATTR_NODEV)

@@ -1,0 +1,192 @@
+"""The bodies of enforcerd's requests and answers, one frozen type per number.
+
+====== ============== ========================= ==========================================================
+number name           asked by                  answered with
+====== ============== ========================= ==========================================================
+0      Failed         (answer to any request)   one line for a person
+2 / 3  Launch         launcher                  Launched and three or one descriptors; later Exited (33)
+4 / 5  Signal         launcher, own leaf only   Signalled
+6 / 7  Status         anyone                    StatusReport
+8 / 9  Kill           root                      Killed
+10/11  Uninstall      root                      Uninstalled
+12/13  Reload         root                      Reloaded
+20/21  Attach         the proxy's user          Attached
+22/23  Admit          enforcerd, of the proxy   Admitted
+24/25  Listen         enforcerd, of the proxy   Listening; six descriptors come with the request
+26/27  Retire         enforcerd, of the proxy   Retired
+33     Exited         (enforcerd, unasked)      sent once to the launcher, with the id of its Launch
+====== ============== ========================= ==========================================================
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import msgspec
+
+
+class Body(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """A message's content."""
+
+
+class Failed(Body, frozen=True):
+    """The request with this id was not done; nothing of it is left behind. ``code`` is the CLI's exit status."""
+
+    reason: str
+    code: int = 1
+
+
+class Launch(Body, frozen=True):
+    """Start ``argv`` as workload ``workload``.
+
+    ``tty``: a pty of ours with ``rows`` x ``cols`` instead of three pipes. ``cwd`` is used if it is visible inside.
+    """
+
+    workload: str
+    argv: list[str]
+    env: dict[str, str]
+    cwd: str
+    tty: bool
+    rows: int = 24
+    cols: int = 80
+
+
+class Launched(Body, frozen=True):
+    """The program runs in leaf ``leaf``; ``pid`` is the host's number of its first process.
+
+    Descriptors: the pty's master, or the write end of stdin and the read ends of stdout and stderr, in that order.
+    """
+
+    leaf: str
+    pid: int
+
+
+class Exited(Body, frozen=True):
+    """The program ended: ``status`` is its exit code, or minus the number of the signal that ended it.
+
+    ``reason`` is set when it ended for a reason of ours (killed, identity lost, could not be executed).
+    """
+
+    leaf: str
+    status: int
+    reason: str = ""
+
+
+class Signal(Body, frozen=True):
+    """Send signal ``number`` to the process group of the launched program."""
+
+    number: int
+
+
+class Signalled(Body, frozen=True):
+    """The signal was sent, or the program was already gone."""
+
+
+class Status(Body, frozen=True):
+    """Ask what is governed."""
+
+
+class StatusReport(Body, frozen=True):
+    """The state of enforcement; see ``hostagent.enforcer.status``."""
+
+    report: dict[str, Any]
+
+
+class Kill(Body, frozen=True):
+    """End every process of a workload (every leaf of it) or of one leaf, by name."""
+
+    name: str
+    reason: str = ""
+
+
+class Killed(Body, frozen=True):
+    """These leaves were killed."""
+
+    leaves: list[str]
+
+
+class Uninstall(Body, frozen=True):
+    """End every workload, take the fence down, leave no trace in the kernel; enforcerd ends afterwards."""
+
+
+class Uninstalled(Body, frozen=True):
+    """What was removed, one line each."""
+
+    removed: list[str]
+
+
+class Reload(Body, frozen=True):
+    """Read the documents again: workloads, and the ports of loopback targets."""
+
+
+class Reloaded(Body, frozen=True):
+    """The documents were taken."""
+
+
+class Attach(Body, frozen=True):
+    """The proxy is ready to serve listeners. ``worker`` names it in records."""
+
+    worker: str
+
+
+class Attached(Body, frozen=True):
+    """Accepted. An Admit and a Listen for every live leaf follow."""
+
+    leaves: list[str]
+
+
+class Admit(Body, frozen=True):
+    """May ``workload`` be started in ``leaf`` by ``launcher`` (a unix user name)?
+
+    ``again`` is true when the leaf runs already and the proxy has come back.
+    """
+
+    workload: str
+    launcher: str
+    leaf: str
+    again: bool = False
+
+
+class Admitted(Body, frozen=True):
+    """The proxy's answer. ``identity`` (issuer, subject, groups, purpose, token_id, ...) goes into the record as it is."""
+
+    admitted: bool
+    reason: str = ""
+    expires_at: float = 0.0
+    session: str = ""
+    identity: dict[str, Any] = {}
+
+
+class Listen(Body, frozen=True):
+    """Serve this leaf: what is accepted on these descriptors *is* from it.
+
+    Descriptors, in this order: TCP IPv4, TCP IPv6, DNS over UDP IPv4, UDP IPv6, DNS over TCP IPv4, TCP IPv6. The first two
+    carry every other TCP connection, with SO_ORIGINAL_DST. ``port`` and ``dns_port`` are where they are bound on loopback: a
+    connection whose original destination is one of these was not redirected and must be refused. ``loopback_ports`` are
+    the ports on 127.0.0.0/8 and ::1 that are redirected too (declared loopback targets).
+    """
+
+    leaf: str
+    workload: str
+    placement: str
+    port: int
+    dns_port: int
+    loopback_ports: list[int]
+
+
+class Listening(Body, frozen=True):
+    """The proxy accepts on the leaf's listeners from now on."""
+
+    leaf: str
+
+
+class Retire(Body, frozen=True):
+    """The leaf has ended: close its listeners."""
+
+    leaf: str
+
+
+class Retired(Body, frozen=True):
+    """Done."""
+
+    leaf: str

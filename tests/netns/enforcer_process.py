@@ -1,0 +1,66 @@
+"""enforcerd under test: the real ``Server`` with documents from the command line and a journal of JSON lines.
+
+``python -m tests.netns.enforcer_process SETTINGS-JSON``. Keys: runtime, proxy_uid, slice, table, journal, ca, workloads
+(a list of mappings with ``name`` and any other field of the model's ``Workload``), loopback_ports, hidden.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+import sys
+from collections.abc import Sequence
+
+from hostagent.enforcer import Server, Settings
+from hostagent.model.event import Event
+from hostagent.model.errors import JournalError
+from hostagent.model.flow import Placement
+from hostagent.model.workload import SharedPath, Workload
+
+
+class Lines:
+    """A journal of one JSON object per line. A folder beside it called ``full`` makes every append fail."""
+
+    def __init__(self, path: str) -> None:
+        self.path = path
+
+    def append(self, events: Sequence[Event]) -> None:
+        if os.path.exists(f"{self.path}.full"):
+            raise JournalError("no space left on device")
+        with open(self.path, "a") as file:
+            for event in events:
+                file.write(json.dumps({"kind": event.kind, "workload": event.workload, **event.fields}) + "\n")
+
+
+def workload(document: dict[str, object]) -> Workload:
+    fields = dict(document)
+    fields["placement"] = Placement(fields.get("placement", "isolated"))
+    fields["launchers"] = frozenset(fields.get("launchers", ["root"]))
+    fields["paths"] = tuple(SharedPath(path, writable) for path, writable in fields.get("paths", []))
+    for name in ("trust_files", "inbound"):
+        fields[name] = tuple(fields.get(name, []))
+    return Workload(**fields)
+
+
+def main(text: str) -> None:
+    given = json.loads(text)
+    logging.basicConfig(level=logging.INFO, format="%(name)s: %(message)s", stream=sys.stderr)
+    os.makedirs(given["runtime"], exist_ok=True)
+    settings = Settings(
+        runtime=given["runtime"],
+        proxy_uid=given["proxy_uid"],
+        proxy_gid=given["proxy_uid"],
+        journal=Lines(given["journal"]),
+        workloads=lambda: {each["name"]: workload(each) for each in given["workloads"]},
+        loopback_ports=lambda: frozenset(given["loopback_ports"]),
+        ca_file=given["ca"],
+        hidden=tuple(given["hidden"]),
+        slice_name=given["slice"],
+        table=given["table"],
+    )
+    Server(settings).run(lambda: print("ready", flush=True))
+
+
+if __name__ == "__main__":
+    main(sys.argv[1])
