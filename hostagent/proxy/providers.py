@@ -15,9 +15,9 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from urllib.parse import urlsplit
 
+from hostagent.documents.source import read
 from hostagent.model.errors import DocumentError
 from hostagent.policy import ContextProvider, ContextValue
-from hostagent.documents.source import read
 
 log = logging.getLogger(__name__)
 

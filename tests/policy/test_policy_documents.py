@@ -9,11 +9,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from hostagent.documents.source import read
 from hostagent.model.errors import DocumentError
 from hostagent.model.operation import ALL_EFFECTS
 from hostagent.model.verdict import MaskContent
 from hostagent.policy import load, schema
-from hostagent.documents.source import read
 
 FOLDER = Path(__file__).parents[2] / "policy"
 HEAD = "version: 1\nrules:\n"

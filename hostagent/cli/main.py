@@ -1,0 +1,80 @@
+"""The ``hostagent`` command: a group whose commands are imported only when used, so that ``--help`` is instant."""
+
+from __future__ import annotations
+
+import importlib
+from typing import NamedTuple
+
+import click
+
+from hostagent import __version__
+from hostagent.model.errors import HostagentError
+
+
+class _Entry(NamedTuple):
+    module: str
+    attribute: str
+    summary: str
+
+
+_COMMANDS = {
+    "up": _Entry("hostagent.cli.up", "up_command", "Run the whole service in the foreground."),
+    "run": _Entry("hostagent.cli.run", "run_command", "Start a program as a governed workload."),
+    "status": _Entry("hostagent.cli.host", "status_command", "Show what is governed, by what, and what is missing."),
+    "doctor": _Entry("hostagent.cli.host", "doctor_command", "Check this host and say how to fix what is missing."),
+    "kill": _Entry("hostagent.cli.host", "kill_command", "End every process of a workload."),
+    "uninstall": _Entry("hostagent.cli.host", "uninstall_command", "Take the fence down and remove every trace."),
+    "approvals": _Entry("hostagent.cli.approvals", "approvals", "See and answer held operations."),
+    "identity": _Entry("hostagent.cli.identity", "identity", "See and revoke workload identities."),
+    "policy": _Entry("hostagent.cli.policy", "policy", "Check, test and explain policy."),
+    "target": _Entry("hostagent.cli.target", "target", "List the targets and what a client needs to reach them."),
+    "sessions": _Entry("hostagent.cli.sessions", "sessions", "List and show recorded sessions."),
+    "sql": _Entry("hostagent.cli.sql", "sql_command", "Ask the evidence a question in SQL."),
+    "audit": _Entry("hostagent.cli.audit", "audit", "Verify or rebuild the evidence."),
+}
+
+
+class _LazyGroup(click.Group):
+    """Knows its commands' names and summaries without importing them."""
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        return list(_COMMANDS)
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
+        entry = _COMMANDS.get(cmd_name)
+        if entry is None:
+            return None
+        command: click.Command = getattr(importlib.import_module(entry.module), entry.attribute)
+        return command
+
+    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        with formatter.section("Commands"):
+            formatter.write_dl([(name, entry.summary) for name, entry in _COMMANDS.items()])
+
+    def invoke(self, ctx: click.Context) -> object:
+        try:
+            return super().invoke(ctx)
+        except HostagentError as error:
+            raise click.ClickException(str(error)) from error
+
+
+@click.group(cls=_LazyGroup, context_settings={"help_option_names": ["-h", "--help"]})
+@click.version_option(__version__, prog_name="hostagent")
+@click.option(
+    "--config",
+    envvar="HOSTAGENT_CONFIG",
+    metavar="FILE",
+    help="Configuration file. [default: /etc/hostagent/hostagent.toml]",
+)
+@click.pass_context
+def main(ctx: click.Context, config: str | None) -> None:
+    r"""Govern what AI agents on this host may do: force, understand, decide, mask, hold, prove.
+
+    \b
+    First steps (as root):
+      hostagent doctor                          is this host ready?
+      hostagent up                              run the service in the foreground
+      hostagent run --workload bot -- psql …    start a governed program
+      hostagent sql "from sessions"             ask what happened
+    """
+    ctx.obj = config

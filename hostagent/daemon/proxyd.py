@@ -1,0 +1,85 @@
+"""``proxyd``: the unprivileged process on the data path. Run by ``hostagent up`` or a unit as user ``hostagent``."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import os
+import signal
+import sys
+from collections.abc import Callable, Coroutine
+from pathlib import Path
+from typing import Any
+
+import click
+
+from hostagent import __version__
+from hostagent.model.errors import HostagentError
+
+log = logging.getLogger("hostagent.proxyd")
+
+
+@click.command("proxyd")
+@click.option("--config", "config_path", default=None, help="Configuration file.")
+@click.option("--credentials-fd", type=int, default=None, help="Sealed memory file with the targets' secrets.")
+@click.option("--ready-fd", type=int, default=None, help="Gets one line when connections can be served.")
+def main(config_path: str | None, credentials_fd: int | None, ready_fd: int | None) -> None:
+    """Serve the governed workloads' connections. Not meant to be started by hand: see `hostagent up`."""
+    logging.basicConfig(level=logging.INFO, format="%(asctime)s proxyd: %(levelname)s %(message)s", stream=sys.stderr)
+    logging.getLogger("asyncio").setLevel(logging.WARNING)
+    if os.geteuid() == 0:
+        raise click.ClickException("proxyd must not run as root: start it through `hostagent up` or its unit")
+    try:
+        _runner()(_serve(config_path, credentials_fd, ready_fd))
+    except HostagentError as error:
+        log.critical("%s", error)
+        sys.exit(1)
+
+
+def _runner() -> Callable[[Coroutine[Any, Any, None]], None]:
+    try:
+        import uvloop
+    except ImportError:
+        return asyncio.run
+    run: Callable[[Coroutine[Any, Any, None]], None] = uvloop.run
+    return run
+
+
+async def _serve(config_path: str | None, credentials_fd: int | None, ready_fd: int | None) -> None:
+    from hostagent.daemon.configfile import load_config, load_targets
+    from hostagent.daemon.credentials import load_for_service, unseal
+    from hostagent.daemon.proxyparts import Proxy
+
+    config = load_config(config_path)
+    targets = load_targets(config)
+    secrets = unseal(credentials_fd) if credentials_fd is not None else load_for_service(targets)
+    stopping = asyncio.Event()
+    loop = asyncio.get_running_loop()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(number, stopping.set)
+    proxy = Proxy(config, targets, secrets)
+
+    def ready() -> None:
+        log.info("version %s, ready", __version__)
+        if ready_fd is not None:
+            os.write(ready_fd, b"ready\n")
+
+    await proxy.run(stopping, ready)
+
+
+def host_id(path: Path) -> str:
+    """Return this host's stable name for issuer and evidence: machine-id, else one made and kept at ``path``."""
+    with contextlib.suppress(OSError):
+        if machine := Path("/etc/machine-id").read_text(encoding="ascii").strip():
+            return machine
+    with contextlib.suppress(OSError):
+        return path.read_text(encoding="ascii").strip()
+    made = os.urandom(16).hex()
+    path.write_text(made + "\n", encoding="ascii")
+    return made
+
+
+if __name__ == "__main__":
+    main()
+

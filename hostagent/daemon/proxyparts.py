@@ -1,0 +1,313 @@
+"""Puts ``proxyd`` together: journal, keys, identities, policy, approvals, DNS, control socket, and the link to enforcerd."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import os
+import socket
+import time
+from collections.abc import Callable, Mapping
+from pathlib import Path
+
+from hostagent import __version__
+from hostagent.approval import ApprovalRefused, Approver, Desk, describe
+from hostagent.daemon.configfile import load_workloads
+from hostagent.daemon.journalfile import JournalFile
+from hostagent.documents import Config
+from hostagent.ipc.messages import Admit, Admitted, Listen, Retire
+from hostagent.mask import DETECTORS, TRANSFORMS
+from hostagent.model.errors import DocumentError, HostagentError
+from hostagent.model.event import Event, EventKind
+from hostagent.model.target import Target
+from hostagent.model.workload import Workload
+from hostagent.proxy.authority import open_authority
+from hostagent.proxy.catalogue import Catalogues
+from hostagent.proxy.context import PolicyStore
+from hostagent.proxy.control import Caller, Control, Refused
+from hostagent.proxy.dns import PolicyDNS, Resolver
+from hostagent.proxy.enforcer_link import EnforcerLink
+from hostagent.proxy.identities import Identities
+from hostagent.proxy.issuer import LocalIssuer, write_private
+from hostagent.proxy.keys import Keys
+from hostagent.proxy.service import Parts, Service
+
+log = logging.getLogger(__name__)
+
+WRITER = "proxyd-0"
+_EXPIRY_S = 0.5
+_DOCUMENTS_S = 1.0
+
+
+class Proxy:
+    """One running ``proxyd``."""
+
+    def __init__(self, config: Config, targets: Mapping[str, Target], secrets: Mapping[str, str]) -> None:
+        """Open everything that can fail before anything is served.
+
+        Raises:
+            HostagentError: a document, key or journal is not usable; one line says which and why.
+        """
+        self._config = config
+        self._targets = targets
+        state = Path(config.proxy_state)
+        self._journal = JournalFile(f"{config.journal}/{WRITER}", WRITER, key_file=state / "journal.key")
+        self._workloads = _Workloads(config)
+        self._keys = Keys()
+        issuer = LocalIssuer(
+            state, audience=config.identity.audience, lifetime=float(config.identity.token_lifetime_s)
+        )
+        self._identities = Identities(self._workloads.current, issuer, self._keys, self._journal, state)
+        self._policy = PolicyStore(
+            config.policy, self._journal, detectors=frozenset(DETECTORS), transforms=frozenset(TRANSFORMS)
+        )
+        self._desk = Desk()
+        self._resolver = Resolver(self._targets.values)
+        self._control = Control(config.control_socket, config.enforcement.slice)
+        self._parts = Parts(
+            config=config,
+            journal=self._journal,
+            authority=open_authority(state, Path(config.ca_certificate)),
+            policy=self._policy,
+            desk=self._desk,
+            identities=self._identities,
+            catalogues=Catalogues(secrets, self._resolver.host_of),
+            targets=targets,
+            resolver=self._resolver,
+            secrets=secrets,
+            digest_key=_digest_key(state / "digest.key"),
+        )
+        self._dns: dict[str, PolicyDNS] = {}
+        self._launchers: dict[str, tuple[str, str]] = {}
+
+    async def run(self, stopping: asyncio.Event, ready: Callable[[], None]) -> None:
+        """Serve until ``stopping`` is set; ``ready`` is called once enforcerd has taken us on."""
+        self._record("started")
+        self._policy.reload()
+        await self._resolver.refresh()
+        try:
+            async with asyncio.TaskGroup() as tasks:
+                self._tasks = tasks
+                self._service = Service(self._parts, tasks)
+                self._identities.on_lost = self._service.identity_lost
+                self._identities.on_renewed = self._service.identity_renewed
+                link = EnforcerLink(
+                    self._config.enforcer_socket, WRITER, admit=self._admit, listen=self._listen, retire=self._retire
+                )
+                self._answer_calls()
+                await self._control.start()
+                running = [
+                    tasks.create_task(job)
+                    for job in (
+                        link.run(),
+                        self._policy.run(),
+                        self._identities.run(),
+                        self._resolver.run(),
+                        self._parts.catalogues.run(),
+                        self._expire(),
+                        self._workloads.run(),
+                    )
+                ]
+                await link.attached.wait()
+                ready()
+                await stopping.wait()
+                await self._control.stop()
+                self._service.stop()
+                for dns in self._dns.values():
+                    dns.stop()
+                for job in running:
+                    job.cancel()
+        finally:
+            self._record("stopped")
+            self._journal.close()
+
+    # -- what enforcerd asks ---------------------------------------------------------------------------------------------
+
+    async def _admit(self, request: Admit) -> Admitted:
+        admission = await self._identities.admit(request.workload, request.launcher)
+        identity = admission.identity
+        if not admission.admitted or identity is None:
+            return Admitted(admitted=False, reason=admission.reason)
+        self._launchers[request.leaf] = (request.workload, request.launcher)
+        return Admitted(
+            admitted=True,
+            expires_at=identity.expires_at,
+            identity={
+                "issuer": identity.issuer,
+                "subject": identity.subject,
+                "groups": sorted(identity.groups),
+                "purpose": identity.purpose,
+                "claims": dict(identity.claims),
+                "token_id": identity.token_id,
+            },
+        )
+
+    def _listen(self, request: Listen, sockets: list[socket.socket]) -> None:
+        workload, launcher = self._launchers.get(request.leaf, ("", ""))
+        if workload != request.workload or len(sockets) != 6:
+            raise DocumentError(f"leaf {request.leaf} was not admitted as {request.workload}")
+        tcp, datagram, stream = sockets[:2], [sockets[2], sockets[3]], sockets[4:]
+        self._service.listen(request.leaf, workload, launcher, tcp)
+        previous = self._dns.pop(request.leaf, None)
+        if previous is not None:
+            previous.stop()
+        dns = PolicyDNS(
+            lambda: self._resolver.names, _reachable_families, self._journal, workload=workload, leaf=request.leaf
+        )
+        self._dns[request.leaf] = dns
+        for bound in (*datagram, *stream):
+            bound.setblocking(False)
+        self._tasks.create_task(dns.start(datagram, stream))
+
+    def _retire(self, request: Retire) -> None:
+        self._service.retire(request.leaf)
+        dns = self._dns.pop(request.leaf, None)
+        if dns is not None:
+            dns.stop()
+        admitted = self._launchers.pop(request.leaf, None)
+        if admitted is not None:
+            self._identities.release(admitted[0])
+
+    # -- what people ask -------------------------------------------------------------------------------------------------
+
+    def _answer_calls(self) -> None:
+        on = self._control.on
+        on("approvals.list", self._approvals_list)
+        on("approvals.show", self._approvals_show)
+        on("approvals.answer", self._approvals_answer)
+        on("identity.list", self._root_only(lambda _args, _by: self._identities.status()))
+        on("identity.revoke", self._root_only(self._revoke))
+        on("identity.restore", self._root_only(self._restore))
+        on("status", lambda _caller, _args: self._status())
+
+    def _approvals_list(self, caller: Caller, _args: Mapping[str, object]) -> object:
+        now = time.time()
+        return [describe(ticket, now) for ticket in self._desk.pending(now, _approver(caller))]
+
+    def _approvals_show(self, caller: Caller, args: Mapping[str, object]) -> object:
+        now = time.time()
+        try:
+            return describe(self._desk.find(_word(args, "ticket"), _approver(caller), now), now)
+        except ApprovalRefused as refusal:
+            raise Refused(str(refusal)) from refusal
+
+    def _approvals_answer(self, caller: Caller, args: Mapping[str, object]) -> object:
+        granted = args.get("granted")
+        if not isinstance(granted, bool):
+            raise Refused("granted must be true or false")
+        try:
+            answer = self._desk.answer(
+                _word(args, "ticket"),
+                _approver(caller),
+                granted,
+                _word(args, "reason", default=""),
+                time.time(),
+                _word(args, "digest", default=""),
+            )
+        except ApprovalRefused as refusal:
+            raise Refused(str(refusal)) from refusal
+        self._service.answered(answer)
+        return {"ticket": answer.ticket_id, "granted": answer.granted, "by": answer.by}
+
+    def _root_only(
+        self, answer: Callable[[Mapping[str, object], str], object]
+    ) -> Callable[[Caller, Mapping[str, object]], object]:
+        def handler(caller: Caller, args: Mapping[str, object]) -> object:
+            if caller.uid != 0:
+                raise Refused("only root may do this")
+            try:
+                return answer(args, caller.user)
+            except HostagentError as error:
+                raise Refused(str(error)) from error
+
+        return handler
+
+    def _revoke(self, args: Mapping[str, object], by: str) -> object:
+        self._identities.revoke(_word(args, "workload"), by, _word(args, "reason", default=""))
+        return {"revoked": _word(args, "workload")}
+
+    def _restore(self, args: Mapping[str, object], by: str) -> object:
+        self._identities.restore(_word(args, "workload"), by)
+        return {"restored": _word(args, "workload")}
+
+    def _status(self) -> dict[str, object]:
+        return {
+            "version": __version__,
+            "policy": self._policy.current.hash,
+            "policy_problem": self._policy.problem,
+            "targets": sorted(self._targets),
+            "leaves": self._service.summary(),
+            "held": len(self._desk.pending(time.time())),
+        }
+
+    # -- background ------------------------------------------------------------------------------------------------------
+
+    async def _expire(self) -> None:
+        while True:
+            await asyncio.sleep(_EXPIRY_S)
+            for answer in self._desk.expire(time.time()):
+                self._service.answered(answer)
+
+    def _record(self, change: str) -> None:
+        fields = {"component": "proxyd", "change": change, "version": __version__, "detail": f"pid {os.getpid()}"}
+        self._journal.append([Event(EventKind.SERVICE, time.time_ns(), "", "", fields)])
+
+
+class _Workloads:
+    """The workload documents in force: read again when they change, kept when they are wrong."""
+
+    def __init__(self, config: Config) -> None:
+        self._config = config
+        self._documents = load_workloads(config)
+
+    def current(self) -> Mapping[str, Workload]:
+        return self._documents
+
+    async def run(self) -> None:
+        problem = ""
+        while True:
+            await asyncio.sleep(_DOCUMENTS_S)
+            try:
+                self._documents = await asyncio.to_thread(load_workloads, self._config)
+                problem = ""
+            except (DocumentError, OSError) as error:
+                if str(error) != problem:
+                    log.error("workload documents refused, the last good ones stay: %s", error)
+                problem = str(error)
+
+
+def _approver(caller: Caller) -> Approver:
+    return Approver(user=caller.user, uid=caller.uid, groups=caller.groups, governed=caller.governed)
+
+
+def _word(args: Mapping[str, object], name: str, *, default: str | None = None) -> str:
+    value = args.get(name, default)
+    if value is None and default is not None:
+        return default
+    if not isinstance(value, str):
+        raise Refused(f"{name} is missing")
+    return value
+
+
+def _digest_key(path: Path) -> bytes:
+    """Return the key of the digests of exact statements, made on first use."""
+    if path.exists():
+        return path.read_bytes()
+    key = os.urandom(32)
+    write_private(path, key)
+    return key
+
+
+def _reachable_families() -> frozenset[int]:
+    """Return the IP versions that this host has a route for, default or not."""
+    families = set()
+    try:
+        with Path("/proc/net/route").open(encoding="ascii") as table:
+            if len(table.readlines()) > 1:
+                families.add(4)
+        with Path("/proc/net/ipv6_route").open(encoding="ascii") as table:
+            if any(line.split()[-1] != "lo" and not line.startswith("fe80") for line in table):
+                families.add(6)
+    except OSError:
+        families.add(4)
+    return frozenset(families)

@@ -1,0 +1,223 @@
+"""``hostagent up``: the three processes in the foreground, each under its own user, restarted when one dies.
+
+What systemd does with three units, for a machine (or a demo, or a test) that has no systemd.
+"""
+
+from __future__ import annotations
+
+import grp
+import logging
+import os
+import pwd
+import select
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from hostagent.daemon.configfile import load_config, load_targets, load_workloads
+from hostagent.daemon.credentials import seal
+from hostagent.documents import Config
+from hostagent.model.errors import DocumentError, HostagentError
+
+log = logging.getLogger(__name__)
+
+_STARTUP_S = 30.0
+_STOP_S = 10.0
+_BACKOFF_S = (0.1, 0.5, 1.0, 2.0, 5.0)
+
+
+@dataclass
+class _Child:
+    """One supervised process. ``user`` empty means root."""
+
+    name: str
+    module: str
+    user: str
+    process: subprocess.Popen[bytes] | None = None
+    deaths: int = 0
+    restart_at: float = 0.0
+    started_at: float = 0.0
+    ready: bool = field(default=False)
+
+
+class Supervisor:
+    """Prepares the folders, starts the children, and keeps them."""
+
+    def __init__(self, config: Config, config_path: str | None, ready_fd: int | None) -> None:
+        """``ready_fd`` gets one line when all three are ready."""
+        self._config = config
+        self._config_path = config_path
+        self._ready_fd = ready_fd
+        self._stopping = False
+        self._readers: dict[str, int] = {}
+        self._children = [
+            _Child("enforcerd", "hostagent.daemon.enforcerd", ""),
+            _Child("proxyd", "hostagent.daemon.proxyd", config.users.proxy),
+            _Child("recorderd", "hostagent.daemon.recorderd", config.users.recorder),
+        ]
+
+    def run(self) -> int:
+        """Run until SIGTERM or SIGINT; returns the exit status."""
+        logging.basicConfig(level=logging.INFO, format="%(asctime)s up: %(message)s", stream=sys.stderr)
+        if os.geteuid() != 0:
+            raise HostagentError("hostagent up must be run as root: enforcerd sets up namespaces, cgroups and nft")
+        load_workloads(self._config)
+        load_targets(self._config)
+        prepare_folders(self._config)
+        for number in (signal.SIGTERM, signal.SIGINT):
+            signal.signal(number, self._stop)
+        try:
+            return self._supervise()
+        finally:
+            self._end_all()
+
+    def _stop(self, _number: int, _frame: object) -> None:
+        self._stopping = True
+
+    def _supervise(self) -> int:
+        for child in self._children:
+            self._start(child)
+            if not self._stopping and not self._wait_ready(child):
+                raise HostagentError(f"{child.name} did not become ready within {_STARTUP_S:.0f} s; see its messages above")
+        if self._ready_fd is not None and not self._stopping:
+            os.write(self._ready_fd, b"ready\n")
+        while not self._stopping:
+            time.sleep(0.05)
+            for child in self._children:
+                self._look_after(child)
+        return 0
+
+    def _look_after(self, child: _Child) -> None:
+        if child.process is not None and child.process.poll() is not None:
+            log.warning("%s ended with status %s", child.name, child.process.returncode)
+            child.process = None
+            if time.monotonic() - child.started_at > _STARTUP_S:
+                child.deaths = 0
+            child.restart_at = time.monotonic() + _BACKOFF_S[min(child.deaths, len(_BACKOFF_S) - 1)]
+            child.deaths += 1
+        elif child.process is None and time.monotonic() >= child.restart_at:
+            try:
+                self._start(child)
+            except (HostagentError, OSError) as error:
+                log.error("%s cannot be started: %s", child.name, error)
+                child.restart_at = time.monotonic() + _BACKOFF_S[-1]
+
+    def _start(self, child: _Child) -> None:
+        reader, writer = os.pipe()
+        passed = [writer]
+        command = [sys.executable, "-m", child.module, "--ready-fd", str(writer)]
+        if self._config_path:
+            command += ["--config", str(Path(self._config_path).resolve())]
+        if child.name == "proxyd":
+            credentials = seal(load_targets(load_config(self._config_path)))
+            passed.append(credentials)
+            command += ["--credentials-fd", str(credentials)]
+        environment = {key: os.environ[key] for key in ("PATH", "LANG", "PYTHONPATH", "TZ") if key in os.environ}
+        environment["PYTHONUNBUFFERED"] = "1"
+        try:
+            child.process = subprocess.Popen(
+                drop_privileges(child.user, command),
+                pass_fds=passed,
+                env=environment,
+                stdin=subprocess.DEVNULL,
+                cwd="/",
+                start_new_session=True,
+            )
+        finally:
+            for descriptor in passed:
+                os.close(descriptor)
+        child.started_at = time.monotonic()
+        child.ready = False
+        previous = self._readers.pop(child.name, None)
+        if previous is not None:
+            os.close(previous)
+        self._readers[child.name] = reader
+
+    def _wait_ready(self, child: _Child) -> bool:
+        reader = self._readers[child.name]
+        until = time.monotonic() + _STARTUP_S
+        while time.monotonic() < until and not self._stopping:
+            readable, _, _ = select.select([reader], [], [], 0.1)
+            if readable:
+                child.ready = os.read(reader, 64) != b""
+                return child.ready
+            if child.process is not None and child.process.poll() is not None:
+                return False
+        return self._stopping
+
+    def _end_all(self) -> None:
+        for child in reversed(self._children):
+            if child.process is None or child.process.poll() is not None:
+                continue
+            child.process.terminate()
+            try:
+                child.process.wait(_STOP_S)
+            except subprocess.TimeoutExpired:
+                log.exception("%s did not stop within %.0f s; killed", child.name, _STOP_S)
+                child.process.kill()
+                child.process.wait()
+
+
+def drop_privileges(user: str, command: Sequence[str]) -> list[str]:
+    """Return ``command`` wrapped so that it runs as ``user`` with no capability left and none to be had."""
+    if not user:
+        return list(command)
+    account = account_of(user)
+    setpriv = shutil.which("setpriv")
+    if setpriv is None:
+        raise HostagentError("setpriv is missing: apt-get install util-linux")
+    return [
+        setpriv,
+        f"--reuid={account.pw_uid}",
+        f"--regid={account.pw_gid}",
+        "--clear-groups",
+        "--bounding-set=-all",
+        "--inh-caps=-all",
+        "--ambient-caps=-all",
+        "--no-new-privs",
+        "--pdeathsig=TERM",
+        "--",
+        *command,
+    ]
+
+
+def account_of(user: str) -> pwd.struct_passwd:
+    """Return the account entry of ``user``.
+
+    Raises:
+        DocumentError: there is none; the message holds the command that makes it.
+    """
+    try:
+        return pwd.getpwnam(user)
+    except KeyError:
+        raise DocumentError(
+            f"user {user} does not exist: useradd --system --user-group --no-create-home --shell /usr/sbin/nologin {user}"
+        ) from None
+
+
+def prepare_folders(config: Config) -> None:
+    """Make the state and runtime folders with the owners and modes that keep the processes apart."""
+    proxy = account_of(config.users.proxy)
+    recorder = account_of(config.users.recorder)
+    recorder_group = grp.getgrgid(recorder.pw_gid).gr_gid
+    _folder(config.paths.state, 0, 0, 0o755)
+    _folder(config.paths.runtime, 0, 0, 0o755)
+    _folder(f"{config.paths.runtime}/proxyd", proxy.pw_uid, proxy.pw_gid, 0o755)
+    _folder(config.proxy_state, proxy.pw_uid, proxy.pw_gid, 0o700)
+    _folder(config.evidence, recorder.pw_uid, recorder_group, 0o750)
+    _folder(config.journal, 0, recorder_group, 0o751)
+    # Set-group-id: what a writer creates in its folder belongs to the recorder's group, which may read but not write it.
+    _folder(f"{config.journal}/enforcerd", 0, recorder_group, 0o2750)
+    _folder(f"{config.journal}/proxyd-0", proxy.pw_uid, recorder_group, 0o2750)
+
+
+def _folder(path: str, uid: int, gid: int, mode: int) -> None:
+    folder = Path(path)
+    folder.mkdir(parents=True, exist_ok=True)
+    os.chown(folder, uid, gid)
+    folder.chmod(mode)

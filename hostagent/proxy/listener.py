@@ -1,0 +1,104 @@
+"""A leaf's listeners: accepts connections and tells where each was going before the kernel redirected it.
+
+The descriptors are made and bound by enforcerd inside the leaf's network; a connection accepted here *is* from that leaf.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import errno
+import ipaddress
+import logging
+import socket
+import struct
+from collections.abc import Callable, Sequence
+
+from hostagent.model.flow import Endpoint
+
+log = logging.getLogger(__name__)
+
+# linux/netfilter_ipv4.h and linux/netfilter_ipv6/ip6_tables.h
+_SO_ORIGINAL_DST = 80
+_IP6T_SO_ORIGINAL_DST = 80
+_SOCKADDR_IN = struct.Struct(">2xH4s8x")
+_SOCKADDR_IN6 = struct.Struct(">2xH4x16s4x")
+_ACCEPTS_PER_WAKE = 64
+
+Accepted = Callable[[socket.socket, Endpoint, Endpoint], None]
+
+
+class Listeners:
+    """The listening sockets of one leaf."""
+
+    def __init__(self, leaf: str, workload: str, sockets: Sequence[socket.socket], accepted: Accepted) -> None:
+        """``accepted(connection, peer, destination)`` gets every connection; it owns the socket from then on."""
+        self.leaf = leaf
+        self.workload = workload
+        self._sockets = list(sockets)
+        self._accepted = accepted
+        self._own = {_endpoint(listener.getsockname()).port for listener in self._sockets}
+
+    def start(self) -> None:
+        """Begin accepting on the running event loop."""
+        loop = asyncio.get_running_loop()
+        for listener in self._sockets:
+            listener.setblocking(False)
+            loop.add_reader(listener.fileno(), self._accept, listener)
+
+    def stop(self) -> None:
+        """Stop accepting and close our descriptors; enforcerd keeps its own."""
+        loop = asyncio.get_running_loop()
+        for listener in self._sockets:
+            loop.remove_reader(listener.fileno())
+            listener.close()
+        self._sockets.clear()
+
+    def is_own(self, endpoint: Endpoint) -> bool:
+        """Whether ``endpoint`` is one of these listeners: a direct dial, not a redirected connection."""
+        return endpoint.port in self._own and ipaddress.ip_address(endpoint.host).is_loopback
+
+    def _accept(self, listener: socket.socket) -> None:
+        for _ in range(_ACCEPTS_PER_WAKE):
+            try:
+                connection, address = listener.accept()
+            except BlockingIOError:
+                return
+            except OSError as error:
+                # EINVAL: enforcerd has shut the listener down because the leaf has ended.
+                log.log(logging.DEBUG if error.errno == errno.EINVAL else logging.WARNING, "accept: %s", error)
+                return
+            try:
+                connection.setblocking(False)
+                if connection.family != socket.AF_UNIX:
+                    connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+                destination = original_destination(connection)
+            except OSError as error:
+                # Reset before we looked, or not redirected at all: either way there is nobody to serve.
+                log.info("connection without original destination: %s", error, extra={"leaf": self.leaf})
+                connection.close()
+                continue
+            self._accepted(connection, _endpoint(address), destination)
+
+
+def original_destination(connection: socket.socket) -> Endpoint:
+    """Return where the peer of an accepted connection was dialling, from conntrack.
+
+    Raises:
+        OSError: the kernel knows of no redirection for it.
+    """
+    if connection.family == socket.AF_INET6:
+        raw = connection.getsockopt(socket.IPPROTO_IPV6, _IP6T_SO_ORIGINAL_DST, _SOCKADDR_IN6.size)
+        port, packed = _SOCKADDR_IN6.unpack(raw)
+    else:
+        raw = connection.getsockopt(socket.IPPROTO_IP, _SO_ORIGINAL_DST, _SOCKADDR_IN.size)
+        port, packed = _SOCKADDR_IN.unpack(raw)
+    return Endpoint(_plain(ipaddress.ip_address(packed)), port)
+
+
+def _endpoint(address: tuple[str, int] | tuple[str, int, int, int]) -> Endpoint:
+    return Endpoint(_plain(ipaddress.ip_address(address[0].partition("%")[0])), address[1])
+
+
+def _plain(address: ipaddress.IPv4Address | ipaddress.IPv6Address) -> str:
+    mapped = address.ipv4_mapped if isinstance(address, ipaddress.IPv6Address) else None
+    return str(mapped or address)

@@ -1,0 +1,313 @@
+"""``proxyd``'s working parts tied together: leaves and their listeners, sessions, upstream connections, approvals.
+
+Everything a session asks of the process around it (``session.Outside``) ends here. Nothing here judges.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import os
+import socket
+import ssl
+import time
+import uuid
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import NamedTuple
+
+from hostagent.approval import Desk
+from hostagent.documents import Config
+from hostagent.gate import Gate, SessionContext
+from hostagent.inspectors.postgres.cancel import CancelRegistry
+from hostagent.model.command import Hold, Withdraw
+from hostagent.model.event import Event, EventKind
+from hostagent.model.flow import Endpoint, Flow
+from hostagent.model.identity import Identity
+from hostagent.model.ports import Journal
+from hostagent.model.target import Target
+from hostagent.model.ticket import Answer
+from hostagent.proxy.authority import Authority
+from hostagent.proxy.catalogue import Catalogues, CatalogueView
+from hostagent.proxy.context import PolicyStore
+from hostagent.proxy.dns import Resolver
+from hostagent.proxy.identities import Identities
+from hostagent.proxy.listener import Listeners
+from hostagent.proxy.session import Session
+from hostagent.proxy.tls import end_point_hash, upstream_context, upstream_name
+
+log = logging.getLogger(__name__)
+
+
+@dataclass
+class Leaf:
+    """One governed leaf, as enforcerd announced it."""
+
+    name: str
+    workload: str
+    launcher: str
+    listeners: Listeners
+    sessions: set[Session] = field(default_factory=set)
+
+
+class _Served(NamedTuple):
+    """What belongs to a session."""
+
+    leaf: Leaf
+    target: Target
+    context: SessionContext
+    view: CatalogueView
+
+
+@dataclass(frozen=True, slots=True)
+class Parts:
+    """What the service is made of; ``digest_key`` keys the digests of exact statements."""
+
+    config: Config
+    journal: Journal
+    authority: Authority
+    policy: PolicyStore
+    desk: Desk
+    identities: Identities
+    catalogues: Catalogues
+    targets: Mapping[str, Target]
+    resolver: Resolver
+    secrets: Mapping[str, str]
+    digest_key: bytes
+
+
+class Service:
+    """Accepts connections and makes sessions of them."""
+
+    def __init__(self, parts: Parts, tasks: asyncio.TaskGroup) -> None:
+        """``tasks`` owns every task started here."""
+        self._parts = parts
+        self._tasks = tasks
+        self._cancel_keys = CancelRegistry()
+        self._leaves: dict[str, Leaf] = {}
+        self._sessions: dict[Session, _Served] = {}
+        self._held: dict[str, Session] = {}
+
+    # -- what the surroundings tell --------------------------------------------------------------------------------------
+
+    def listen(self, name: str, workload: str, launcher: str, sockets: list[socket.socket]) -> None:
+        """Serve a leaf's listeners from now on; a leaf announced again gets the new ones."""
+        self.retire(name, "announced anew")
+
+        def accepted(connection: socket.socket, peer: Endpoint, destination: Endpoint) -> None:
+            self._accepted(leaf, connection, peer, destination)
+
+        leaf = Leaf(name, workload, launcher, Listeners(name, workload, sockets, accepted))
+        self._leaves[name] = leaf
+        leaf.listeners.start()
+
+    def retire(self, name: str, reason: str = "the workload ended") -> None:
+        """Stop serving a leaf and end its sessions."""
+        leaf = self._leaves.pop(name, None)
+        if leaf is None:
+            return
+        leaf.listeners.stop()
+        for session in list(leaf.sessions):
+            session.cut(reason)
+
+    def identity_renewed(self, workload: str, identity: Identity) -> None:
+        """Live sessions go on under the renewed token: the next statement is judged by it."""
+        for served in self._sessions.values():
+            if served.leaf.workload == workload:
+                served.context.identity = identity
+
+    def identity_lost(self, workload: str, reason: str) -> None:
+        """Cut a workload's live sessions; new connections are refused because it has no current identity."""
+        for session, served in list(self._sessions.items()):
+            if served.leaf.workload == workload:
+                session.cut(f"the workload's identity is no longer valid: {reason}")
+
+    def answered(self, answer: Answer) -> None:
+        """Pass a human's (or the clock's) answer to the session that waits for it."""
+        session = self._held.pop(answer.ticket_id, None)
+        if session is not None:
+            session.resume(answer)
+
+    def stop(self) -> None:
+        """End every leaf and session: the service is stopping."""
+        for name in list(self._leaves):
+            self.retire(name, "hostagent is stopping")
+
+    def summary(self) -> list[dict[str, object]]:
+        """Return one line per leaf for ``hostagent status``."""
+        return [
+            {"leaf": leaf.name, "workload": leaf.workload, "launcher": leaf.launcher, "sessions": len(leaf.sessions)}
+            for leaf in self._leaves.values()
+        ]
+
+    # -- connections -----------------------------------------------------------------------------------------------------
+
+    def _accepted(self, leaf: Leaf, connection: socket.socket, peer: Endpoint, destination: Endpoint) -> None:
+        flow = Flow(uuid.uuid4().hex, leaf.workload, leaf.name, peer, destination)
+        target = self._target_at(destination)
+        identity = self._parts.identities.current(leaf.workload)
+        reason = self._refusal(leaf, destination, target, identity)
+        fields: dict[str, object] = {
+            "leaf": leaf.name,
+            "transport": "tcp",
+            "peer": str(peer),
+            "destination": str(destination),
+            "target": target.name if target else "",
+            "protocol": target.protocol if target else "",
+            "outcome": "denied" if reason else "accepted",
+            "reason": reason,
+            "rules": [],
+            "policy": self._parts.policy.current.hash,
+            "attribution": "cgroup-only",
+        }
+        if identity is not None:
+            fields |= {
+                "issuer": identity.issuer,
+                "subject": identity.subject,
+                "groups": sorted(identity.groups),
+                "purpose": identity.purpose,
+                "token_id": identity.token_id,
+            }
+        try:
+            self._parts.journal.append([Event(EventKind.CONNECTION, time.time_ns(), flow.flow_id, flow.workload, fields)])
+        except Exception:
+            log.exception("a connection could not be recorded and was refused", extra={"flow": flow.flow_id})
+            connection.close()
+            return
+        if reason or target is None or identity is None:
+            connection.close()
+            return
+        session = self._session(leaf, flow, target, identity)
+        self._tasks.create_task(self._serve(session, connection))
+
+    def _target_at(self, destination: Endpoint) -> Target | None:
+        """Return the target whose port and (listed or resolved) address the workload dialled."""
+        for target in self._parts.targets.values():
+            if target.port == destination.port and self._parts.resolver.host_of(target, destination.host) is not None:
+                return target
+        return None
+
+    def _refusal(self, leaf: Leaf, destination: Endpoint, target: Target | None, identity: Identity | None) -> str:
+        if leaf.listeners.is_own(destination):
+            return "the listener was dialled directly"
+        if identity is None:
+            return "no valid identity"
+        if target is None:
+            return f"no target is declared at {destination}"
+        if len(leaf.sessions) >= self._parts.config.limits.sessions_per_workload:
+            return "too many connections of this workload"
+        return ""
+
+    def _session(self, leaf: Leaf, flow: Flow, target: Target, identity: Identity) -> Session:
+        settings = self._parts.config.postgres
+        view = self._parts.catalogues.view(target)
+        context = SessionContext(
+            flow=flow,
+            identity=identity,
+            target=target,
+            launcher=leaf.launcher,
+            policy=self._parts.policy,
+            secret=self._parts.secrets.get(target.name),
+            catalogue=view,
+            digest_key=self._parts.digest_key,
+            wall_offset_ns=time.time_ns() - time.monotonic_ns(),
+            random=os.urandom,
+            cancel_keys=self._cancel_keys,
+            demand_scram=settings.client_auth == "scram",
+            placeholder=settings.placeholder_password,
+            wake=lambda: session.wake(),  # noqa: PLW0108 - the session is made of the context
+        )
+        session = Session(flow, Gate(context), self, self._parts.journal)
+        leaf.sessions.add(session)
+        self._sessions[session] = _Served(leaf, target, context, view)
+        return session
+
+    async def _serve(self, session: Session, connection: socket.socket) -> None:
+        loop = asyncio.get_running_loop()
+        try:
+            await loop.connect_accepted_socket(lambda: session.client, connection)
+        except OSError as error:
+            session.cut(f"the client left: {error}")
+
+    # -- what sessions ask (session.Outside) -----------------------------------------------------------------------------
+
+    def connect(self, session: Session, protocol: asyncio.Protocol) -> None:
+        """Dial the address that the workload dialled: it is one of the target's own (checked when accepted)."""
+        self._tasks.create_task(self._dial(session, protocol))
+
+    async def _dial(self, session: Session, protocol: asyncio.Protocol) -> None:
+        target, view = self._sessions[session].target, self._sessions[session].view
+        destination = session.flow.destination
+        view.database = session.database
+        try:
+            async with asyncio.timeout(self._parts.config.limits.connect_timeout_s):
+                await self._parts.catalogues.prepare(target, destination, session.database)
+                loop = asyncio.get_running_loop()
+                await loop.create_connection(lambda: protocol, destination.host, destination.port)
+        except TimeoutError:
+            session.connect_failed(f"{target.name} at {destination} did not answer in time")
+        except OSError as error:
+            session.connect_failed(f"{target.name} at {destination}: {error.strerror or error}")
+
+    def client_tls(self, session: Session) -> ssl.SSLContext:
+        """Return the context with our leaf certificate for every name of the session's target."""
+        return self._parts.authority.leaf(self._names(session)).context
+
+    def client_binding(self, session: Session) -> bytes:
+        """Return the channel binding of that certificate."""
+        return self._parts.authority.leaf(self._names(session)).binding
+
+    def server_tls(self, session: Session) -> tuple[ssl.SSLContext, str]:
+        """Return the verifying context and the name the target must prove."""
+        target = self._sessions[session].target
+        dialled = session.flow.destination.host
+        name = upstream_name(target, dialled, self._parts.resolver.host_of(target, dialled) or "")
+        return upstream_context(target), name
+
+    def server_binding(self, certificate: bytes) -> bytes:
+        """Return the channel binding of the target's certificate."""
+        return end_point_hash(certificate)
+
+    def hold(self, session: Session, command: Hold) -> None:
+        """Put the ticket on the desk."""
+        self._held[command.ticket.ticket_id] = session
+        self._parts.desk.open(command.ticket, time.time())
+
+    def withdraw(self, command: Withdraw) -> None:
+        """Take the ticket off the desk."""
+        self._held.pop(command.ticket_id, None)
+        self._parts.desk.withdraw(command.ticket_id, command.reason)
+
+    def cancel_upstream(self, session: Session, data: bytes) -> None:
+        """Deliver a cancel request on a connection of its own."""
+        self._tasks.create_task(self._cancel(session, data))
+
+    async def _cancel(self, session: Session, data: bytes) -> None:
+        destination = session.flow.destination
+        try:
+            async with asyncio.timeout(self._parts.config.limits.connect_timeout_s):
+                _, writer = await asyncio.open_connection(destination.host, destination.port)
+                writer.write(data)
+                await writer.drain()
+                writer.close()
+                await writer.wait_closed()
+        except (OSError, TimeoutError) as error:
+            log.warning("a cancel request could not be delivered: %s", error, extra={"flow": session.flow.flow_id})
+
+    def refresh_catalogue(self, session: Session) -> None:
+        """Fetch the catalogue of the session's database anew."""
+        target = self._sessions[session].target
+        self._tasks.create_task(self._parts.catalogues.refresh(target, session.flow.destination, session.database))
+
+    def closed(self, session: Session) -> None:
+        """Forget a session that is over."""
+        served = self._sessions.pop(session, None)
+        if served is not None:
+            served.leaf.sessions.discard(session)
+        for ticket_id in [ticket for ticket, holder in self._held.items() if holder is session]:
+            del self._held[ticket_id]
+            self._parts.desk.withdraw(ticket_id, "the session ended")
+
+    def _names(self, session: Session) -> tuple[str, ...]:
+        target = self._sessions[session].target
+        return tuple(dict.fromkeys([*target.hosts, session.flow.destination.host]))

@@ -1,0 +1,368 @@
+"""A session: one governed connection, its upstream connection, and the gate between them.
+
+The session moves bytes and keeps time; every decision is the gate's. Order within one command list is law: all records are
+appended first, and if that fails nothing else of the list happens and both sides are cut.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import ssl
+import time
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING, Protocol, cast
+
+from hostagent.gate import Gate
+from hostagent.model.command import (
+    CancelUpstream,
+    Close,
+    Command,
+    Connect,
+    Forward,
+    Hold,
+    Record,
+    RefreshCatalogue,
+    StartTLS,
+    Withdraw,
+)
+from hostagent.model.errors import JournalError
+from hostagent.model.event import Event, EventKind
+from hostagent.model.flow import Flow, Side
+from hostagent.model.ticket import Answer
+from hostagent.proxy.tlspipe import TLSPipe
+
+if TYPE_CHECKING:
+    from hostagent.model.ports import Journal
+
+log = logging.getLogger(__name__)
+
+# Above this many unsent bytes towards one side, the other side is no longer read.
+_HIGH_WATER = 524_288
+
+
+class Outside(Protocol):
+    """What a session needs of the process around it."""
+
+    def connect(self, session: Session, protocol: asyncio.Protocol) -> None:
+        """Start the upstream connection; ends in ``protocol.connection_made`` or ``session.connect_failed``."""
+
+    def client_tls(self, session: Session) -> ssl.SSLContext:
+        """Return the context that presents our leaf certificate for this session's target."""
+
+    def client_binding(self, session: Session) -> bytes:
+        """Return the tls-server-end-point hash of that leaf certificate."""
+
+    def server_tls(self, session: Session) -> tuple[ssl.SSLContext, str]:
+        """Return the context that verifies the target, and the name it must prove."""
+
+    def server_binding(self, certificate: bytes) -> bytes:
+        """Return the tls-server-end-point hash of the target's DER certificate."""
+
+    def hold(self, session: Session, command: Hold) -> None:
+        """Put the ticket on the approvals desk; the answer comes to ``session.resume``."""
+
+    def withdraw(self, command: Withdraw) -> None:
+        """Take the ticket off the desk."""
+
+    def cancel_upstream(self, session: Session, data: bytes) -> None:
+        """Send a cancel request on a connection of its own."""
+
+    def refresh_catalogue(self, session: Session) -> None:
+        """Fetch the catalogue anew."""
+
+    def closed(self, session: Session) -> None:
+        """The session is over."""
+
+
+class _End(asyncio.Protocol):
+    """One side's transport callbacks."""
+
+    def __init__(self, session: Session, side: Side) -> None:
+        self._session = session
+        self._side = side
+        self.transport: asyncio.Transport | None = None
+        self.tls: TLSPipe | None = None
+        self.received = 0
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        self.transport = cast("asyncio.Transport", transport)  # uvloop's transports are of no such class
+        self.transport.set_write_buffer_limits(high=_HIGH_WATER)
+        self._session.opened(self._side)
+
+    def data_received(self, data: bytes) -> None:
+        self.received += len(data)
+        self._session.received(self._side, data)
+
+    def eof_received(self) -> bool:
+        self._session.ended(self._side)
+        return True  # the session decides when the transport closes, so that what is queued still goes out
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        self.transport = None
+        self._session.ended(self._side)
+
+    def pause_writing(self) -> None:
+        self._session.throttle(self._side, paused=True)
+
+    def resume_writing(self) -> None:
+        self._session.throttle(self._side, paused=False)
+
+
+class Session:
+    """Drives one gate. All methods are called from the event loop; none blocks and none raises."""
+
+    def __init__(
+        self,
+        flow: Flow,
+        gate: Gate,
+        outside: Outside,
+        journal: Journal,
+        *,
+        clock: Callable[[], float] = time.monotonic,
+        wall_ns: Callable[[], int] = time.time_ns,
+    ) -> None:
+        """Tie the parts together; ``client`` and ``server`` are the protocols to give to the event loop."""
+        self.flow = flow
+        self.gate = gate
+        self.client = _End(self, Side.CLIENT)
+        self.server = _End(self, Side.SERVER)
+        self._outside = outside
+        self._journal = journal
+        self._clock = clock
+        self._wall_ns = wall_ns
+        self._opened_at = clock()
+        self._deadline: float | None = None
+        self._timer: asyncio.TimerHandle | None = None
+        self._over = False
+        self._gone: set[Side] = set()
+        self.database = ""
+
+    # -- what the transports and the process around say ------------------------------------------------------------------
+
+    def opened(self, side: Side) -> None:
+        """A side's transport is up."""
+        if side is Side.SERVER:
+            self._guard(lambda: self._obey(self.gate.connected(self._clock())))
+
+    def received(self, side: Side, data: bytes) -> None:
+        """Bytes arrived from ``side``."""
+        if self._over:
+            return
+        try:
+            end = self.client if side is Side.CLIENT else self.server
+            if end.tls is None:
+                self._obey(self.gate.feed(side, data, self._clock()))
+            else:
+                self._received_tls(end, side, data)
+        except Exception as error:  # noqa: BLE001 - one session fails, only that session closes
+            self._crashed(error)
+
+    def ended(self, side: Side) -> None:
+        """``side`` sent EOF or was reset."""
+        if self._over or side in self._gone:
+            return
+        self._gone.add(side)
+        self._guard(lambda: self._obey(self.gate.closed(side, self._clock())))
+
+    def connect_failed(self, reason: str) -> None:
+        """The upstream connection could not be made."""
+        self._guard(lambda: self._obey(self.gate.connect_failed(reason, self._clock())))
+
+    def resume(self, answer: Answer) -> None:
+        """A held operation was answered."""
+        self._guard(lambda: self._obey(self.gate.resume(answer, self._clock())))
+
+    def cut(self, reason: str) -> None:
+        """End the session now: identity lost, workload killed, service stopping."""
+        self._guard(lambda: self._obey(self.gate.cut(reason, self._clock())))
+        self._finish(reason)
+
+    def wake(self) -> None:
+        """Let the gate look around soon: another connection has something for this session (a cancel request)."""
+        asyncio.get_running_loop().call_soon(self._tick)
+
+    def throttle(self, side: Side, *, paused: bool) -> None:
+        """``side`` cannot take more for now (or can again): stop (or go on) reading the other side."""
+        other = self.server if side is Side.CLIENT else self.client
+        if other.transport is None or other.transport.is_closing():
+            return
+        if paused and other.transport.is_reading():
+            other.transport.pause_reading()
+        elif not paused and not other.transport.is_reading():
+            other.transport.resume_reading()
+
+    @property
+    def bytes_up(self) -> int:
+        """Bytes received from the workload."""
+        return self.client.received
+
+    @property
+    def bytes_down(self) -> int:
+        """Bytes received from the target."""
+        return self.server.received
+
+    # -- carrying out commands -------------------------------------------------------------------------------------------
+
+    def _obey(self, commands: Sequence[Command]) -> None:
+        events = [command.event for command in commands if command.__class__ is Record]
+        if events:
+            self._journal.append(events)
+        for command in commands:
+            if command.__class__ is Forward:
+                end = self.client if command.side is Side.CLIENT else self.server
+                if end.transport is not None:
+                    end.transport.write(command.data if end.tls is None else end.tls.send(command.data))
+            elif command.__class__ is not Record:
+                self._carry_out(command)
+        deadline = self.gate.deadline
+        if deadline != self._deadline:
+            self._arm(deadline)
+
+    def _carry_out(self, command: Command) -> None:
+        match command:
+            case Close():
+                self._finish(command.reason)
+            case Hold():
+                self._outside.hold(self, command)
+            case Withdraw():
+                self._outside.withdraw(command)
+            case Connect():
+                self.database = command.database
+                self._outside.connect(self, self.server)
+            case StartTLS():
+                self._start_tls(command)
+            case CancelUpstream():
+                self._outside.cancel_upstream(self, command.data)
+            case RefreshCatalogue():
+                self._outside.refresh_catalogue(self)
+            case _:
+                raise TypeError(f"unknown command {command!r}")
+
+    def _start_tls(self, command: StartTLS) -> None:
+        end = self.client if command.side is Side.CLIENT else self.server
+        if command.side is Side.CLIENT:
+            end.tls = TLSPipe(self._outside.client_tls(self), server_side=True)
+            if command.initial:
+                self._received_tls(end, Side.CLIENT, command.initial)
+            return
+        context, name = self._outside.server_tls(self)
+        end.tls = TLSPipe(context, server_side=False, server_hostname=name)
+        self._write_raw(end, end.tls.handshake())
+
+    def _received_tls(self, end: _End, side: Side, data: bytes) -> None:
+        pipe = end.tls
+        assert pipe is not None
+        pipe.push(data)
+        if not pipe.is_up():
+            try:
+                self._write_raw(end, pipe.handshake())
+            except ssl.SSLError as error:
+                self._tls_failed(side, error)
+                return
+            if not pipe.is_up():
+                return
+            binding = (
+                self._outside.client_binding(self)
+                if side is Side.CLIENT
+                else self._outside.server_binding(pipe.peer_certificate)
+            )
+            self._obey(self.gate.secured(side, self._clock(), version=pipe.version, channel_binding=binding))
+        try:
+            plain = pipe.receive()
+        except ssl.SSLError as error:
+            self._tls_failed(side, error)
+            return
+        if plain:
+            self._obey(self.gate.feed(side, plain, self._clock()))
+        if pipe.ended:
+            self.ended(side)
+
+    def _tls_failed(self, side: Side, error: ssl.SSLError) -> None:
+        reason = getattr(error, "verify_message", "") or error.reason or str(error)
+        if side is Side.SERVER:
+            self.server.tls = None
+            if self.server.transport is not None:
+                self.server.transport.abort()
+            self._obey(self.gate.connect_failed(f"TLS with the target failed: {reason}", self._clock()))
+        else:
+            self._obey(self.gate.closed(side, self._clock()))
+            self._finish(f"TLS with the client failed: {reason}")
+
+    @staticmethod
+    def _write_raw(end: _End, data: bytes) -> None:
+        if data and end.transport is not None:
+            end.transport.write(data)
+
+    # -- time and the end ------------------------------------------------------------------------------------------------
+
+    def _arm(self, deadline: float | None) -> None:
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
+        self._deadline = deadline
+        if deadline is not None and not self._over:
+            delay = max(0.0, deadline - self._clock())
+            self._timer = asyncio.get_running_loop().call_later(delay, self._tick)
+
+    def _tick(self) -> None:
+        self._timer = None
+        self._deadline = None
+        self._guard(lambda: self._obey(self.gate.tick(self._clock())))
+
+    def _guard(self, step: Callable[[], None]) -> None:
+        if self._over:
+            return
+        try:
+            step()
+        except Exception as error:  # noqa: BLE001 - one session fails, only that session closes
+            self._crashed(error)
+
+    def _crashed(self, error: Exception) -> None:
+        """One session fails: only that session closes, and at once, because nothing about it can be trusted now."""
+        if isinstance(error, JournalError):
+            log.critical("evidence cannot be written; session cut", extra={"flow": self.flow.flow_id})
+            reason = f"evidence cannot be written: {error}"
+        else:
+            log.error("session failed", extra={"flow": self.flow.flow_id}, exc_info=error)
+            reason = f"internal error: {type(error).__name__}"
+        for end in (self.client, self.server):
+            if end.transport is not None:
+                end.transport.abort()
+        self._finish(reason)
+
+    def _finish(self, reason: str) -> None:
+        if self._over:
+            return
+        self._over = True
+        self._arm(None)
+        for end in (self.client, self.server):
+            self._close(end)
+        elapsed = int((self._clock() - self._opened_at) * 1e6)
+        fields = {
+            "reason": reason,
+            "bytes_up": self.bytes_up,
+            "bytes_down": self.bytes_down,
+            "statements": self.gate.statements,
+            "elapsed_us": elapsed,
+        }
+        event = Event(EventKind.CLOSE, self._wall_ns(), self.flow.flow_id, self.flow.workload, fields)
+        try:
+            self._journal.append([event])
+        except JournalError:
+            log.critical("evidence cannot be written; a session's end is not recorded")
+        self._outside.closed(self)
+
+    @staticmethod
+    def _close(end: _End) -> None:
+        transport = end.transport
+        if transport is None or transport.is_closing():
+            return
+        if end.tls is not None and end.tls.is_up():
+            try:
+                transport.write(end.tls.close())
+            except ssl.SSLError:
+                log.debug("no close_notify", exc_info=True)
+        if not transport.is_reading():
+            transport.resume_reading()  # a paused transport would never see the peer's answer to our FIN
+        transport.close()
