@@ -16,6 +16,9 @@ def pytest_configure(config: pytest.Config) -> None:
     """Leave the machine's network and mounts before anything else happens (as root; the pure floors need neither)."""
     if os.geteuid() != 0 or os.environ.get("HOSTAGENT_TEST_NAMESPACES") == "kept":
         return
+    # Kept open for the one thing that may need it: installing node's drivers (tests/e2e/conftest.py).
+    machine = os.open("/proc/self/ns/net", os.O_RDONLY)
+    os.environ["HOSTAGENT_TEST_MACHINE_NETWORK"] = f"/proc/{os.getpid()}/fd/{machine}"
     libc = ctypes.CDLL(None, use_errno=True)
     if libc.unshare(_CLONE_NEWNS | _CLONE_NEWNET) != 0:
         raise pytest.UsageError(f"unshare: {os.strerror(ctypes.get_errno())}")

@@ -56,13 +56,15 @@ def _read_private(path: Path) -> str:
         descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW)
     except OSError as error:
         raise DocumentError(f"credential {path}: {error.strerror}") from error
-    with os.fdopen(descriptor, "rb") as file:
-        status = os.fstat(file.fileno())
+    try:
+        status = os.fstat(descriptor)
         if not stat.S_ISREG(status.st_mode):
             raise DocumentError(f"credential {path}: not a regular file")
         if status.st_mode & 0o077 or status.st_uid not in (0, os.geteuid()):
             raise DocumentError(f"credential {path}: must belong to root with mode 0600 (chmod 600 {path})")
-        data = file.read(_SECRET_LIMIT + 1)
+        data = os.read(descriptor, _SECRET_LIMIT + 1)
+    finally:
+        os.close(descriptor)
     if len(data) > _SECRET_LIMIT:
         raise DocumentError(f"credential {path}: larger than {_SECRET_LIMIT} bytes")
     try:

@@ -138,6 +138,8 @@ def shared(
                 # the socket there is the same leaf's.
                 f'oifname "lo" ip daddr 127.0.0.0/8 th dport != @listeners {leaf} . meta mark @own_mark jump own_loopback',
                 f'oifname "lo" ip6 daddr ::1 th dport != @listeners {leaf} . meta mark @own_mark jump own_loopback',
+                # What the kernel itself refuses a connection with: it is looked up like a packet of the socket it is for.
+                'oifname "lo" tcp flags & rst == rst accept',
                 refuse,
                 "meta l4proto tcp counter reject with tcp reset",
                 f"counter {_UNREACHABLE}",
@@ -158,10 +160,19 @@ def shared(
                 "inbound",
                 "type filter hook input priority 10; policy accept;",
                 f"{here} jump inbound_governed",
-                # A leaf's own-loopback packet that met a socket of somebody else.
-                f"ct direction original ct status & dnat == 0 ct mark & {MARK_MASK:#010x} == {MARK_PREFIX:#010x} counter {refuse}",
-                f"ct direction original ct status & dnat == 0 ct mark & {MARK_MASK:#010x} == {MARK_PREFIX:#010x} reject with icmpx type admin-prohibited",
-                f"meta mark & {MARK_MASK:#010x} == {MARK_PREFIX:#010x} ct status & dnat == 0 ct direction original counter drop",
+                # A leaf's own-loopback packet that met a socket of somebody else. Either mark is enough to know it by.
+                f"ct mark & {MARK_MASK:#010x} == {MARK_PREFIX:#010x} jump misplaced",
+                f"meta mark & {MARK_MASK:#010x} == {MARK_PREFIX:#010x} jump misplaced",
+            ),
+            _chain(
+                "misplaced",
+                "ct status dnat return",
+                "ct direction reply return",
+                # A TCP connection was let in with its first packet; the ones of its handshake meet no full socket.
+                "meta l4proto tcp ct state != new return",
+                refuse,
+                "meta l4proto tcp counter reject with tcp reset",
+                f"counter {_UNREACHABLE}",
             ),
             _chain(
                 "inbound_governed",

@@ -37,7 +37,9 @@ def desk() -> Desk:
     return made
 
 
-def refusal(desk: Desk, approver: Approver, granted: bool = True, now: float = NOW, ticket: str = "3f2a11", digest: str = "") -> str:
+def refusal(
+    desk: Desk, approver: Approver, granted: bool = True, now: float = NOW, ticket: str = "3f2a11", digest: str = ""
+) -> str:
     before = desk.pending(now)
     with pytest.raises(ApprovalRefused) as caught:
         desk.answer(ticket, approver, granted, "", now, digest)
@@ -186,7 +188,9 @@ class DeskMachine(RuleBasedStateMachine):
 
     @rule(ticket_id=IDS, launcher=st.sampled_from(["lee", "dana", ""]), lasts=st.integers(1, 20))
     def open(self, ticket_id: str, launcher: str, lasts: int) -> None:
-        ticket = replace(TICKET, ticket_id=ticket_id, launcher=launcher, created_at=self.now, expires_at=self.now + lasts)
+        ticket = replace(
+            TICKET, ticket_id=ticket_id, launcher=launcher, created_at=self.now, expires_at=self.now + lasts
+        )
         try:
             self.desk.open(ticket)
         except ApprovalRefused:

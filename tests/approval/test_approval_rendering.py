@@ -146,7 +146,9 @@ def test_nothing_is_cut_short_but_empty_lines_are_counted() -> None:
 
 
 def test_letters_that_look_like_others_are_announced() -> None:
-    assert "Warning     it holds letters outside ASCII, some of which look like others" in render(with_text("drop table сustomers"), NOW)
+    assert "Warning     it holds letters outside ASCII, some of which look like others" in render(
+        with_text("drop table сustomers"), NOW
+    )
     warning = "Warning     it holds invisible or control characters, shown by their numbers in brackets"
     assert warning not in render(TICKET, NOW)
     assert warning in render(with_text("a\u200bb"), NOW).split("\n")

@@ -59,3 +59,14 @@ def test_readme_shows_both_commands() -> None:
     readme = (ROOT / "README.md").read_text(encoding="utf-8")
     assert "make demo" in readme
     assert "make test" in readme
+
+
+def _fail_closed_rows() -> list[tuple[str, str]]:
+    lines = (ROOT / "tests/house/fail_closed.tsv").read_text(encoding="utf-8").splitlines()
+    return [(row, test) for line in lines if line and not line.startswith("#") for row, test in [line.split("\t")]]
+
+
+@pytest.mark.parametrize(("row", "test"), _fail_closed_rows(), ids=lambda value: value.partition("::")[2] or None)
+def test_each_row_of_the_fail_closed_table_has_its_test(row: str, test: str) -> None:
+    module, _, name = test.partition("::")
+    assert f"def {name}(" in (ROOT / "tests" / module).read_text(encoding="utf-8"), row

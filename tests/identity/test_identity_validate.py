@@ -19,7 +19,7 @@ from hostagent.identity.compact import MAX_TOKEN
 from hostagent.model.errors import IdentityError
 from hostagent.model.identity import Identity
 from hostagent.model.workload import IdentityKind, IdentitySource
-from tests.identity.tokens import AUDIENCE, EXPECTED, ISSUER, NOW, claims, encode, jwk, private_key, raw_token, token
+from tests.identity.tokens import AUDIENCE, EXPECTED, ISSUER, NOW, claims, encode, jwk, private_key, raw_token, token, token_of
 
 KEYS = KeySet.from_jwks({"keys": [jwk(name) for name in ("rsa", "rsa-2", "p256", "p384", "ed25519")]})
 
@@ -44,13 +44,26 @@ def test_a_good_token_gives_the_whole_identity() -> None:
         groups=frozenset({"support", "on-call"}),
         purpose="answer tickets",
         token_id="t-1",
-        claims={"groups": ["support", "on-call"], "purpose": "answer tickets", "role": "reader", "realm_access.roles": ["a", "b"]},
+        claims={
+            "groups": ["support", "on-call"],
+            "purpose": "answer tickets",
+            "role": "reader",
+            "realm_access.roles": ["a", "b"],
+        },
     )
 
 
 @pytest.mark.parametrize(
     ("key", "algorithm"),
-    [("rsa", "RS256"), ("rsa", "RS384"), ("rsa", "RS512"), ("rsa", "PS256"), ("p256", "ES256"), ("p384", "ES384"), ("ed25519", "EdDSA")],
+    [
+        ("rsa", "RS256"),
+        ("rsa", "RS384"),
+        ("rsa", "RS512"),
+        ("rsa", "PS256"),
+        ("p256", "ES256"),
+        ("p384", "ES384"),
+        ("ed25519", "EdDSA"),
+    ],
 )
 def test_every_accepted_algorithm_verifies(key: str, algorithm: str) -> None:
     assert algorithm in DEFAULT_ALGORITHMS
@@ -65,7 +78,9 @@ def test_accepted_algorithms_are_exactly_these() -> None:
 # -- algorithm and key confusion -----------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("algorithm", ["none", "None", "NONE", "nOnE", "", None, 1, ["RS256"], "rs256", "ES256K", "PS512", "ES512"])
+@pytest.mark.parametrize(
+    "algorithm", ["none", "None", "NONE", "nOnE", "", None, 1, ["RS256"], "rs256", "ES256K", "PS512", "ES512"]
+)
 @pytest.mark.parametrize("signature", [b"\x00", b"anything"])
 def test_algorithm_none_and_strangers_are_refused(algorithm: Any, signature: bytes) -> None:
     header = json.dumps({"alg": algorithm, "kid": "rsa"}).encode()
@@ -96,12 +111,19 @@ def test_the_public_key_as_a_shared_secret_is_refused(algorithm: str) -> None:
 
 def test_a_key_inside_the_token_is_not_used() -> None:
     stranger = jwk("ed25519-2", kid="mine")
-    for header in ({"jwk": stranger}, {"jku": "https://evil.example/keys"}, {"x5u": "https://evil.example/c"}, {"x5c": ["AAAA"]}):
+    for header in (
+        {"jwk": stranger},
+        {"jku": "https://evil.example/keys"},
+        {"x5u": "https://evil.example/c"},
+        {"x5c": ["AAAA"]},
+    ):
         forged = token("ed25519-2", "EdDSA", {**header, "kid": "mine"})
         with pytest.raises(KeyNeeded):
             validate(forged, KEYS, EXPECTED, NOW)
         assert refusal(token("ed25519-2", "EdDSA", {**header, "kid": "ed25519"})) == "the token's signature is wrong"
-        assert validate(token("rsa", "RS256", header), KEYS, EXPECTED, NOW).subject == "bot", "the header alone harms nobody"
+        assert validate(token("rsa", "RS256", header), KEYS, EXPECTED, NOW).subject == "bot", (
+            "the header alone harms nobody"
+        )
 
 
 def test_a_key_of_another_kind_is_refused() -> None:
@@ -131,7 +153,9 @@ def test_without_a_key_id_the_only_fitting_key_is_used_and_no_guess_is_made() ->
 
 def test_a_weak_key_is_refused_by_name_and_others_stay_usable() -> None:
     keys = KeySet.from_jwks({"keys": [jwk("rsa-1024"), jwk("rsa")]})
-    assert refusal(token("rsa-1024"), keys=keys) == "key 'rsa-1024' is an RSA key of 1024 bits; 2048 to 8192 are accepted"
+    assert (
+        refusal(token("rsa-1024"), keys=keys) == "key 'rsa-1024' is an RSA key of 1024 bits; 2048 to 8192 are accepted"
+    )
     assert validate(token("rsa"), keys, EXPECTED, NOW).subject == "bot"
 
 
@@ -142,7 +166,9 @@ def test_another_keys_signature_under_a_known_name_is_refused() -> None:
 # -- header --------------------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("header", [{"crit": ["exp"]}, {"crit": []}, {"b64": False}, {"b64": True}, {"zip": "DEF"}, {"enc": "A256GCM"}])
+@pytest.mark.parametrize(
+    "header", [{"crit": ["exp"]}, {"crit": []}, {"b64": False}, {"b64": True}, {"zip": "DEF"}, {"enc": "A256GCM"}]
+)
 def test_headers_that_change_the_meaning_are_refused(header: dict[str, Any]) -> None:
     (name,) = header
     assert refusal(token(header=header)) == f"the token's header asks for {name!r}, which is not supported"
@@ -153,9 +179,13 @@ def test_identity_and_access_token_types_are_accepted(kind: str | None) -> None:
     assert validate(token(header={"typ": kind}), KEYS, EXPECTED, NOW).subject == "bot"
 
 
-@pytest.mark.parametrize("kind", ["logout+jwt", "dpop+jwt", "secevent+jwt", "JOSE", "JWE", "", "application/application/jwt"])
+@pytest.mark.parametrize(
+    "kind", ["logout+jwt", "dpop+jwt", "secevent+jwt", "JOSE", "JWE", "", "application/application/jwt"]
+)
 def test_other_types_of_token_are_refused(kind: str) -> None:
-    assert refusal(token(header={"typ": kind})) == f"the token's type {kind!r} is not that of an identity or access token"
+    assert (
+        refusal(token(header={"typ": kind})) == f"the token's type {kind!r} is not that of an identity or access token"
+    )
     assert "is not text" in refusal(token(header={"typ": 5}))
     assert "is not text" in refusal(token(header={"kid": 5}))
 
@@ -182,7 +212,7 @@ TIMES = [
 @pytest.mark.parametrize(("expires", "not_before", "issued", "wanted"), TIMES)
 def test_times(expires: float, not_before: float | None, issued: float | None, wanted: str) -> None:
     shift = {"exp": expires, "nbf": not_before, "iat": issued}
-    made = token(**{name: None if value is None else NOW + value for name, value in shift.items()})
+    made = token_of({name: None if value is None else NOW + value for name, value in shift.items()})
     if wanted:
         assert refusal(made) == wanted
     else:
@@ -192,14 +222,16 @@ def test_times(expires: float, not_before: float | None, issued: float | None, w
 @pytest.mark.parametrize("name", ["exp", "nbf", "iat"])
 @pytest.mark.parametrize("value", ["1900000000", True, [1], {"a": 1}, 1e300, -1e300, 10**400])
 def test_a_time_that_is_none_is_refused(name: str, value: Any) -> None:
-    assert f"the token's {name} is not a" in refusal(token(**{name: value}))
+    assert f"the token's {name} is not a" in refusal(token_of({name: value}))
 
 
 @pytest.mark.parametrize("number", ["NaN", "Infinity", "-Infinity"])
 def test_numbers_that_json_does_not_have_are_refused(number: str) -> None:
     payload = json.dumps(claims()).replace(str(NOW + 600), number)
     assert number in payload
-    assert refusal(raw_token(b'{"alg":"RS256","kid":"rsa"}', payload.encode())).startswith("the payload is not strict JSON")
+    assert refusal(raw_token(b'{"alg":"RS256","kid":"rsa"}', payload.encode())).startswith(
+        "the payload is not strict JSON"
+    )
 
 
 def test_lifetime_is_bounded_when_asked() -> None:
@@ -226,7 +258,10 @@ WRONG: list[tuple[dict[str, Any], str]] = [
     ({"sub": None}, "the token has no subject (sub)"),
     ({"sub": ""}, "the token has no subject (sub)"),
     ({"sub": 7}, "the token's subject (sub) is not text"),
-    ({"sub": "a\u202eb"}, "the token's subject (sub) is longer than 2048 characters or holds some that cannot be printed"),
+    (
+        {"sub": "a\u202eb"},
+        "the token's subject (sub) is longer than 2048 characters or holds some that cannot be printed",
+    ),
     ({"sub": "a\nb"}, "the token's subject (sub) is longer than 2048 characters or holds some that cannot be printed"),
     ({"jti": "x\x1b[2J"}, "the token's id (jti) is longer than 2048 characters or holds some that cannot be printed"),
     ({"groups": {"a": 1}}, "the token's claim groups is not a list of at most 1000 group names"),
@@ -259,11 +294,16 @@ def test_the_expected_subject_is_exact_or_a_glob(pattern: str, subject: str, bel
     if believed:
         assert validate(token(sub=subject), KEYS, expectation, NOW).subject == subject
     else:
-        assert refusal(token(sub=subject), expectation) == f"the token is for the subject {subject!r}, expected is {pattern!r}"
+        assert (
+            refusal(token(sub=subject), expectation)
+            == f"the token is for the subject {subject!r}, expected is {pattern!r}"
+        )
 
 
 def test_without_an_expected_audience_nothing_is_believed() -> None:
-    assert refusal(token(), replace(EXPECTED, audience="")) == "no audience is configured, so no token can be meant for us"
+    assert (
+        refusal(token(), replace(EXPECTED, audience="")) == "no audience is configured, so no token can be meant for us"
+    )
 
 
 def test_a_token_without_an_id_gets_one_that_is_not_the_token() -> None:
@@ -284,13 +324,18 @@ def test_only_allowed_claims_are_shown() -> None:
 def test_keys_given_twice_are_refused() -> None:
     payload = json.dumps(claims()).encode()
     twice = payload[:-1] + b', "sub": "admin"}'
-    assert refusal(raw_token(b'{"alg":"RS256","kid":"rsa"}', twice)) == "the payload is not strict JSON: a key is given twice"
+    assert (
+        refusal(raw_token(b'{"alg":"RS256","kid":"rsa"}', twice))
+        == "the payload is not strict JSON: a key is given twice"
+    )
     assert "given twice" in refusal(raw_token(b'{"alg":"none","alg":"RS256","kid":"rsa"}', payload))
     nested = payload[:-1] + b', "x": {"a": 1, "a": 2}}'
     assert "given twice" in refusal(raw_token(b'{"alg":"RS256","kid":"rsa"}', nested))
 
 
-@pytest.mark.parametrize("payload", [b"[]", b"1", b"null", b"", b"{", b"\xff{}", b"\xef\xbb\xbf{}", b'{"a": "\\ud800"}', b"[" * 9000])
+@pytest.mark.parametrize(
+    "payload", [b"[]", b"1", b"null", b"", b"{", b"\xff{}", b"\xef\xbb\xbf{}", b'{"a": "\\ud800"}', b"[" * 9000]
+)
 def test_a_payload_that_is_no_strict_object_is_refused(payload: bytes) -> None:
     assert refusal(raw_token(b'{"alg":"RS256","kid":"rsa"}', payload))
     assert refusal(raw_token(payload, b"{}"))
@@ -374,7 +419,14 @@ POD = {
 
 
 def test_a_kubernetes_projected_token_carries_its_groups() -> None:
-    made = token(**{"iss": CLUSTER, "aud": [AUDIENCE], "sub": "system:serviceaccount:shop:bot", "kubernetes.io": POD, "jti": None})
+    made = token_of({
+            "iss": CLUSTER,
+            "aud": [AUDIENCE],
+            "sub": "system:serviceaccount:shop:bot",
+            "kubernetes.io": POD,
+            "jti": None,
+        }
+    )
     found = validate(made, KEYS, Expectation(issuer=CLUSTER, audience=AUDIENCE), NOW)
     assert (found.subject, found.groups, dict(found.claims)) == (
         "system:serviceaccount:shop:bot",
@@ -390,7 +442,7 @@ def test_a_kubernetes_projected_token_carries_its_groups() -> None:
 
 @pytest.mark.parametrize("subject", ["system:serviceaccount:kube-system:bot", "system:serviceaccount:shop:admin"])
 def test_a_kubernetes_token_that_contradicts_itself_is_refused(subject: str) -> None:
-    made = token(**{"iss": CLUSTER, "sub": subject, "kubernetes.io": POD})
+    made = token_of({"iss": CLUSTER, "sub": subject, "kubernetes.io": POD})
     wanted = "the token's subject and its kubernetes.io claim name different service accounts"
     assert refusal(made, Expectation(issuer=CLUSTER, audience=AUDIENCE)) == wanted
 
@@ -400,11 +452,15 @@ def test_a_subject_alone_makes_no_service_account() -> None:
 
 
 def test_a_legacy_kubernetes_secret_token_never_expires_and_is_refused() -> None:
-    assert refusal(token(sub="system:serviceaccount:shop:bot", exp=None, iat=None)) == "the token never expires (no exp)"
+    assert (
+        refusal(token(sub="system:serviceaccount:shop:bot", exp=None, iat=None)) == "the token never expires (no exp)"
+    )
 
 
 SVID = "spiffe://prod.example.org/ns/shop/sa/bot"
-BUNDLE = KeySet.from_jwks({"keys": [jwk("p256", use="jwt-svid"), jwk("rsa", use="x509-svid")], "spiffe_refresh_hint": 300})
+BUNDLE = KeySet.from_jwks(
+    {"keys": [jwk("p256", use="jwt-svid"), jwk("rsa", use="x509-svid")], "spiffe_refresh_hint": 300}
+)
 
 
 @pytest.mark.parametrize("issuer", ["", "spiffe://prod.example.org"])
@@ -434,7 +490,9 @@ def test_another_trust_domain_is_refused() -> None:
      "spiffe://td:80/x", "spiffe://u@td/x", "spiffe://td/x?y", "SPIFFE://td/x", "spiffe://td/a%2fb"],
 )  # fmt: skip
 def test_without_an_issuer_only_a_spiffe_id_is_believed(subject: str) -> None:
-    assert "is not a SPIFFE id" in refusal(token("p256", "ES256", sub=subject), Expectation(issuer="", audience=AUDIENCE), keys=BUNDLE)
+    assert "is not a SPIFFE id" in refusal(
+        token("p256", "ES256", sub=subject), Expectation(issuer="", audience=AUDIENCE), keys=BUNDLE
+    )
 
 
 # -- renewal and documents -----------------------------------------------------------------------------------------------
@@ -455,7 +513,12 @@ def test_a_workload_document_becomes_an_expectation() -> None:
         purpose_claim="why",
     )  # fmt: skip
     assert expectation_of(source) == Expectation(
-        issuer=ISSUER, audience="db", subject="bot", max_lifetime=86_400, groups_claim="realm_access.roles", purpose_claim="why"
+        issuer=ISSUER,
+        audience="db",
+        subject="bot",
+        max_lifetime=86_400,
+        groups_claim="realm_access.roles",
+        purpose_claim="why",
     )
     made = token(aud="db", realm_access={"roles": ["dba"]}, why="backup")
     found = validate(made, KEYS, expectation_of(source), NOW)

@@ -56,22 +56,33 @@ def encode(raw: bytes) -> str:
 
 def sign(name: str, algorithm: str, message: bytes) -> bytes:
     key = private_key(name)
-    digest = {"256": hashes.SHA256(), "384": hashes.SHA384(), "512": hashes.SHA512()}.get(algorithm[2:], hashes.SHA256())
+    digest = {"256": hashes.SHA256(), "384": hashes.SHA384(), "512": hashes.SHA512()}.get(
+        algorithm[2:], hashes.SHA256()
+    )
     if isinstance(key, rsa.RSAPrivateKey):
         if algorithm.startswith("PS"):
             return key.sign(message, padding.PSS(padding.MGF1(digest), digest.digest_size), digest)
         return key.sign(message, padding.PKCS1v15(), digest)
     if isinstance(key, ec.EllipticCurvePrivateKey):
         size = (key.curve.key_size + 7) // 8
-        return b"".join(part.to_bytes(size, "big") for part in decode_dss_signature(key.sign(message, ec.ECDSA(digest))))
+        return b"".join(
+            part.to_bytes(size, "big") for part in decode_dss_signature(key.sign(message, ec.ECDSA(digest)))
+        )
     return key.sign(message)
 
 
-def raw_token(header: bytes, payload: bytes, signature: bytes | None = None, key: str = "rsa", algorithm: str = "RS256") -> str:
+def raw_token(
+    header: bytes, payload: bytes, signature: bytes | None = None, key: str = "rsa", algorithm: str = "RS256"
+) -> str:
     """A token of exactly these bytes, signed unless a signature is given."""
     message = f"{encode(header)}.{encode(payload)}"
     made = sign(key, algorithm, message.encode()) if signature is None else signature
     return f"{message}.{encode(made)}"
+
+
+def token_of(changes: dict[str, Any]) -> str:
+    """The same for claims whose names are no Python names, or only known as data."""
+    return token(**changes)
 
 
 def token(key: str = "rsa", algorithm: str = "RS256", header: dict[str, Any] | None = None, **changes: Any) -> str:

@@ -11,6 +11,7 @@ import logging
 import os
 import sys
 from collections.abc import Sequence
+from typing import Any
 
 from hostagent.enforcer import Server, Settings
 from hostagent.model.event import Event
@@ -43,6 +44,11 @@ def workload(document: dict[str, object]) -> Workload:
     return Workload(**fields)
 
 
+def loopback_ports(given: dict[str, Any]) -> list[int]:
+    file = given.get("loopback_ports_file")
+    return json.loads(open(file).read()) if file else given["loopback_ports"]
+
+
 def main(text: str) -> None:
     given = json.loads(text)
     logging.basicConfig(level=logging.INFO, format="%(name)s: %(message)s", stream=sys.stderr)
@@ -53,7 +59,7 @@ def main(text: str) -> None:
         proxy_gid=given["proxy_uid"],
         journal=Lines(given["journal"]),
         workloads=lambda: {each["name"]: workload(each) for each in given["workloads"]},
-        loopback_ports=lambda: frozenset(given["loopback_ports"]),
+        loopback_ports=lambda: frozenset(loopback_ports(given)),
         ca_file=given["ca"],
         hidden=tuple(given["hidden"]),
         slice_name=given["slice"],

@@ -98,7 +98,6 @@ def multipath():
         return "connected"
 def fast_open():
     with socket.socket() as s:
-        s.settimeout(3)
         s.sendto(b"early", socket.MSG_FASTOPEN, (SINK_4, 5432))
         return s.makefile().readline().split(" ", 1)[-1].strip()
 def ioctl_push():
@@ -172,7 +171,7 @@ def test_nothing_but_redirected_tcp_and_dns_leaves(host: Stage, workload: str) -
         "cgroup": "ENOENT",
     }
     assert observed["multicast"] in ("EPERM", "ENETUNREACH", "ENODEV")
-    assert observed["device"] in ("ENODEV", "TimeoutError('timed out')", "EPERM", "EHOSTUNREACH", "ECONNREFUSED")
+    assert observed["device"] in ("ENODEV", "timed out", "EPERM", "EHOSTUNREACH", "ECONNREFUSED")
     assert host.seen_by_sink()[before:] == []
 
 
@@ -238,7 +237,7 @@ def test_in_shared_placement_other_peoples_loopback_servers_are_out_of_reach(hos
         refused = host.probe("shared", _ATTEMPT + script)
     finally:
         server.kill()
-        server.wait()
+        server.communicate()
     assert refused in ("ECONNREFUSED", "EHOSTUNREACH", "EPERM", "EACCES")
 
 

@@ -6,7 +6,7 @@ provider signed. The rest makes the provider rotate, withdraw, lie, and fail.
 
 from __future__ import annotations
 
-import datetime
+import datetime as dt
 import http.server
 import ipaddress
 import json
@@ -34,7 +34,12 @@ CLIENT, SECRET, CALLBACK = "hostagent", "a-secret-of-at-least-thirty-two-bytes",
 _KEYS = [{"type": "RSA", "use": ["sig"]}, {"type": "EC", "crv": "P-256", "use": ["sig"]}]
 _CRYPT = {
     "kwargs": {
-        "keys": {"key_defs": [{"type": "OCT", "use": ["enc"], "kid": "password"}, {"type": "OCT", "use": ["enc"], "kid": "salt"}]}
+        "keys": {
+            "key_defs": [
+                {"type": "OCT", "use": ["enc"], "kid": "password"},
+                {"type": "OCT", "use": ["enc"], "kid": "salt"},
+            ]
+        }
     }
 }
 
@@ -43,15 +48,15 @@ def certificate(folder: Path) -> tuple[Path, Path]:
     """Write a self-signed certificate for 127.0.0.1 and its key; return both paths."""
     key = ec.generate_private_key(ec.SECP256R1())
     name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "provider")])
-    now = datetime.datetime.now(datetime.UTC)
+    now = dt.datetime.now(dt.UTC)
     made = (
         x509.CertificateBuilder()
         .subject_name(name)
         .issuer_name(name)
         .public_key(key.public_key())
         .serial_number(x509.random_serial_number())
-        .not_valid_before(now - datetime.timedelta(hours=1))
-        .not_valid_after(now + datetime.timedelta(days=1))
+        .not_valid_before(now - dt.timedelta(hours=1))
+        .not_valid_after(now + dt.timedelta(days=1))
         .add_extension(x509.SubjectAlternativeName([x509.IPAddress(ipaddress.ip_address("127.0.0.1"))]), critical=False)
         .add_extension(x509.BasicConstraints(ca=True, path_length=None), critical=True)
         .sign(key, hashes.SHA256())
@@ -113,7 +118,14 @@ class Provider:
 
     def token(self, kind: str = "id_token") -> str:
         """Return an ``id_token`` or an ``access_token`` from a whole authorization code flow over HTTPS."""
-        question = {"client_id": CLIENT, "redirect_uri": CALLBACK, "scope": "openid", "state": "s", "nonce": "n", "response_type": "code"}
+        question = {
+            "client_id": CLIENT,
+            "redirect_uri": CALLBACK,
+            "scope": "openid",
+            "state": "s",
+            "nonce": "n",
+            "response_type": "code",
+        }
         code = self._ask("/authorization?" + urllib.parse.urlencode(question))["code"]
         form = {
             "grant_type": "authorization_code", "code": code, "redirect_uri": CALLBACK, "client_id": CLIENT, "client_secret": SECRET,
@@ -134,7 +146,9 @@ class Provider:
     def rotate(self, *, withdraw: bool) -> None:
         """Sign with new keys from now on; the old ones stay published unless withdrawn."""
         self._retired = [] if withdraw else self.key_set["keys"]
-        self._op.context.keyjar.return_issuer("").set([build_key_bundle(_KEYS)])
+        fresh = build_key_bundle(_KEYS)
+        for owner in ("", self.issuer):  # it publishes the first and signs with the second
+            self._op.context.keyjar.return_issuer(owner).set([fresh])
 
     @property
     def key_set(self) -> dict[str, Any]:
@@ -171,7 +185,13 @@ class Provider:
             case "/authorization":
                 endpoint = self._op.get_endpoint("authorization")
                 asked = dict(urllib.parse.parse_qsl(query))
-                return 200, {}, json.dumps(endpoint.process_request(endpoint.parse_request(asked))["response_args"].to_dict()).encode()
+                return (
+                    200,
+                    {},
+                    json.dumps(
+                        endpoint.process_request(endpoint.parse_request(asked))["response_args"].to_dict()
+                    ).encode(),
+                )
             case "/token":
                 endpoint = self._op.get_endpoint("token")
                 asked = endpoint.parse_request(dict(urllib.parse.parse_qsl(form.decode())))
@@ -198,16 +218,26 @@ class Provider:
             "keys": {"uri_path": "jwks.json", "key_defs": _KEYS},
             "token_handler_args": {
                 "code": {"lifetime": 600, "kwargs": {"crypt_conf": _CRYPT}},
-                "token": {"class": "idpyoidc.server.token.jwt_token.JWTToken", "kwargs": {"add_claims_by_scope": True, **claims}},
+                "token": {
+                    "class": "idpyoidc.server.token.jwt_token.JWTToken",
+                    "kwargs": {"add_claims_by_scope": True, **claims},
+                },
                 "id_token": {"class": "idpyoidc.server.token.id_token.IDToken", "kwargs": claims},
             },
             "endpoint": {
-                "provider_config": {"path": ".well-known/openid-configuration", "class": ProviderConfiguration, "kwargs": {}},
+                "provider_config": {
+                    "path": ".well-known/openid-configuration",
+                    "class": ProviderConfiguration,
+                    "kwargs": {},
+                },
                 "authorization": {"path": "authorization", "class": Authorization, "kwargs": {}},
                 "token": {"path": "token", "class": Token, "kwargs": {"client_authn_method": ["client_secret_post"]}},
             },
             "authentication": {"anon": login},
-            "userinfo": {"class": UserInfo, "kwargs": {"db": {self.user: {"groups": ["support", "staff"], "purpose": "help"}}}},
+            "userinfo": {
+                "class": UserInfo,
+                "kwargs": {"db": {self.user: {"groups": ["support", "staff"], "purpose": "help"}}},
+            },
             "authz": {"class": AuthzHandling, "kwargs": {"grant_config": {"usage_rules": rules, "expires_in": 43200}}},
             "session_params": {"encrypter": _CRYPT},
         }

@@ -19,7 +19,9 @@ from hostagent.proxy.issuer import FILE_NAME, LocalIssuer
 NOW = 1_800_000_000.0
 BOT = Workload(
     "support-bot",
-    identity=IdentitySource(groups=frozenset({"b", "a"}), purpose="answer tickets", claims={"team": "x", "tier": 2, "tags": ["p", "q"]}),
+    identity=IdentitySource(
+        groups=frozenset({"b", "a"}), purpose="answer tickets", claims={"team": "x", "tier": 2, "tags": ["p", "q"]}
+    ),
 )
 
 
@@ -65,7 +67,7 @@ def test_its_token_is_validated_like_any_other(issuer: LocalIssuer) -> None:
 
 def test_its_token_lives_for_minutes(issuer: LocalIssuer) -> None:
     token = issuer.mint(BOT)
-    assert proved(issuer, token, NOW + 599.9)
+    assert proved(issuer, token, NOW + 599.9).subject == "support-bot"
     with pytest.raises(IdentityError, match="expired"):
         proved(issuer, token, NOW + 600)
 
@@ -86,7 +88,9 @@ def test_another_hosts_token_is_refused(issuer: LocalIssuer, tmp_path: Path, clo
 
 def test_it_mints_only_for_workloads_that_have_their_identity_from_it(issuer: LocalIssuer) -> None:
     with pytest.raises(IdentityError, match="has its identity from elsewhere"):
-        issuer.mint(replace(BOT, identity=IdentitySource(kind=IdentityKind.TOKEN_FILE, path="/t", audience="a", jwks="/j")))
+        issuer.mint(
+            replace(BOT, identity=IdentitySource(kind=IdentityKind.TOKEN_FILE, path="/t", audience="a", jwks="/j"))
+        )
 
 
 @pytest.mark.parametrize("name", ["iss", "sub", "aud", "exp", "nbf", "iat", "jti", "groups", "purpose"])
@@ -95,7 +99,9 @@ def test_claims_cannot_replace_what_has_a_meaning(issuer: LocalIssuer, name: str
         issuer.mint(replace(BOT, identity=replace(BOT.identity, claims={name: "x"})))
 
 
-def test_the_key_outlives_a_restart_and_is_for_its_owner_alone(issuer: LocalIssuer, tmp_path: Path, clock: Clock) -> None:
+def test_the_key_outlives_a_restart_and_is_for_its_owner_alone(
+    issuer: LocalIssuer, tmp_path: Path, clock: Clock
+) -> None:
     token = issuer.mint(BOT)
     assert (tmp_path / FILE_NAME).stat().st_mode & 0o777 == 0o600
     again = LocalIssuer(tmp_path, clock=clock)

@@ -53,11 +53,20 @@ async def problem(keys: Keys, source: KeySource, **how: Any) -> str:
 async def test_a_real_providers_token_is_believed(provider: Provider, source: KeySource, kind: str) -> None:
     token = await asyncio.to_thread(provider.token, kind)
     claims = read_compact(token).claims
-    found = validate(token, await Keys().get(source), Expectation(provider.issuer, "hostagent"), float(str(claims["iat"])))
-    assert (found.issuer, found.subject, found.groups, found.purpose) == (provider.issuer, claims["sub"], {"support", "staff"}, "help")
+    found = validate(
+        token, await Keys().get(source), Expectation(provider.issuer, "hostagent"), float(str(claims["iat"]))
+    )
+    assert (found.issuer, found.subject, set(found.groups), found.purpose) == (
+        provider.issuer,
+        claims["sub"],
+        {"support", "staff"},
+        "help",
+    )
 
 
-async def test_a_set_is_fetched_once_and_for_unknown_keys_at_a_limited_rate(provider: Provider, source: KeySource) -> None:
+async def test_a_set_is_fetched_once_and_for_unknown_keys_at_a_limited_rate(
+    provider: Provider, source: KeySource
+) -> None:
     clock = Clock()
     keys = Keys(clock=clock)
     first = await keys.get(source)
@@ -74,7 +83,9 @@ async def test_a_set_is_fetched_once_and_for_unknown_keys_at_a_limited_rate(prov
     assert provider.count(JWKS) == 3
 
 
-async def test_a_rotated_key_is_found_and_the_old_one_kept_while_published(provider: Provider, source: KeySource) -> None:
+async def test_a_rotated_key_is_found_and_the_old_one_kept_while_published(
+    provider: Provider, source: KeySource
+) -> None:
     keys = Keys(clock=Clock())
     old = {key.kid for key in (await keys.get(source)).keys}
     provider.rotate(withdraw=False)
@@ -93,7 +104,9 @@ async def test_a_withdrawn_key_is_gone_after_the_next_refresh(provider: Provider
     assert not old & {key.kid for key in (await keys.get(source)).keys}
 
 
-async def test_while_the_provider_is_down_the_last_good_set_serves_until_it_is_too_old(provider: Provider, source: KeySource) -> None:
+async def test_while_the_provider_is_down_the_last_good_set_serves_until_it_is_too_old(
+    provider: Provider, source: KeySource
+) -> None:
     clock = Clock()
     keys = Keys(clock=clock)
     good = await keys.get(source)
@@ -110,7 +123,9 @@ async def test_while_the_provider_is_down_the_last_good_set_serves_until_it_is_t
     assert (await keys.get(source)).version == good.version
 
 
-async def test_a_provider_that_is_down_is_not_asked_again_for_every_token(provider: Provider, source: KeySource) -> None:
+async def test_a_provider_that_is_down_is_not_asked_again_for_every_token(
+    provider: Provider, source: KeySource
+) -> None:
     provider.down = True
     clock = Clock()
     keys = Keys(clock=clock)
@@ -140,7 +155,9 @@ def _json(document: Any) -> tuple[int, dict[str, str], bytes]:
 
 
 @pytest.mark.parametrize("said", ["https://evil.example", "", None, 5])
-async def test_a_provider_that_names_another_issuer_is_not_believed(provider: Provider, source: KeySource, said: Any) -> None:
+async def test_a_provider_that_names_another_issuer_is_not_believed(
+    provider: Provider, source: KeySource, said: Any
+) -> None:
     provider.answers[DISCOVERY] = _json({"issuer": said, "jwks_uri": provider.issuer + JWKS})
     assert f"says its issuer is {said!r}, not {provider.issuer!r}" in await problem(Keys(), source)
     assert provider.count(JWKS) == 0, "nothing that it says counts"
@@ -173,7 +190,9 @@ async def test_a_provider_that_begins_to_lie_loses_what_it_said_before(provider:
         ({"jwks_uri": "https://127.0.0.1/a b\r\nX: y"}, "is not an address that keys are fetched from"),
     ],
 )
-async def test_a_strange_address_of_keys_is_refused(provider: Provider, source: KeySource, document: Any, wanted: str) -> None:
+async def test_a_strange_address_of_keys_is_refused(
+    provider: Provider, source: KeySource, document: Any, wanted: str
+) -> None:
     provider.answers[DISCOVERY] = _json({"issuer": provider.issuer, **document})
     assert wanted in await problem(Keys(), source)
 
@@ -183,7 +202,10 @@ async def test_a_strange_address_of_keys_is_refused(provider: Provider, source: 
     [
         ((404, {}, b"{}"), "answers 404"),
         ((500, {}, b"oops"), "answers 500"),
-        ((302, {"Location": "https://evil.example/keys"}, b""), "answers 302 (redirects are not followed: https://evil.example/keys)"),
+        (
+            (302, {"Location": "https://evil.example/keys"}, b""),
+            "answers 302 (redirects are not followed: https://evil.example/keys)",
+        ),
         ((200, {}, b"<html>"), "is not strict JSON"),
         ((200, {}, b'{"keys": []}'), "has no key that can be used"),
         ((200, {}, b'{"keys": [{"kty": "oct", "k": "c2VjcmV0"}]}'), "of a kind that is not accepted: oct"),
@@ -192,7 +214,9 @@ async def test_a_strange_address_of_keys_is_refused(provider: Provider, source: 
         ((200, {"Content-Length": "500"}, b"{}"), "IncompleteRead"),
     ],
 )
-async def test_an_answer_that_is_no_key_set_is_refused(provider: Provider, source: KeySource, answer: Any, wanted: str) -> None:
+async def test_an_answer_that_is_no_key_set_is_refused(
+    provider: Provider, source: KeySource, answer: Any, wanted: str
+) -> None:
     provider.answers[JWKS] = answer
     assert wanted in await problem(Keys(), source)
 
@@ -213,7 +237,15 @@ async def test_a_trust_domain_needs_its_bundle() -> None:
 
 
 @pytest.mark.parametrize(
-    "address", ["http://192.0.2.1/keys", "http://example.com/keys", "http://127.0.0.1.example.com/k", "ftp://127.0.0.1/k", "keys", ""]
+    "address",
+    [
+        "http://192.0.2.1/keys",
+        "http://example.com/keys",
+        "http://127.0.0.1.example.com/k",
+        "ftp://127.0.0.1/k",
+        "keys",
+        "",
+    ],
 )
 async def test_plain_http_is_for_loopback_alone(address: str) -> None:
     with pytest.raises(IdentityError):
@@ -247,7 +279,9 @@ async def test_a_chunked_answer_is_read() -> None:
         assert [key.kid for key in (await Keys().get(KeySource("https://i", address + "/k", ""))).keys] == ["ed25519"]
 
 
-@pytest.mark.parametrize("answer", [b"", b"SSH-2.0-x\r\n", b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\nzz\r\n"])
+@pytest.mark.parametrize(
+    "answer", [b"", b"SSH-2.0-x\r\n", b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\nzz\r\n"]
+)
 async def test_what_is_not_http_is_refused(answer: bytes) -> None:
     async with raw_server(answer) as address:
         assert await problem(Keys(), KeySource("https://i", address + "/k", ""))

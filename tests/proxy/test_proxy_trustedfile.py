@@ -108,8 +108,12 @@ def _fifo(path: Path) -> None:
     os.mkfifo(path, 0o600)
 
 
-@pytest.mark.parametrize(("make", "wanted"), [(_fifo, "is not a regular file"), (lambda path: path.mkdir(0o700), "is not a regular file")])
-def test_what_is_no_regular_file_is_refused_without_hanging(tmp_path: Path, make: Callable[[Path], None], wanted: str) -> None:
+@pytest.mark.parametrize(
+    ("make", "wanted"), [(_fifo, "is not a regular file"), (lambda path: path.mkdir(0o700), "is not a regular file")]
+)
+def test_what_is_no_regular_file_is_refused_without_hanging(
+    tmp_path: Path, make: Callable[[Path], None], wanted: str
+) -> None:
     make(tmp_path / "x")
     assert refusal(tmp_path / "x") == wanted
 
@@ -132,7 +136,9 @@ def test_no_descriptor_is_left_open(file: Path) -> None:
 
 
 def workload(file: Path, user: str) -> Workload:
-    return Workload("bot", user=user, identity=IdentitySource(kind=IdentityKind.TOKEN_FILE, path=str(file), jwks="/j", audience="a"))
+    return Workload(
+        "bot", user=user, identity=IdentitySource(kind=IdentityKind.TOKEN_FILE, path=str(file), jwks="/j", audience="a")
+    )
 
 
 def test_a_token_is_read_without_the_space_around_it(file: Path) -> None:

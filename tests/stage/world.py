@@ -55,6 +55,8 @@ class World:
                 except subprocess.TimeoutExpired:
                     process.kill()
                     process.wait()
+            if process is not None and process.stdout is not None:
+                process.stdout.close()
         for mounted in ("/etc/hosts", "/etc/group", "/etc/passwd", str(self.repository), str(self.root)):
             subprocess.run(["umount", "-l", mounted], check=False, stderr=subprocess.DEVNULL)
 
@@ -163,8 +165,8 @@ class World:
         }
         options = [word for key, value in settings.items() for word in ("-c", f"{key}={value}")]
         command = ["nsenter", f"--net=/proc/{self.holder}/ns/net", *as_postgres(), str(_BIN / "postgres")]
-        log = (self.folder / "postgres.log").open("wb")
-        self._postgres = subprocess.Popen([*command, "-D", str(data / "cluster"), *options], stdout=log, stderr=log)
+        with (self.folder / "postgres.log").open("wb") as log:
+            self._postgres = subprocess.Popen([*command, "-D", str(data / "cluster"), *options], stdout=log, stderr=log)
         wait_for(lambda: self.superuser_sql("select 1", check=False) == "1", "PostgreSQL", 60)
         self.superuser_sql("create role crm_proxy login password 'S3cret-of-the-proxy-alone'")
         self.superuser_sql("create database crm owner crm_proxy")
