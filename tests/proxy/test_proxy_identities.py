@@ -114,7 +114,7 @@ async def test_a_declared_workload_is_admitted_as_its_document_says(world: World
     assert (identity.issuer, identity.subject, identity.groups, identity.purpose) == (
         world.issuer.issuer,
         "bot",
-        {"support"},
+        frozenset({"support"}),
         "help",
     )
     assert world.current() == identity

@@ -8,6 +8,7 @@ a reserved name, which leaves the client's unnamed statement alone; a refused Fu
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from typing import Final
 
@@ -33,6 +34,11 @@ UNKNOWN_PORTAL: Final = "34000"
 PROTOCOL_VIOLATION: Final = "08P01"
 TERMINATED: Final = "57P01"
 WITHDRAWN: Final = Outcome("withdrawn")
+
+# SQLSTATE classes whose messages quote names of objects, and the one code among them that quotes the statement's own words.
+_QUOTES_NAMES: Final = ("23", "25", "26", "2B", "34", "3D", "3F", "42", "55", "57")
+_QUOTES_LITERALS: Final = frozenset({"42601"})
+_QUOTED: Final = re.compile(r'"(?:[^"]|"")*"')
 
 
 def denied(verdict: Verdict) -> Denial:
@@ -79,6 +85,20 @@ def error_fields(denial: Denial) -> dict[str, str]:
 def error(denial: Denial) -> bytes:
     """Return the ErrorResponse of ``denial``."""
     return build_error(error_fields(denial))
+
+
+def recordable(fields: Mapping[str, str]) -> str:
+    """Return an error's message as it may be kept: the server quotes literals of the statement, which never are.
+
+    Names (of relations, constraints, columns) are what most errors quote, and stay. What server-side code raises
+    (class P0) can be any text at all.
+    """
+    code, message = fields.get("C", ""), fields.get("M", "")
+    if code.startswith("P0"):
+        return "[raised by server-side code]"
+    if code in _QUOTES_LITERALS or not code.startswith(_QUOTES_NAMES):
+        return _QUOTED.sub('"…"', message)
+    return message
 
 
 def fatal(message: str, sqlstate: str = PROTOCOL_VIOLATION) -> bytes:

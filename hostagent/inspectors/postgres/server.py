@@ -391,14 +391,11 @@ class ServerHalf:
             outcome = Outcome(denial.outcome, "", denial.sqlstate, denial.message)
             self._fail(entry, outcome, now)
             return refusals.error(denial)
-        outcome = Outcome("error", "", shown.get("C", ""), self._scrubbed(shown.get("M", "")))
+        outcome = Outcome("error", "", shown.get("C", ""), self._desk.scrub(refusals.recordable(shown)))
         if fields.get("C") == refusals.QUERY_CANCELED:
             outcome = outcome._replace(outcome="cancelled")
         self._fail(entry, outcome, now)
         return None if shown is fields else build_error(shown)
-
-    def _scrubbed(self, message: str) -> str:
-        return self._desk.scrub(message)
 
     def _fail(self, entry: Entry, outcome: Outcome, now: float) -> None:
         """The server failed in ``entry``: record it, take back what did not happen, follow the server's skipping."""
