@@ -68,7 +68,7 @@ class _LazyGroup(click.Group):
 )
 @click.pass_context
 def main(ctx: click.Context, config: str | None) -> None:
-    r"""Govern what AI agents on this host may do: force, understand, decide, mask, hold, prove.
+    """Govern what AI agents on this host may do: force, understand, decide, mask, hold, prove.
 
     \b
     First steps (as root):

@@ -13,7 +13,7 @@ import click
 @click.argument("command", nargs=-1, required=True, type=click.UNPROCESSED)
 @click.pass_obj
 def run_command(config_path: str | None, workload: str, tty: bool | None, command: tuple[str, ...]) -> None:
-    r"""Start COMMAND as a governed workload.
+    """Start COMMAND as a governed workload.
 
     \b
     Its identity is verified and its fence proved before its first instruction runs. Input, output, window size,

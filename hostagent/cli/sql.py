@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 def sql_command(
     config_path: str | None, statement: str, form: str | None, database: Path | None, timeout_s: float, memory: str
 ) -> None:
-    r"""Ask the recorded sessions one question: exactly one SELECT.
+    """Ask the recorded sessions one question: exactly one SELECT.
 
     \b
     hostagent sql "from sessions"

@@ -128,6 +128,8 @@ class Proxy:
         identity = admission.identity
         if not admission.admitted or identity is None:
             return Admitted(admitted=False, reason=admission.reason)
+        if request.leaf in self._launchers:  # enforcerd attached anew: the leaf counts once
+            self._identities.release(self._launchers[request.leaf][0])
         self._launchers[request.leaf] = (request.workload, request.launcher)
         return Admitted(
             admitted=True,

@@ -364,6 +364,12 @@ class Leaves:
             for descriptor in descriptors:
                 os.close(descriptor)
 
+    def hear_ends(self) -> None:
+        """Take every report that has come, outside of the loop."""
+        for each in self.live():
+            if each.process is not None:
+                self._reported(each)
+
     def reap(self) -> None:
         """Collect ended children that are nobody's first process (what the first processes left, canaries)."""
         first = {each.process.pid for each in self.live() if each.process is not None}

@@ -57,7 +57,7 @@ def isolated(table: str, port: int, dns_port: int, loopback_ports: Iterable[int]
             _chain(
                 "fence",
                 "type filter hook output priority 10; policy drop;",
-                f'oifname != "lo" {refuse} drop',
+                f'oifname != "lo" counter drop',
                 f"ct direction original ct status dnat tcp dport {ours} accept",
                 f"ct direction original ct status dnat udp dport {dns_port} accept",
                 f"ct direction reply ct status dnat tcp sport {ours} accept",
@@ -129,7 +129,7 @@ def shared(
                 "ip6 daddr ::1 tcp dport != @loopback_ports return",
                 f"meta l4proto tcp redirect to :{leaf} map @tcp_port",
             ),
-            _chain("fence", "type filter hook output priority 10; policy accept;", f"{here} jump fence_governed"),
+            _chain("fence", "type filter hook output priority 200; policy accept;", f"{here} jump fence_governed"),
             _chain(
                 "fence_governed",
                 f"meta mark set {leaf} map @leaf_mark",
@@ -143,6 +143,15 @@ def shared(
                 refuse,
                 "meta l4proto tcp counter reject with tcp reset",
                 f"counter {_UNREACHABLE}",
+            ),
+            # What the fence accepted was for a local address, but a socket tied to a device would send it out there all the
+            # same. The device is known only after the redirection was routed anew, where no socket can be asked for: the
+            # fence's mark tells.
+            _chain(
+                "egress",
+                "type filter hook postrouting priority -300; policy accept;",
+                f'meta mark & {MARK_MASK:#010x} == {MARK_PREFIX:#010x} oifname != "lo" {refuse}',
+                f'meta mark & {MARK_MASK:#010x} == {MARK_PREFIX:#010x} oifname != "lo" counter drop',
             ),
             _chain(
                 "own_loopback",

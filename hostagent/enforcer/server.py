@@ -208,7 +208,7 @@ class Server:
             self._leaves.end(each, "uninstalled")
         until = time.monotonic() + _UNINSTALL_S
         while self._leaves.live() and time.monotonic() < until:
-            self._leaves.reap()
+            self._leaves.hear_ends()
             time.sleep(0.01)
         removed = self._leaves.uninstall()
         self._evidence.service("stopped", "uninstalled")

@@ -12,7 +12,7 @@ from dataclasses import replace
 from hostagent.gate.context import SessionContext
 from hostagent.gate.masking import Obliged
 from hostagent.inspectors.ports import Parameters, Ruling, Subject
-from hostagent.mask import Exposure
+from hostagent.mask import Exposure, scrub
 from hostagent.model.catalogue import Catalogue
 from hostagent.model.operation import Operation
 from hostagent.model.verdict import Decision, Obligation, Verdict
@@ -122,10 +122,10 @@ def _line(operation: Operation, verdict: Verdict) -> Mapping[str, object]:
         "verb": operation.verb,
         "effects": sorted(operation.judged_effects),
         "resources": [
-            {"kind": each.kind, "name": each.name, "access": each.access.value} for each in operation.resources
+            {"kind": each.kind, "name": scrub(each.name), "access": each.access.value} for each in operation.resources
         ],
         "completeness": operation.completeness.value,
-        "text": operation.redacted,
+        "text": scrub(operation.redacted),  # names in quotes can hold anything
         "fingerprint": operation.fingerprint,
         "decision": verdict.decision.value,
         "rules": list(verdict.rules),

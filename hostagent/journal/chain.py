@@ -24,6 +24,9 @@ from hostagent.model.errors import JournalError
 from hostagent.model.event import Event
 
 
+_LONGEST = MAX_LINE - 128
+
+
 class ChainState(NamedTuple):
     """Where a chain stands: the last event's number and the last line's hash (32 bytes)."""
 
@@ -31,7 +34,7 @@ class ChainState(NamedTuple):
     head: bytes = GENESIS
 
 
-class _Line(msgspec.Struct):
+class _Line(msgspec.Struct, gc=False):
     seq: int
     kind: str
     at: int
@@ -81,19 +84,19 @@ class Chain:
             JournalError: an event cannot be expressed as JSON, or is too long; the chain has not moved.
         """
         seq, head = self.state
-        lines = bytearray()
+        parts: list[bytes] = []
         for kind, at, flow, workload, fields in events:
             seq += 1
             try:
                 payload = _encode(_Line(seq, kind, at, flow, workload, fields))
             except (UnicodeEncodeError, TypeError, ValueError, OverflowError, RecursionError):
                 payload = _encode_carefully(seq, kind, at, flow, workload, fields)
-            if len(payload) > MAX_LINE - 128:
+            if len(payload) > _LONGEST:
                 raise JournalError(f"an event of {len(payload)} bytes is too long for the journal")
             head = sha256(b"\x00" + head + payload).digest()
-            lines += b"E %b %b\n" % (hexlify(head), payload)
+            parts += (b"E ", hexlify(head), b" ", payload, b"\n")
         self.state = ChainState(seq, head)
-        return bytes(lines)
+        return b"".join(parts)
 
     def header(self, segment: int, at: int, key: bytes = b"") -> bytes:
         """Return the first line of segment number ``segment``; ``key`` is the raw Ed25519 public key."""

@@ -237,12 +237,18 @@ async def _open(address: str, url: SplitResult, ca_file: str) -> tuple[asyncio.S
     if not host or url.username is not None or not address.isascii() or not address.isprintable() or " " in address:
         raise IdentityError(f"{address!r}: is not an address that keys are fetched from")
     if url.scheme == "https":
-        context = ssl.create_default_context(cafile=ca_file or None)
-        context.minimum_version = ssl.TLSVersion.TLSv1_2
+        # Reading the system's certificates takes milliseconds that sessions would feel.
+        context = await asyncio.to_thread(_context, ca_file)
         return await asyncio.open_connection(host, port or 443, ssl=context, server_hostname=host)
     if url.scheme != "http" or not _is_loopback(host):
         raise IdentityError(f"{address}: keys are fetched by https only (http only from this machine's loopback)")
     return await asyncio.open_connection("127.0.0.1" if host == "localhost" else host, port or 80)
+
+
+def _context(ca_file: str) -> ssl.SSLContext:
+    context = ssl.create_default_context(cafile=ca_file or None)
+    context.minimum_version = ssl.TLSVersion.TLSv1_2
+    return context
 
 
 def _is_loopback(host: str) -> bool:

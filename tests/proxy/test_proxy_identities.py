@@ -464,7 +464,6 @@ async def test_while_the_provider_is_down_an_admitted_identity_lives_on_but_not_
     outside.provider.down = True
     await outside.step(60)
     assert (outside.current(), outside.lost) == (first, [])
-    outside.source(issuer=outside.provider.issuer)
     outside.ahead = STALE_S + 10
     outside.identities.sweep()
     assert outside.current() is None

@@ -1,5 +1,5 @@
 -- The public interface: every view and column here is described in ../README.md and stays.
--- Times are UTC. Sources: recorded.* = sealed files and live rows together.
+-- Arrows stand in parentheses: DuckDB 1.5 binds them more loosely than "=". Times are UTC. Sources: recorded.* = sealed files and live rows together.
 
 create or replace macro utc(nanoseconds) as make_timestamp(nanoseconds // 1000);
 
@@ -18,7 +18,7 @@ with asked as (
     select flow, arg_max(e, seq) as e from recorded.close e group by flow
 ), restarts as (
     select writer, max(seq) as seq from recorded.event
-    where kind = 'service' and fields ->> 'change' = 'started' group by writer
+    where kind = 'service' and (fields ->> 'change') = 'started' group by writer
 )
 select
     c.flow as session, c.workload, c.issuer, c.subject, c."groups", c.purpose, c.token_id,
@@ -47,13 +47,13 @@ left join restarts r on r.writer = c.writer;
 
 create or replace view approvals as
 with held as (
-    select flow, workload, at_ns, writer, seq, fields ->> 'ticket' as ticket, fields ->> 'statement' as statement,
-           fields ->> 'rule' as rule, fields ->> 'approvers' as approvers, fields ->> 'digest' as digest,
-           try_cast(fields ->> 'expires_at' as double) as expires_at, fields ->> 'reason' as reason
+    select flow, workload, at_ns, writer, seq, (fields ->> 'ticket') as ticket, (fields ->> 'statement') as statement,
+           (fields ->> 'rule') as rule, (fields ->> 'approvers') as approvers, (fields ->> 'digest') as digest,
+           try_cast((fields ->> 'expires_at') as double) as expires_at, (fields ->> 'reason') as reason
     from recorded.event where kind = 'hold'
 ), answers as (
-    select fields ->> 'ticket' as ticket, arg_min(try_cast(fields ->> 'granted' as boolean), seq) as granted,
-           arg_min(fields ->> 'by', seq) as "by", arg_min(fields ->> 'reason', seq) as reason, min(at_ns) as at_ns
+    select (fields ->> 'ticket') as ticket, arg_min(try_cast((fields ->> 'granted') as boolean), seq) as granted,
+           arg_min((fields ->> 'by'), seq) as "by", arg_min((fields ->> 'reason'), seq) as reason, min(at_ns) as at_ns
     from recorded.event where kind = 'answer' group by all
 )
 select h.ticket, h.flow as session, h.statement, h.workload, c.issuer, c.subject, c.target,
@@ -68,8 +68,8 @@ left join recorded.connection c using (flow);
 
 create or replace view statements as
 with answers as (
-    select fields ->> 'ticket' as ticket, arg_min(try_cast(fields ->> 'granted' as boolean), seq) as granted,
-           arg_min(fields ->> 'by', seq) as "by"
+    select (fields ->> 'ticket') as ticket, arg_min(try_cast((fields ->> 'granted') as boolean), seq) as granted,
+           arg_min((fields ->> 'by'), seq) as "by"
     from recorded.event where kind = 'answer' group by all
 )
 select
@@ -102,7 +102,7 @@ from (
 
 create or replace view touched as
 select s.flow as session, s.statement, utc(s.at_ns) as time, s.workload, s.decision,
-       r.value ->> 'kind' as kind, r.value ->> 'name' as "name", r.value ->> 'access' as access
+       (r.value ->> 'kind') as kind, (r.value ->> 'name') as "name", (r.value ->> 'access') as access
 from recorded.statement s, json_each(case when json_type(s.resources) = 'ARRAY' then s.resources else '[]' end) r;
 
 create or replace view denials as
@@ -120,72 +120,72 @@ select 'login' as level, flow as session, utc(at_ns) as time, workload, rules, r
 from recorded.login where outcome = 'denied';
 
 create or replace view refusals as
-select utc(at_ns) as time, workload, nullif(flow, '') as session, fields ->> 'layer' as layer, fields ->> 'leaf' as leaf,
-       fields ->> 'source' as source, fields ->> 'destination' as destination, fields ->> 'transport' as transport,
-       fields ->> 'reason' as reason, coalesce(try_cast(fields ->> 'count' as bigint), 1) as "count", writer, seq
+select utc(at_ns) as time, workload, nullif(flow, '') as session, (fields ->> 'layer') as layer, (fields ->> 'leaf') as leaf,
+       (fields ->> 'source') as source, (fields ->> 'destination') as destination, (fields ->> 'transport') as transport,
+       (fields ->> 'reason') as reason, coalesce(try_cast((fields ->> 'count') as bigint), 1) as "count", writer, seq
 from recorded.event where kind = 'refusal'
 union all by name
 select utc(at_ns) as time, workload, flow as session, 'proxy' as layer, leaf, peer as source, destination, transport,
        reason, 1::bigint as "count", writer, seq
 from recorded.connection where outcome = 'denied'
 union all by name
-select utc(at_ns) as time, workload, nullif(flow, '') as session, 'dns' as layer, fields ->> 'name' as destination, 'dns' as transport,
-       fields ->> 'reason' as reason, 1::bigint as "count", writer, seq
-from recorded.event where kind = 'dns' and fields ->> 'outcome' = 'refused';
+select utc(at_ns) as time, workload, nullif(flow, '') as session, 'dns' as layer, (fields ->> 'name') as destination, 'dns' as transport,
+       (fields ->> 'reason') as reason, 1::bigint as "count", writer, seq
+from recorded.event where kind = 'dns' and (fields ->> 'outcome') = 'refused';
 
 create or replace view dns as
-select utc(at_ns) as time, workload, fields ->> 'name' as "name", fields ->> 'type' as "type",
-       fields ->> 'outcome' as outcome, try_cast(fields -> 'answers' as varchar[]) as answers, fields ->> 'reason' as reason,
+select utc(at_ns) as time, workload, (fields ->> 'name') as "name", (fields ->> 'type') as "type",
+       (fields ->> 'outcome') as outcome, try_cast((fields -> 'answers') as varchar[]) as answers, (fields ->> 'reason') as reason,
        writer, seq
 from recorded.event where kind = 'dns';
 
 create or replace view admissions as
-select utc(at_ns) as time, workload, fields ->> 'leaf' as leaf, fields ->> 'outcome' as outcome, fields ->> 'reason' as reason,
-       fields ->> 'launcher' as launcher, fields ->> 'placement' as placement, fields ->> 'issuer' as issuer,
-       fields ->> 'subject' as subject, try_cast(fields -> 'groups' as varchar[]) as "groups", fields ->> 'purpose' as purpose,
-       fields -> 'claims' as claims, fields ->> 'token_id' as token_id,
-       make_timestamp((try_cast(fields ->> 'expires_at' as double) * 1000000)::bigint) as expires, writer, seq
+select utc(at_ns) as time, workload, (fields ->> 'leaf') as leaf, (fields ->> 'outcome') as outcome, (fields ->> 'reason') as reason,
+       (fields ->> 'launcher') as launcher, (fields ->> 'placement') as placement, (fields ->> 'issuer') as issuer,
+       (fields ->> 'subject') as subject, try_cast((fields -> 'groups') as varchar[]) as "groups", (fields ->> 'purpose') as purpose,
+       (fields -> 'claims') as claims, (fields ->> 'token_id') as token_id,
+       make_timestamp((try_cast((fields ->> 'expires_at') as double) * 1000000)::bigint) as expires, writer, seq
 from recorded.event where kind = 'admission';
 
 create or replace view identities as
-select utc(at_ns) as time, workload, fields ->> 'change' as change, fields ->> 'reason' as reason,
-       fields ->> 'issuer' as issuer, fields ->> 'subject' as subject, fields ->> 'token_id' as token_id,
-       make_timestamp((try_cast(fields ->> 'expires_at' as double) * 1000000)::bigint) as expires, writer, seq
+select utc(at_ns) as time, workload, (fields ->> 'change') as change, (fields ->> 'reason') as reason,
+       (fields ->> 'issuer') as issuer, (fields ->> 'subject') as subject, (fields ->> 'token_id') as token_id,
+       make_timestamp((try_cast((fields ->> 'expires_at') as double) * 1000000)::bigint) as expires, writer, seq
 from recorded.event where kind = 'identity'
 union all by name
 select time, workload, outcome as change, reason, issuer, subject, token_id, expires, writer, seq from admissions;
 
 create or replace view processes as
 with ends as (
-    select fields ->> 'leaf' as leaf, fields ->> 'pid' as pid, max(at_ns) as at_ns,
-           arg_max(try_cast(fields ->> 'status' as integer), at_ns) as status
+    select (fields ->> 'leaf') as leaf, (fields ->> 'pid') as pid, max(at_ns) as at_ns,
+           arg_max(try_cast((fields ->> 'status') as integer), at_ns) as status
     from recorded.event where kind = 'exit' group by all
 )
-select l.workload, l.fields ->> 'leaf' as leaf, try_cast(l.fields ->> 'pid' as bigint) as pid,
-       try_cast(l.fields ->> 'start_ticks' as ubigint) as start_ticks, l.fields ->> 'exe' as exe,
-       coalesce(try_cast(l.fields -> 'argv' as varchar[]), [l.fields ->> 'argv']) as argv, try_cast(l.fields ->> 'uid' as bigint) as uid,
-       coalesce(try_cast(l.fields ->> 'degraded' as boolean), false) as degraded,
+select l.workload, (l.fields ->> 'leaf') as leaf, try_cast((l.fields ->> 'pid') as bigint) as pid,
+       try_cast((l.fields ->> 'start_ticks') as ubigint) as start_ticks, (l.fields ->> 'exe') as exe,
+       coalesce(try_cast((l.fields -> 'argv') as varchar[]), [(l.fields ->> 'argv')]) as argv, try_cast((l.fields ->> 'uid') as bigint) as uid,
+       coalesce(try_cast((l.fields ->> 'degraded') as boolean), false) as degraded,
        utc(l.at_ns) as started, utc(e.at_ns) as ended, e.status, l.writer, l.seq
 from recorded.event l
-left join ends e on e.leaf = l.fields ->> 'leaf' and e.pid = l.fields ->> 'pid'
+left join ends e on e.leaf = (l.fields ->> 'leaf') and e.pid = (l.fields ->> 'pid')
 where l.kind = 'launch';
 
 create or replace view policies as
-select utc(at_ns) as time, fields ->> 'outcome' as outcome, fields ->> 'policy' as policy,
-       try_cast(fields -> 'documents' as varchar[]) as documents, fields ->> 'reason' as reason, writer, seq
+select utc(at_ns) as time, (fields ->> 'outcome') as outcome, (fields ->> 'policy') as policy,
+       try_cast((fields -> 'documents') as varchar[]) as documents, (fields ->> 'reason') as reason, writer, seq
 from recorded.event where kind = 'policy';
 
 create or replace view service as
-select utc(at_ns) as time, fields ->> 'component' as component, fields ->> 'change' as change,
-       fields ->> 'version' as version, fields ->> 'detail' as detail, writer, seq
+select utc(at_ns) as time, (fields ->> 'component') as component, (fields ->> 'change') as change,
+       (fields ->> 'version') as version, (fields ->> 'detail') as detail, writer, seq
 from recorded.event where kind = 'service';
 
 create or replace view tamper as
 select writer, seq, segment, position, kind, detail from live.tamper;
 
 create or replace view gaps as
-select utc(at_ns) as time, writer, seq, 'stated' as source, fields ->> 'reason' as reason,
-       try_cast(fields ->> 'count' as bigint) as "count"
+select utc(at_ns) as time, writer, seq, 'stated' as source, (fields ->> 'reason') as reason,
+       try_cast((fields ->> 'count') as bigint) as "count"
 from recorded.event where kind = 'gap'
 union all by name
 select writer, seq, 'found' as source, kind || ': ' || detail as reason, 0::bigint as "count" from live.tamper;
@@ -213,14 +213,14 @@ select writer, seq, utc(at_ns) as time, flow as session, workload, 'close' as ki
 create or replace view timeline as
 select session, time, kind, workload,
        case kind
-         when 'connection' then concat(fields ->> 'outcome', ' ', fields ->> 'target', ' ', fields ->> 'destination')
-         when 'login' then concat(fields ->> 'outcome', ' ', fields ->> 'database', ' as ', fields ->> 'upstream_user')
-         when 'statement' then concat(fields ->> 'decision', ' ', fields ->> 'text')
-         when 'result' then concat(fields ->> 'outcome', ' ', fields ->> 'tag', ' ', fields ->> 'sqlstate')
-         when 'hold' then concat('ticket ', fields ->> 'ticket', ' waits for ', fields ->> 'approvers')
-         when 'answer' then concat(case when try_cast(fields ->> 'granted' as boolean) then 'approved by ' else 'not approved ' end,
-                                   fields ->> 'by', ' ', fields ->> 'reason')
-         else coalesce(fields ->> 'reason', '') end as what,
+         when 'connection' then concat((fields ->> 'outcome'), ' ', (fields ->> 'target'), ' ', (fields ->> 'destination'))
+         when 'login' then concat((fields ->> 'outcome'), ' ', (fields ->> 'database'), ' as ', (fields ->> 'upstream_user'))
+         when 'statement' then concat((fields ->> 'decision'), ' ', (fields ->> 'text'))
+         when 'result' then concat((fields ->> 'outcome'), ' ', (fields ->> 'tag'), ' ', (fields ->> 'sqlstate'))
+         when 'hold' then concat('ticket ', (fields ->> 'ticket'), ' waits for ', (fields ->> 'approvers'))
+         when 'answer' then concat(case when try_cast((fields ->> 'granted') as boolean) then 'approved by ' else 'not approved ' end,
+                                   (fields ->> 'by'), ' ', (fields ->> 'reason'))
+         else coalesce((fields ->> 'reason'), '') end as what,
        fields, writer, seq
 from events where session <> '';
 
