@@ -124,7 +124,10 @@ def steady(root: Path, journal: JournalFile, sessions: Iterator[list[Event]], ra
             waiting = [at for number, at in list(written_at.items()) if number > seq]
             lags.append(now - min(waiting) if waiting else 0.0)
 
-    time.sleep(3.0)
+    begun = time.time()
+    while not database.exists() or database.stat().st_mtime < begun:  # it always publishes once at its start
+        time.sleep(0.05)
+    time.sleep(2.0)
     started, used = time.monotonic(), cpu_of(process.pid)
     thread = threading.Thread(target=watch)
     thread.start()

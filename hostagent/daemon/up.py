@@ -151,7 +151,9 @@ class Supervisor:
         return self._stopping
 
     def _end_all(self) -> None:
-        for child in reversed(self._children):
+        # The recorder last: it still publishes what the other two record about their end.
+        enforcerd, proxyd, recorderd = self._children
+        for child in (proxyd, enforcerd, recorderd):
             if child.process is None or child.process.poll() is not None:
                 continue
             child.process.terminate()

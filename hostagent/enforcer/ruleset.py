@@ -57,7 +57,8 @@ def isolated(table: str, port: int, dns_port: int, loopback_ports: Iterable[int]
             _chain(
                 "fence",
                 "type filter hook output priority 10; policy drop;",
-                f'oifname != "lo" counter drop',
+                f'oifname != "lo" {refuse}',
+                'oifname != "lo" counter drop',
                 f"ct direction original ct status dnat tcp dport {ours} accept",
                 f"ct direction original ct status dnat udp dport {dns_port} accept",
                 f"ct direction reply ct status dnat tcp sport {ours} accept",

@@ -23,7 +23,6 @@ from hostagent.journal.format import (
 from hostagent.model.errors import JournalError
 from hostagent.model.event import Event
 
-
 _LONGEST = MAX_LINE - 128
 
 

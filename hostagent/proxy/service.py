@@ -21,6 +21,7 @@ from hostagent.documents import Config
 from hostagent.gate import Gate, SessionContext
 from hostagent.inspectors.postgres.cancel import CancelRegistry
 from hostagent.model.command import Hold, Withdraw
+from hostagent.model.errors import HostagentError, JournalError
 from hostagent.model.event import Event, EventKind
 from hostagent.model.flow import Endpoint, Flow
 from hostagent.model.identity import Identity
@@ -28,6 +29,7 @@ from hostagent.model.ports import Journal
 from hostagent.model.target import Target
 from hostagent.model.ticket import Answer
 from hostagent.proxy.authority import Authority
+from hostagent.proxy.cancel import deliver_cancel
 from hostagent.proxy.catalogue import Catalogues, CatalogueView
 from hostagent.proxy.context import PolicyStore
 from hostagent.proxy.dns import Resolver
@@ -170,8 +172,8 @@ class Service:
             }
         try:
             self._parts.journal.append([Event(EventKind.CONNECTION, time.time_ns(), flow.flow_id, flow.workload, fields)])
-        except Exception:
-            log.exception("a connection could not be recorded and was refused", extra={"flow": flow.flow_id})
+        except JournalError as error:
+            log.critical("a connection could not be recorded and was refused: %s", error, extra={"flow": flow.flow_id})
             connection.close()
             return
         if reason or target is None or identity is None:
@@ -283,16 +285,15 @@ class Service:
         self._tasks.create_task(self._cancel(session, data))
 
     async def _cancel(self, session: Session, data: bytes) -> None:
-        destination = session.flow.destination
+        target, destination = self._sessions[session].target, session.flow.destination
+        name = upstream_name(target, destination.host, self._parts.resolver.host_of(target, destination.host) or "")
         try:
             async with asyncio.timeout(self._parts.config.limits.connect_timeout_s):
-                _, writer = await asyncio.open_connection(destination.host, destination.port)
-                writer.write(data)
-                await writer.drain()
-                writer.close()
-                await writer.wait_closed()
-        except (OSError, TimeoutError) as error:
+                await deliver_cancel(target, name, destination, data)
+        except (OSError, TimeoutError, HostagentError) as error:
             log.warning("a cancel request could not be delivered: %s", error, extra={"flow": session.flow.flow_id})
+        finally:
+            session.cancel_delivered()
 
     def refresh_catalogue(self, session: Session) -> None:
         """Fetch the catalogue of the session's database anew."""

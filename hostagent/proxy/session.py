@@ -66,7 +66,7 @@ class Outside(Protocol):
         """Take the ticket off the desk."""
 
     def cancel_upstream(self, session: Session, data: bytes) -> None:
-        """Send a cancel request on a connection of its own."""
+        """Send a cancel request on a connection of its own; ends in ``session.cancel_delivered``."""
 
     def refresh_catalogue(self, session: Session) -> None:
         """Fetch the catalogue anew."""
@@ -136,6 +136,8 @@ class Session:
         self._timer: asyncio.TimerHandle | None = None
         self._over = False
         self._gone: set[Side] = set()
+        self._cancelling = False
+        self._close_reason = ""
         self.database = ""
 
     # -- what the transports and the process around say ------------------------------------------------------------------
@@ -168,6 +170,15 @@ class Session:
     def connect_failed(self, reason: str) -> None:
         """The upstream connection could not be made."""
         self._guard(lambda: self._obey(self.gate.connect_failed(reason, self._clock())))
+
+    def cancel_delivered(self) -> None:
+        """The target has taken the cancel request (or cannot be reached): only now may the client's connection end.
+
+        libpq takes that end as the word that the cancel was acted on; earlier, it could hit the client's next statement.
+        """
+        self._cancelling = False
+        if self._close_reason:
+            self._guard(lambda: self._finish(self._close_reason))
 
     def resume(self, answer: Answer) -> None:
         """A held operation was answered."""
@@ -221,6 +232,8 @@ class Session:
 
     def _carry_out(self, command: Command) -> None:
         match command:
+            case Close() if self._cancelling:
+                self._close_reason = command.reason
             case Close():
                 self._finish(command.reason)
             case Hold():
@@ -233,6 +246,7 @@ class Session:
             case StartTLS():
                 self._start_tls(command)
             case CancelUpstream():
+                self._cancelling = True
                 self._outside.cancel_upstream(self, command.data)
             case RefreshCatalogue():
                 self._outside.refresh_catalogue(self)
