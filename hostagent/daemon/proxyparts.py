@@ -7,7 +7,7 @@ import logging
 import os
 import socket
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from pathlib import Path
 
 from hostagent import __version__
@@ -92,7 +92,12 @@ class Proxy:
                 self._identities.on_lost = self._service.identity_lost
                 self._identities.on_renewed = self._service.identity_renewed
                 link = EnforcerLink(
-                    self._config.enforcer_socket, WRITER, admit=self._admit, listen=self._listen, retire=self._retire
+                    self._config.enforcer_socket,
+                    WRITER,
+                    admit=self._admit,
+                    listen=self._listen,
+                    retire=self._retire,
+                    known=self._forget_others,
                 )
                 self._answer_calls()
                 await self._control.start()
@@ -161,12 +166,20 @@ class Proxy:
             bound.setblocking(False)
         self._tasks.create_task(dns.start(datagram, stream))
 
+    def _forget_others(self, leaves: Collection[str]) -> None:
+        """Let go of leaves that enforcerd no longer has: it was restarted, and they ended with its predecessor."""
+        for leaf in set(self._launchers) - set(leaves):
+            self._end_leaf(leaf)
+
     def _retire(self, request: Retire) -> None:
-        self._service.retire(request.leaf)
-        dns = self._dns.pop(request.leaf, None)
+        self._end_leaf(request.leaf)
+
+    def _end_leaf(self, leaf: str) -> None:
+        self._service.retire(leaf)
+        dns = self._dns.pop(leaf, None)
         if dns is not None:
             dns.stop()
-        admitted = self._launchers.pop(request.leaf, None)
+        admitted = self._launchers.pop(leaf, None)
         if admitted is not None:
             self._identities.release(admitted[0])
 

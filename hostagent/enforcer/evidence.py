@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import time
 
-from hostagent.enforcer.governed import Governed, process_facts
+from hostagent.enforcer.governed import Governed
 from hostagent.enforcer.redaction import redact
 from hostagent.ipc import Admitted
 from hostagent.model.errors import JournalError
@@ -56,7 +56,8 @@ class Evidence:
         fields: dict[str, object] = {
             "leaf": governed.leaf.name,
             "pid": governed.main_pid,
-            **process_facts(governed.main_pid),
+            "start_ticks": governed.start_ticks,
+            "exe": governed.executable,
             "argv": redact(governed.request.argv),
             "uid": governed.account.uid,
             "degraded": False,

@@ -9,7 +9,6 @@ import pwd
 import secrets
 import signal
 import stat
-from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -72,6 +71,8 @@ class Governed:
     log: PacketLog | None = None
     process: Process | None = None
     main_pid: int = 0
+    start_ticks: int = 0
+    executable: str = ""
     status: int | None = None
     reason: str = ""
     served: bool = False
@@ -239,14 +240,4 @@ def _bind(path: str, account: Account, *, writable: bool) -> Bind:
     if not account.own or owner.st_uid == 0:
         return Bind(path, writable)
     return Bind(path, writable, userns.mapping(owner.st_uid, owner.st_gid or account.gid, account.uid, account.gid))
-
-
-def process_facts(pid: int) -> Mapping[str, object]:
-    """Return start time (clock ticks since boot) and executable of ``pid``; zero and empty when it is gone."""
-    try:
-        text = Path(f"/proc/{pid}/stat").read_text()
-        ticks = int(text.rpartition(")")[2].split()[19])
-        return {"start_ticks": ticks, "exe": str(Path(f"/proc/{pid}/exe").readlink())}
-    except (OSError, ValueError, IndexError):
-        return {"start_ticks": 0, "exe": ""}
 

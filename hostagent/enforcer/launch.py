@@ -2,8 +2,8 @@
 
 Two processes are made. The first becomes pid 1 of a new pid namespace: it enters the leaf (before it could make a socket),
 joins the leaf's network, builds the view, and stays as the reaper; when it ends the kernel ends everything inside. The
-second gives up every privilege and becomes the program. The first reports over a socket pair: ``started`` with the
-descriptors for the launcher, ``failed CODE REASON``, or ``exit STATUS``.
+second gives up every privilege and becomes the program. The first reports over a socket pair: ``started START EXE`` with
+the descriptors for the launcher, ``failed CODE REASON``, or ``exit STATUS``.
 """
 
 from __future__ import annotations
@@ -20,6 +20,7 @@ import struct
 import termios
 from collections.abc import Callable
 from dataclasses import dataclass
+from pathlib import Path
 from typing import NoReturn
 
 from hostagent.enforcer import kernel
@@ -151,7 +152,9 @@ def _supervise(plan: Plan, control: socket.socket, stdio: tuple[int, int, int], 
     if problem:
         _tell(control, problem)
         os._exit(_FAILED)
-    socket.send_fds(control, [b"started"], given)
+    # Said here because the program may have ended already; until we reap it, its start time can still be read.
+    facts = f"started {start_ticks(main)} {shutil.which(plan.argv[0], path=plan.env.get('PATH')) or plan.argv[0]}"
+    socket.send_fds(control, [facts.encode(errors="replace")[:2000]], given)
     for descriptor in given:
         os.close(descriptor)
     status = _reap_until(main)
@@ -250,6 +253,14 @@ def _reap_until(main: int) -> int:
         pid, status = os.waitpid(-1, 0)
         if pid == main:
             return os.waitstatus_to_exitcode(status)
+
+
+def start_ticks(pid: int) -> int:
+    """Return when ``pid`` started, in clock ticks since boot (``/proc/PID/stat`` field 22); 0 if there is no such process."""
+    try:
+        return int(Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[19])
+    except (OSError, ValueError, IndexError):
+        return 0
 
 
 def _default_signals() -> None:

@@ -21,19 +21,16 @@ from hostagent.enforcer.governed import Governed, Stage, account_for, build_plan
 from hostagent.enforcer.launch import receive, start
 from hostagent.enforcer.listeners import bind_free
 from hostagent.enforcer.peers import Peer
-from hostagent.enforcer.refusals import PacketLog, Tally
 from hostagent.enforcer.removal import remove_runtime
-from hostagent.enforcer.ruleset import MARK_MASK, MARK_PREFIX
 from hostagent.enforcer.settings import Settings
+from hostagent.enforcer.watch import RefusalWatch
 from hostagent.ipc import Admit, Admitted, Exited, Failed, Launch, Launched, Listen, Listening, Retire, Retired, State
 from hostagent.model.errors import HostagentError
-from hostagent.model.event import EventKind
 from hostagent.model.workload import Workload
 
 log = logging.getLogger(__name__)
 
 _STEP_S = 15.0
-_TALLY_S = 1.0
 _REFUSED_CODE = 77  # EX_NOPERM
 
 
@@ -45,7 +42,6 @@ class Leaves:
         self.slice = Slice(settings.slice_name)
         self.fence = Fence(settings, self.slice)
         self.proxy: Peer | None = None
-        self.host_log_problem = ""
         self._settings = settings
         self._evidence = evidence
         self._selector = selector
@@ -53,9 +49,7 @@ class Leaves:
         self._launchers: dict[str, tuple[Peer, int]] = {}
         self._asked: dict[int, tuple[Governed, bool]] = {}
         self._next_id = 100
-        self._tally = Tally()
-        self._tally_at = 0.0
-        self._host_log: PacketLog | None = None
+        self.watch = RefusalWatch(settings, evidence, selector, self.live)
 
     # -- the service's own life ------------------------------------------------------------------------------------
 
@@ -75,16 +69,12 @@ class Leaves:
             detail = f"leaf {name} of an earlier enforcerd ended ({len(processes)} processes)"
             self._evidence.service("failed", detail)
             log.warning("%s", detail)
-        try:
-            self._host_log = PacketLog(self._settings.log_group)
-            self._selector.register(self._host_log, selectors.EVENT_READ, self._read_host_log)
-        except OSError as error:
-            self.host_log_problem = f"refusals in shared placement are not recorded: log group: {error.strerror}"
-            log.error("%s", self.host_log_problem)
+        self.watch.begin()
+
 
     def abandon(self) -> None:
         """We stop: programs, fence and what the proxy serves stay as they are, as if we had been killed."""
-        self._flush_tally()
+        self.watch.flush()
 
     def uninstall(self) -> list[str]:
         """Remove table, slice and runtime files; every program must have ended. Returns what was removed."""
@@ -104,9 +94,7 @@ class Leaves:
         for each in self.live():
             if each.stage is not Stage.RUNNING and now >= each.give_up_at:
                 self._fail(each, f"the proxy did not answer within {_STEP_S:.0f} s ({each.stage.value})")
-        if now >= self._tally_at:
-            self._flush_tally()
-            self._tally_at = now + _TALLY_S
+        self.watch.tick(now)
         if not self.fence.current:
             log.error("the slice was recreated; its rules are loaded again")
             self._evidence.service("failed", "the slice was recreated")
@@ -263,10 +251,9 @@ class Leaves:
             governed.listeners.open()
             self.fence.load(self.live(), ports)
             canary.prove_leaf(governed.listeners, governed.enter, routed=False)
-            self._read_host_log(count=False)
+            self.watch.forget()
         governed.loopback_ports = ports
-        if governed.log is not None:
-            self._selector.register(governed.log, selectors.EVENT_READ, lambda: self._read_log(governed))
+        self.watch.add(governed)
         governed.stage = Stage.LISTENING
 
     def _hand_over(self, governed: Governed, *, again: bool) -> None:
@@ -339,6 +326,10 @@ class Leaves:
         if word == "here":
             governed.main_pid = message.pid
         elif word == "started":
+            ticks, _, executable = rest.partition(" ")
+            governed.start_ticks, governed.executable = int(ticks), executable
+            with contextlib.suppress(OSError):  # the kernel's own word, unless it has ended already
+                governed.executable = str(Path(f"/proc/{governed.main_pid}/exe").readlink())
             self._started(governed, message.descriptors)
         elif word == "exit":
             governed.status = int(rest)
@@ -420,13 +411,9 @@ class Leaves:
 
     def _release(self, governed: Governed) -> None:
         """Take back everything that the leaf has in the kernel, and tell the proxy."""
-        if governed.log is not None:
-            self._read_log(governed)
-            self._selector.unregister(governed.log)
-        self._flush_tally()
+        self.watch.end(governed)
         self._leaves.pop(governed.leaf.name, None)
         was_shared = not governed.isolated and governed.listeners is not None
-        told = governed.listeners is not None
         try:
             governed.release()
         except HostagentError:
@@ -434,30 +421,9 @@ class Leaves:
         if was_shared:
             with contextlib.suppress(HostagentError):
                 self.fence.load(self.live(), self._settings.loopback_ports())
-        if told and self.proxy is not None:
+        if self.proxy is not None:
             self._next_id += 1
             self.proxy.ask(self._next_id, Retire(governed.leaf.name), Retired)
-
-    # -- the kernel's packet logs ----------------------------------------------------------------------------------
-
-    def _read_log(self, governed: Governed) -> None:
-        if governed.log is not None:
-            for refused in governed.log.read():
-                self._tally.add(governed.leaf.name, refused)
-
-    def _read_host_log(self, *, count: bool = True) -> None:
-        if self._host_log is None:
-            return
-        names = {each.number: each.leaf.name for each in self.live()}
-        for refused in self._host_log.read():
-            ours = refused.mark & MARK_MASK == MARK_PREFIX
-            if count:
-                self._tally.add(names.get(refused.mark & ~MARK_MASK, "") if ours else "", refused)
-
-    def _flush_tally(self) -> None:
-        for leaf, fields in self._tally.take():
-            governed = self._leaves.get(leaf)
-            self._evidence.note(EventKind.REFUSAL, governed.workload.name if governed else "", fields)
 
 
 def _children() -> set[int]:

@@ -162,7 +162,8 @@ def shared(
             _chain(
                 "guard",
                 "type filter hook input priority -10; policy accept;",
-                "meta l4proto { tcp, udp } th dport @listeners ct direction original ct status dnat accept",
+                # The mark as well: somebody else's redirection to a listener does not make a governed connection.
+                f"meta l4proto {{ tcp, udp }} th dport @listeners ct direction original ct status dnat meta mark & {MARK_MASK:#010x} == {MARK_PREFIX:#010x} accept",
                 "meta l4proto tcp th dport @listeners counter reject with tcp reset",
                 "meta l4proto udp th dport @listeners counter drop",
             ),

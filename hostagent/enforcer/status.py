@@ -57,8 +57,8 @@ def _weaker(leaves: Leaves) -> list[str]:
     lines = ["no eBPF: which process inside a workload made a connection is not recorded (attribution: cgroup-only)"]
     if not leaves.fence.table.owned:
         lines.append("the nft table is not owned (kernel below 6.9): another tool's `nft flush ruleset` would remove it")
-    if leaves.host_log_problem:
-        lines.append(leaves.host_log_problem)
+    if leaves.watch.problem:
+        lines.append(leaves.watch.problem)
     for each in leaves.live():
         if not each.isolated:
             lines.append(f"{each.leaf.name}: shared placement: abstract unix sockets of the host are within its reach")

@@ -27,8 +27,6 @@ def pathnames() -> frozenset[str]:
 
 def parse(table: str) -> frozenset[str]:
     """Return the absolute paths in the text of ``/proc/net/unix`` (abstract and unbound sockets have none)."""
-    rows = (line.split(" ", 7) for line in table.splitlines()[1:])
-    # The last column is set off by a varying number of spaces because the inode is right-aligned.
-    columns = (line[-1].lstrip() for line in rows if len(line) == 8)
-    paths = (column[column.index("/") :] for column in columns if "/" in column)
-    return frozenset(path for path in paths if path.startswith("/"))
+    # Seven columns, then the path, which may hold spaces; abstract names begin with "@".
+    rows = (line.split(None, 7) for line in table.splitlines()[1:])
+    return frozenset(row[7] for row in rows if len(row) == 8 and row[7].startswith("/"))

@@ -60,11 +60,12 @@ def build(view: View) -> None:
             _tmpfs(path, "0755" if path == "/run" else "1777")
     _devices()
     _kernel_files()
-    for path in view.hidden:
-        _hide(path)
     Path(_STAGE).mkdir(mode=0o755)
     for bind, tree in trees:
         _attach(bind, tree)
+    # After the declared paths: one that holds a hidden folder must not bring it back.
+    for path in view.hidden:
+        _hide(path)
     _mask_sockets(view)
     for number, (path, content) in enumerate(targets.items()):
         _replace(path, content, f"{_STAGE}/{number}")

@@ -11,7 +11,7 @@ import asyncio
 import contextlib
 import logging
 import socket
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Collection
 
 from hostagent.ipc.codec import MAXIMUM_DESCRIPTORS, MAXIMUM_PACKET, Packet, decode, encode
 from hostagent.ipc.messages import (
@@ -40,13 +40,23 @@ OnRetire = Callable[[Retire], None]
 class EnforcerLink:
     """Keeps one attached connection; attaches again when enforcerd was restarted."""
 
-    def __init__(self, path: str, worker: str, *, admit: OnAdmit, listen: OnListen, retire: OnRetire) -> None:
-        """The callbacks answer enforcerd's three questions."""
+    def __init__(
+        self,
+        path: str,
+        worker: str,
+        *,
+        admit: OnAdmit,
+        listen: OnListen,
+        retire: OnRetire,
+        known: Callable[[Collection[str]], None],
+    ) -> None:
+        """The first three callbacks answer enforcerd's questions; ``known`` gets the leaves that exist at each attach."""
         self._path = path
         self._worker = worker
         self._admit = admit
         self._listen = listen
         self._retire = retire
+        self._known = known
         self.attached = asyncio.Event()
 
     async def run(self) -> None:
@@ -86,6 +96,7 @@ class EnforcerLink:
     async def _answer(self, packet: Packet, sockets: list[socket.socket]) -> Body | None:
         match packet.body:
             case Attached():
+                self._known(packet.body.leaves)
                 self.attached.set()
                 return None
             case Failed():

@@ -12,7 +12,7 @@ import socket
 import ssl
 import time
 import uuid
-from collections.abc import Mapping
+from collections.abc import Coroutine, Mapping
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
@@ -180,7 +180,7 @@ class Service:
             connection.close()
             return
         session = self._session(leaf, flow, target, identity)
-        self._tasks.create_task(self._serve(session, connection))
+        self._start(session, self._serve(session, connection))
 
     def _target_at(self, destination: Endpoint) -> Target | None:
         """Return the target whose port and (listed or resolved) address the workload dialled."""
@@ -224,6 +224,18 @@ class Service:
         self._sessions[session] = _Served(leaf, target, context, view)
         return session
 
+    def _start(self, session: Session, work: Coroutine[object, object, None]) -> None:
+        """Run work of a session beside it. What it raises ends that session and nothing else (DESIGN §6)."""
+        self._tasks.create_task(self._contained(session, work))
+
+    @staticmethod
+    async def _contained(session: Session, work: Coroutine[object, object, None]) -> None:
+        try:
+            await work
+        except Exception as error:
+            log.exception("session failed", extra={"flow": session.flow.flow_id})
+            session.cut(f"internal error: {type(error).__name__}")
+
     async def _serve(self, session: Session, connection: socket.socket) -> None:
         loop = asyncio.get_running_loop()
         try:
@@ -235,10 +247,10 @@ class Service:
 
     def connect(self, session: Session, protocol: asyncio.Protocol) -> None:
         """Dial the address that the workload dialled: it is one of the target's own (checked when accepted)."""
-        self._tasks.create_task(self._dial(session, protocol))
+        self._start(session, self._dial(session, self._sessions[session], protocol))
 
-    async def _dial(self, session: Session, protocol: asyncio.Protocol) -> None:
-        target, view = self._sessions[session].target, self._sessions[session].view
+    async def _dial(self, session: Session, served: _Served, protocol: asyncio.Protocol) -> None:
+        target, view = served.target, served.view
         destination = session.flow.destination
         view.database = session.database
         try:
@@ -282,10 +294,10 @@ class Service:
 
     def cancel_upstream(self, session: Session, data: bytes) -> None:
         """Deliver a cancel request on a connection of its own."""
-        self._tasks.create_task(self._cancel(session, data))
+        self._start(session, self._cancel(session, self._sessions[session].target, data))
 
-    async def _cancel(self, session: Session, data: bytes) -> None:
-        target, destination = self._sessions[session].target, session.flow.destination
+    async def _cancel(self, session: Session, target: Target, data: bytes) -> None:
+        destination = session.flow.destination
         name = upstream_name(target, destination.host, self._parts.resolver.host_of(target, destination.host) or "")
         try:
             async with asyncio.timeout(self._parts.config.limits.connect_timeout_s):
@@ -298,7 +310,7 @@ class Service:
     def refresh_catalogue(self, session: Session) -> None:
         """Fetch the catalogue of the session's database anew."""
         target = self._sessions[session].target
-        self._tasks.create_task(self._parts.catalogues.refresh(target, session.flow.destination, session.database))
+        self._start(session, self._parts.catalogues.refresh(target, session.flow.destination, session.database))
 
     def closed(self, session: Session) -> None:
         """Forget a session that is over."""

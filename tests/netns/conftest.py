@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -10,9 +11,21 @@ import pytest
 from tests.netns.stage import Stage, stage
 
 
+@pytest.fixture
+def place() -> Iterator[Path]:
+    """A folder that the proxy's user may enter; pytest's own are closed to others."""
+    with tempfile.TemporaryDirectory(prefix="hatest-") as name:
+        Path(name).chmod(0o755)
+        yield Path(name)
+
+
 @pytest.fixture(scope="module")
-def host(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stage]:
-    folder = tmp_path_factory.mktemp("host")
+def host() -> Iterator[Stage]:
+    with tempfile.TemporaryDirectory(prefix="hatest-") as name:
+        yield from _host(Path(name))
+
+
+def _host(folder: Path) -> Iterator[Stage]:
     shared = folder / "shared"
     shared.mkdir()
     (shared / "data").write_text("given")

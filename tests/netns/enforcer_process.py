@@ -11,11 +11,12 @@ import logging
 import os
 import sys
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 from hostagent.enforcer import Server, Settings
-from hostagent.model.event import Event
 from hostagent.model.errors import JournalError
+from hostagent.model.event import Event
 from hostagent.model.flow import Placement
 from hostagent.model.workload import SharedPath, Workload
 
@@ -30,11 +31,10 @@ class Lines:
         if os.path.exists(f"{self.path}.full"):
             raise JournalError("no space left on device")
         with open(self.path, "a") as file:
-            for event in events:
-                file.write(json.dumps({"kind": event.kind, "workload": event.workload, **event.fields}) + "\n")
+            file.writelines(json.dumps({"kind": event.kind, "workload": event.workload, **event.fields}) + "\n" for event in events)
 
 
-def workload(document: dict[str, object]) -> Workload:
+def workload(document: dict[str, Any]) -> Workload:
     fields = dict(document)
     fields["placement"] = Placement(fields.get("placement", "isolated"))
     fields["launchers"] = frozenset(fields.get("launchers", ["root"]))
@@ -46,7 +46,8 @@ def workload(document: dict[str, object]) -> Workload:
 
 def loopback_ports(given: dict[str, Any]) -> list[int]:
     file = given.get("loopback_ports_file")
-    return json.loads(open(file).read()) if file else given["loopback_ports"]
+    ports: list[int] = json.loads(Path(file).read_text()) if file else given["loopback_ports"]
+    return ports
 
 
 def main(text: str) -> None:

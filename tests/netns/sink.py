@@ -17,11 +17,12 @@ PORTS = (443, 5432, 9999)
 
 
 def main(device: str, log_path: str) -> None:
-    log = open(log_path, "a", buffering=1)
+    log = open(log_path, "a", buffering=1)  # noqa: SIM115 - for as long as the process lives
     wire = socket.socket(socket.AF_PACKET, socket.SOCK_RAW, socket.htons(3))
     wire.bind((device, 0))
     selector = selectors.DefaultSelector()
-    selector.register(wire, selectors.EVENT_READ, None)
+    selector.register(wire, selectors.EVENT_READ)
+    servers: dict[int, socket.socket] = {}
     for port in PORTS:
         for kind in (socket.SOCK_STREAM, socket.SOCK_DGRAM):
             server = socket.socket(socket.AF_INET6, kind)
@@ -29,19 +30,21 @@ def main(device: str, log_path: str) -> None:
             server.bind(("::", port))
             if kind == socket.SOCK_STREAM:
                 server.listen()
-            selector.register(server, selectors.EVENT_READ, kind)
+            servers[server.fileno()] = server
+            selector.register(server, selectors.EVENT_READ)
     log.write(json.dumps({"ready": True}) + "\n")
     while True:
         for key, _ in selector.select():
-            if key.data is None:
+            server_ = servers.get(key.fd)
+            if server_ is None:
                 frame, address = wire.recvfrom(65536)
                 if address[2] == socket.PACKET_OUTGOING or ours(frame):
                     continue
                 log.write(json.dumps({"frame": frame.hex()}) + "\n")
-            elif key.data == socket.SOCK_STREAM:
-                key.fileobj.accept()[0].close()
+            elif server_.type == socket.SOCK_STREAM:
+                server_.accept()[0].close()
             else:
-                key.fileobj.recvfrom(65536)
+                server_.recvfrom(65536)
 
 
 def ours(frame: bytes) -> bool:

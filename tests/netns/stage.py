@@ -55,9 +55,6 @@ class Stage:
     def __init__(self, folder: Path, workloads: Sequence[Mapping[str, object]], loopback_ports: Sequence[int]) -> None:
         self.folder = folder
         folder.chmod(0o755)
-        for parent in folder.parents[:-1]:
-            with contextlib.suppress(PermissionError):
-                parent.chmod(parent.stat().st_mode | 0o055)
         self.tag = secrets.token_hex(3)
         self.slice = f"hatest-{self.tag}.slice"
         self.runtime = folder / "run"
@@ -69,7 +66,7 @@ class Stage:
         (folder / "ca.pem").write_text("-----BEGIN CERTIFICATE-----\nhost CA\n-----END CERTIFICATE-----\n")
         (folder / "state").mkdir()
         (folder / "state" / "password").write_text("swordfish")
-        self.settings = {
+        self.settings: dict[str, Any] = {
             "runtime": str(self.runtime),
             "proxy_uid": PROXY_UID,
             "slice": self.slice,
@@ -127,7 +124,7 @@ class Stage:
 
         given = {key: value for key, value in options.items() if key != "uid"}
         return subprocess.Popen(
-            [sys.executable, "-B", "-m", module, *arguments], cwd=REPOSITORY, preexec_fn=enter, stdin=subprocess.DEVNULL, **given
+            [sys.executable, "-B", "-m", module, *arguments], cwd=REPOSITORY, preexec_fn=enter, stdin=subprocess.DEVNULL, **given  # noqa: PLW1509 - one thread
         )
 
     def start_sink(self) -> None:
@@ -135,8 +132,7 @@ class Stage:
         wait_for("the sink", lambda: self.sink_log.exists() and self.sink_log.read_text())
 
     def start_enforcer(self) -> None:
-        log = open(self.folder / "enforcer.log", "a")
-        with log:
+        with open(self.folder / "enforcer.log", "a") as log:
             self.enforcer = self._spawn(
                 "tests.netns.enforcer_process", json.dumps(self.settings), network=self.host, stdout=subprocess.PIPE, stderr=log, text=True
             )
@@ -146,8 +142,14 @@ class Stage:
 
     def start_proxy(self) -> None:
         """Start it in a network of its own: what it serves must not depend on where it is."""
-        self.proxy = self._spawn("tests.netns.standin_proxy", self.socket_path, str(self.proxy_log), network=self.internet, uid=PROXY_UID)
-        wait_for("the proxy", lambda: self.status()["proxy"] == "standin")
+        if self.proxy is not None:
+            self.proxy.kill()
+            self.proxy.wait()
+        with open(self.folder / "proxy.err", "a") as errors:
+            arguments = (self.socket_path, str(self.proxy_log))
+            self.proxy = self._spawn("tests.netns.standin_proxy", *arguments, network=self.internet, uid=PROXY_UID, stderr=errors)
+        wait_for("the proxy", lambda: self.status()["proxy"] == "standin" or self.proxy.poll() is not None)
+        assert self.proxy.poll() is None, (self.folder / "proxy.err").read_text()
 
     def close_enforcer(self) -> None:
         assert self.enforcer is not None
@@ -204,6 +206,17 @@ class Stage:
 
     def seen_by_sink(self) -> list[str]:
         return [row["frame"] for row in map(json.loads, self.sink_log.read_text().splitlines()) if "frame" in row]
+
+    def leaked(self, before: int) -> list[str]:
+        """Return what the sink saw after its first ``before`` frames, once everything under way has arrived.
+
+        An ungoverned datagram marks the end, so that an empty answer means that the sink was listening.
+        """
+        end = f"sentinel {secrets.token_hex(8)}".encode()
+        with kernel.in_network(self.host), socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as sender:
+            sender.sendto(end, (SINK_4, 9999))
+        frames = wait_for("the sentinel", lambda: [f for f in self.seen_by_sink() if end.hex() in f] and self.seen_by_sink())
+        return [frame for frame in frames[before:] if b"sentinel ".hex() not in frame]
 
     def nft(self, *arguments: str) -> str:
         with kernel.in_network(self.host):

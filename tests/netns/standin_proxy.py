@@ -14,12 +14,24 @@ import struct
 import sys
 import time
 
-from hostagent.ipc import MAXIMUM_DESCRIPTORS, MAXIMUM_PACKET, Admit, Admitted, Attach, Listen, Listening, Retire, Retired, decode, encode
+from hostagent.ipc import (
+    MAXIMUM_DESCRIPTORS,
+    MAXIMUM_PACKET,
+    Admit,
+    Admitted,
+    Attach,
+    Listen,
+    Listening,
+    Retire,
+    Retired,
+    decode,
+    encode,
+)
 
 
 class StandIn:
     def __init__(self, path: str, log: str) -> None:
-        self.log = open(log, "a", buffering=1)
+        self.log = open(log, "a", buffering=1)  # noqa: SIM115 - for as long as the process lives
         self.selector = selectors.DefaultSelector()
         self.leaves: dict[str, list[socket.socket]] = {}
         self.link = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET)

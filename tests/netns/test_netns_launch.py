@@ -129,8 +129,8 @@ def test_a_launch_is_recorded_from_admission_to_exit(host: Stage) -> None:
     assert (launch["degraded"], launch["pid"] > 0, launch["start_ticks"] > 0, exit_["status"]) == (False, True, True, 3)
 
 
-def test_no_program_starts_while_evidence_cannot_be_written(tmp_path: Path) -> None:
-    with stage(tmp_path, [{"name": "isolated"}]) as host:
+def test_no_program_starts_while_evidence_cannot_be_written(place: Path) -> None:
+    with stage(place, [{"name": "isolated"}]) as host:
         full = Path(f"{host.journal}.full")
         full.mkdir()
         refused = host.run("isolated", "true")
@@ -208,7 +208,7 @@ print(json.dumps({
 
 
 def test_the_program_sees_files_read_only_and_no_secret(host: Stage) -> None:
-    top = Path(host.folder).parts[2]
+    top = host.folder.parts[2]
     seen = host.probe(
         "isolated",
         _FILES,
@@ -235,12 +235,12 @@ def test_the_program_sees_files_read_only_and_no_secret(host: Stage) -> None:
     }
 
 
-def test_a_hidden_folder_is_empty_and_closed(tmp_path: Path) -> None:
+def test_a_hidden_folder_is_empty_and_closed(place: Path) -> None:
     secret = Path("/var/lib") / f"hostagent-test-{os.getpid()}"
     secret.mkdir(mode=0o755)
     (secret / "password").write_text("swordfish")
     try:
-        with stage(tmp_path, [{"name": "isolated"}], proxy=False) as host:
+        with stage(place, [{"name": "isolated"}], proxy=False) as host:
             host.settings["hidden"] = [str(secret)]
             host.close_enforcer()
             host.start_enforcer()
@@ -253,11 +253,18 @@ def test_a_hidden_folder_is_empty_and_closed(tmp_path: Path) -> None:
         secret.rmdir()
 
 
-def test_writable_paths_keep_their_owner_on_the_host(tmp_path: Path) -> None:
-    given = tmp_path / "given"
+def test_a_declared_path_does_not_bring_a_hidden_folder_back(place: Path) -> None:
+    (place / "open").write_text("open")
+    with stage(place, [{"name": "isolated", "paths": [[str(place), False]]}]) as host:
+        done = host.run("isolated", "sh", "-c", f"cat {place}/open; cat {place}/state/password; ls {place}/run")
+    assert (done.stdout, done.stderr.count("Permission denied")) == ("open", 2)
+
+
+def test_writable_paths_keep_their_owner_on_the_host(place: Path) -> None:
+    given = place / "given"
     given.mkdir()
     os.chown(given, 1234, 1234)
-    with stage(tmp_path, [{"name": "isolated", "paths": [[str(given), True]]}]) as host:
+    with stage(place, [{"name": "isolated", "paths": [[str(given), True]]}]) as host:
         done = host.run("isolated", "sh", "-c", f"echo made > {given}/file; stat -c %u {given}/file")
     status = (given / "file").stat()
     assert (done.stdout, status.st_uid, status.st_gid, (given / "file").read_text()) == ("64000\n", 1234, 1234, "made\n")

@@ -71,8 +71,8 @@ class Dialler:
 
 
 @pytest.fixture
-def host(tmp_path: Path) -> Iterator[Stage]:
-    with stage(tmp_path, _WORKLOADS) as built:
+def host(place: Path) -> Iterator[Stage]:
+    with stage(place, _WORKLOADS) as built:
         yield built
 
 
@@ -90,7 +90,7 @@ def test_dials_are_refused_at_once_while_the_proxy_is_gone_and_served_when_it_is
     assert dial() == f"{SINK_4}:5432 EACCES EPERM True"
     assert [row["again"] for row in host.served() if row.get("asked") == "admit"] == [False, True]
     dial.end()
-    assert host.seen_by_sink() == []
+    assert host.leaked(0) == []
 
 
 @pytest.mark.parametrize("workload", ["isolated", "shared"])
@@ -103,7 +103,8 @@ def test_kill_9_of_enforcerd_leaves_the_fence_and_the_next_one_ends_what_it_cann
     host.enforcer.stdout.close()
     answers = {dial() for _ in range(5)}
     # The proxy still serves its own descriptors; it may as well be gone by now. Either way nothing gets out.
-    assert answers <= {f"{SINK_4}:5432 EACCES EPERM True", "ECONNREFUSED EACCES EPERM True"}
+    served = f"{SINK_4}:5432 EACCES EPERM True"
+    assert answers <= {served, "ECONNREFUSED EACCES EPERM True", "ECONNRESET EACCES EPERM True"}
     assert host.proxy is not None
     host.proxy.kill()
     host.proxy.wait()
@@ -115,7 +116,7 @@ def test_kill_9_of_enforcerd_leaves_the_fence_and_the_next_one_ends_what_it_cann
     assert host.status()["leaves"] == []
     assert any("of an earlier enforcerd ended" in row["detail"] for row in host.events("service"))
     assert host.run(workload, "sh", "-c", "exit 4").returncode == 4
-    assert host.seen_by_sink() == []
+    assert host.leaked(0) == []
 
 
 def test_stopping_enforcerd_leaves_the_fence(host: Stage) -> None:
@@ -132,7 +133,7 @@ def test_stopping_enforcerd_leaves_the_fence(host: Stage) -> None:
         SINK=SINK_4,
     )
     assert outsider == 1
-    assert host.seen_by_sink() == []
+    assert host.leaked(0) == []
 
 
 def test_another_tools_flush_does_not_remove_the_table(host: Stage) -> None:
@@ -155,10 +156,10 @@ def test_a_slice_that_was_recreated_is_fenced_again_before_anything_is_admitted(
     assert host.run("shared", "sh", "-c", "exit 4").returncode == 4
 
 
-def test_a_reload_takes_the_ports_of_loopback_targets_into_live_leaves(tmp_path: Path) -> None:
-    ports = tmp_path / "ports.json"
+def test_a_reload_takes_the_ports_of_loopback_targets_into_live_leaves(place: Path) -> None:
+    ports = place / "ports.json"
     ports.write_text("[5432]")
-    with stage(tmp_path, _WORKLOADS) as host:
+    with stage(place, _WORKLOADS) as host:
         host.close_enforcer()
         host.settings["loopback_ports_file"] = str(ports)
         host.start_enforcer()
@@ -203,12 +204,12 @@ def test_no_connection_leaks_while_the_rules_are_loaded_again_and_again(host: St
     out, _ = process.communicate(timeout=30)
     assert loads >= 5
     assert set(json.loads(out)) == {"proxied"}
-    assert host.seen_by_sink() == []
+    assert host.leaked(0) == []
 
 
-def test_uninstall_ends_everything_and_leaves_no_trace(tmp_path: Path) -> None:
+def test_uninstall_ends_everything_and_leaves_no_trace(place: Path) -> None:
     mounts = Path("/proc/self/mountinfo").read_text()
-    with stage(tmp_path, _WORKLOADS, proxy=False) as host:
+    with stage(place, _WORKLOADS, proxy=False) as host:
         host.close_enforcer()
         with kernel.in_network(host.host):
             subprocess.run(["nft", "delete", "table", "inet", host.settings["table"]], check=True)

@@ -1,0 +1,51 @@
+"""The rules, line by line: what nft is given for a known host."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from hostagent.enforcer import ruleset
+
+GOLDEN = Path(__file__).parent / "golden"
+LEAVES = [
+    ruleset.SharedLeaf("governed.slice/bot-1", 1, 700, 701),
+    ruleset.SharedLeaf("governed.slice/bot-2", 2, 702, 703),
+]
+CASES = {
+    "isolated": ruleset.isolated("hostagent", 901, 902, [5432, 3306], 5),
+    "shared": ruleset.shared("hostagent", "governed.slice", 1, LEAVES, [5432], 5),
+    "shared-empty": ruleset.shared("hostagent", "governed.slice", 1, [], [], 5),
+}
+
+
+@pytest.mark.parametrize("name", sorted(CASES))
+def test_the_rules_are_the_ones_that_were_read_and_agreed(name: str) -> None:
+    assert CASES[name] == (GOLDEN / f"{name}.nft").read_text()
+
+
+@pytest.mark.parametrize("name", sorted(CASES))
+def test_a_reload_never_deletes_or_declares_the_table(name: str) -> None:
+    lines = CASES[name].splitlines()
+    assert lines[0] == "flush table inet hostagent"
+    assert [line for line in lines if line.startswith(("delete", "add table", "destroy", "table"))] == []
+
+
+@pytest.mark.parametrize("name", sorted(CASES))
+def test_no_user_and_no_foreign_mark_is_exempt(name: str) -> None:
+    assert "skuid" not in CASES[name]
+    accepts = [line for line in CASES[name].splitlines() if line.endswith(" accept") and "mark" in line]
+    assert [line for line in accepts if "@own_mark" not in line and "@leaf_mark" not in line and " guard " not in line] == []
+
+
+def test_a_rate_limit_only_ever_limits_the_record_never_the_refusal() -> None:
+    for text in CASES.values():
+        limited = [line for line in text.splitlines() if "limit rate" in line]
+        assert [line for line in limited if not line.endswith("snaplen 128")] == []
+
+
+def test_levels_follow_the_slices_depth() -> None:
+    text = ruleset.shared("hostagent", "outer.slice/governed.slice", 2, LEAVES, [], 5)
+    assert 'socket cgroupv2 level 2 "outer.slice/governed.slice" jump' in text
+    assert "socket cgroupv2 level 3 map @tcp_port" in text

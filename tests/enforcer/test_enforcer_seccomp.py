@@ -1,0 +1,131 @@
+"""The system call filter, interpreted instruction by instruction as the kernel would."""
+
+from __future__ import annotations
+
+import errno
+import socket
+import struct
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from hostagent.enforcer.seccomp import build_filter
+from hostagent.enforcer.syscalls import AARCH64, ABSENT, ARCHITECTURES, REFUSED, X86_64, Architecture
+
+ALLOW = 0
+
+
+def interpret(program: bytes, number: int, audit: int, arguments: tuple[int, ...] = ()) -> int:
+    """Return 0 if the call is allowed, else the errno."""
+    padded = (*arguments, 0, 0, 0, 0, 0, 0)[:6]
+    data = struct.pack("<IIQ6Q", number & 0xFFFFFFFF, audit, 0, *(value & (1 << 64) - 1 for value in padded))
+    instructions = list(struct.iter_unpack("<HBBI", program))
+    accumulator, at = 0, 0
+    for _ in range(len(instructions)):
+        code, yes, no, k = instructions[at]
+        at += 1
+        match code:
+            case 0x20:
+                (accumulator,) = struct.unpack_from("<I", data, k)
+            case 0x54:
+                accumulator &= k
+            case 0x15:
+                at += yes if accumulator == k else no
+            case 0x35:
+                at += yes if accumulator >= k else no
+            case 0x45:
+                at += yes if accumulator & k else no
+            case 0x06:
+                return 0 if k == 0x7FFF0000 else k & 0xFFFF
+            case _:
+                raise AssertionError(hex(code))
+    raise AssertionError("ran off the end")
+
+
+@pytest.fixture(params=sorted(ARCHITECTURES))
+def architecture(request: pytest.FixtureRequest) -> Architecture:
+    return ARCHITECTURES[request.param]
+
+
+def ask(architecture: Architecture, name: str, *arguments: int) -> int:
+    return interpret(build_filter(architecture), architecture.numbers[name], architecture.audit, arguments)
+
+
+@pytest.mark.parametrize(
+    ("family", "kind", "protocol", "expected"),
+    [
+        (socket.AF_UNIX, socket.SOCK_STREAM, 0, ALLOW),
+        (socket.AF_UNIX, socket.SOCK_SEQPACKET | socket.SOCK_CLOEXEC, 0, ALLOW),
+        (socket.AF_INET, socket.SOCK_STREAM, 0, ALLOW),
+        (socket.AF_INET, socket.SOCK_STREAM | socket.SOCK_NONBLOCK, 6, ALLOW),
+        (socket.AF_INET6, socket.SOCK_DGRAM | socket.SOCK_CLOEXEC, 17, ALLOW),
+        (socket.AF_INET, socket.SOCK_STREAM, 262, errno.EPROTONOSUPPORT),
+        (socket.AF_INET, socket.SOCK_STREAM, 132, errno.EPROTONOSUPPORT),
+        (socket.AF_INET, socket.SOCK_DGRAM, 1, errno.EPERM),
+        (socket.AF_INET6, socket.SOCK_DGRAM, 58, errno.EPERM),
+        (socket.AF_INET, socket.SOCK_RAW, 6, errno.EPERM),
+        (socket.AF_INET6, socket.SOCK_RAW | socket.SOCK_CLOEXEC, 255, errno.EPERM),
+        (socket.AF_INET, socket.SOCK_SEQPACKET, 132, errno.EPERM),
+        (socket.AF_NETLINK, socket.SOCK_RAW, 0, ALLOW),
+        (socket.AF_NETLINK, socket.SOCK_RAW, 12, errno.EAFNOSUPPORT),
+        (socket.AF_NETLINK, socket.SOCK_RAW, 4, errno.EAFNOSUPPORT),
+    ],
+)
+def test_sockets_are_unix_tcp_udp_and_routing_netlink_only(
+    architecture: Architecture, family: int, kind: int, protocol: int, expected: int
+) -> None:
+    assert ask(architecture, "socket", family, kind, protocol) == expected
+
+
+def test_every_other_family_does_not_exist(architecture: Architecture) -> None:
+    known = {socket.AF_UNIX, socket.AF_INET, socket.AF_INET6, socket.AF_NETLINK}
+    answers = {ask(architecture, "socket", family, kind, 0) for family in range(64) if family not in known for kind in (1, 2, 3)}
+    assert answers == {errno.EAFNOSUPPORT}
+
+
+def test_high_argument_bits_that_the_kernel_ignores_change_nothing(architecture: Architecture) -> None:
+    assert ask(architecture, "socket", (1 << 32) | socket.AF_INET, (1 << 40) | socket.SOCK_RAW, 6) == errno.EPERM
+
+
+@pytest.mark.parametrize("name", REFUSED)
+def test_dangerous_calls_are_refused(architecture: Architecture, name: str) -> None:
+    if name in architecture.numbers:
+        assert ask(architecture, name) == errno.EPERM
+
+
+@pytest.mark.parametrize("name", ABSENT)
+def test_calls_that_would_blind_the_filter_do_not_exist(architecture: Architecture, name: str) -> None:
+    assert ask(architecture, name) == errno.ENOSYS
+
+
+@pytest.mark.parametrize("bit", [0x20000, 0x2000000, 0x4000000, 0x8000000, 0x10000000, 0x20000000, 0x40000000])
+def test_no_namespace_is_made(architecture: Architecture, bit: int) -> None:
+    assert (ask(architecture, "clone", bit | 17), ask(architecture, "unshare", bit)) == (errno.EPERM, errno.EPERM)
+
+
+def test_threads_and_processes_are_made_as_ever(architecture: Architecture) -> None:
+    thread = 0x3D0F00
+    assert (ask(architecture, "clone", thread), ask(architecture, "clone", 17), ask(architecture, "unshare", 0x400)) == (0, 0, 0)
+
+
+def test_a_terminal_cannot_be_typed_into_but_can_be_asked(architecture: Architecture) -> None:
+    assert [ask(architecture, "ioctl", 0, request) for request in (0x5412, 0x541C, 0x5423, 0x5413, 0x5401)] == [1, 1, 1, 0, 0]
+
+
+def test_foreign_architectures_are_refused() -> None:
+    program = build_filter(X86_64)
+    assert interpret(program, 102, 0x40000003) == errno.EPERM  # i386 socketcall
+    assert interpret(program, 41, AARCH64.audit) == errno.EPERM
+    assert interpret(program, 0x40000000 | 41, X86_64.audit, (2, 1, 0)) == errno.EPERM  # x32
+
+
+@given(number=st.integers(0, 600), first=st.integers(0, 2**64 - 1), second=st.integers(0, 2**64 - 1))
+def test_every_call_gets_an_answer(number: int, first: int, second: int) -> None:
+    assert interpret(build_filter(X86_64), number, X86_64.audit, (first, second)) in {
+        ALLOW,
+        errno.EPERM,
+        errno.ENOSYS,
+        errno.EAFNOSUPPORT,
+        errno.EPROTONOSUPPORT,
+    }
