@@ -4,17 +4,17 @@ from __future__ import annotations
 
 import logging
 import os
-import pwd
 import sys
 from pathlib import Path
 
 import click
 
+from hostagent.daemon.accounts import account_of
 from hostagent.daemon.configfile import load_config, load_targets, load_workloads
 from hostagent.daemon.journalfile import JournalFile
 from hostagent.documents import Config
 from hostagent.enforcer import Server, Settings
-from hostagent.model.errors import DocumentError, HostagentError
+from hostagent.model.errors import HostagentError
 from hostagent.model.ports import Journal
 
 log = logging.getLogger("hostagent.enforcerd")
@@ -65,8 +65,8 @@ def settings_from(config: Config, journal: Journal) -> Settings:
     Raises:
         DocumentError: the proxy's account does not exist.
     """
-    proxy = _account(config.users.proxy)
-    recorder = _account(config.users.recorder)
+    proxy = account_of(config.users.proxy)
+    recorder = account_of(config.users.recorder)
     return Settings(
         runtime=config.paths.runtime,
         proxy_uid=proxy.pw_uid,
@@ -82,15 +82,6 @@ def settings_from(config: Config, journal: Journal) -> Settings:
         uid_count=config.enforcement.uid_count,
         reserved_uids=frozenset({proxy.pw_uid, recorder.pw_uid}),
     )
-
-
-def _account(user: str) -> pwd.struct_passwd:
-    try:
-        return pwd.getpwnam(user)
-    except KeyError:
-        raise DocumentError(
-            f"user {user} does not exist: useradd --system --user-group --no-create-home --shell /usr/sbin/nologin {user}"
-        ) from None
 
 
 def _folder(path: str, mode: int) -> None:

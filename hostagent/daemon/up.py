@@ -8,7 +8,6 @@ from __future__ import annotations
 import grp
 import logging
 import os
-import pwd
 import select
 import shutil
 import signal
@@ -19,10 +18,11 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from hostagent.daemon.accounts import account_of
 from hostagent.daemon.configfile import load_config, load_targets, load_workloads
 from hostagent.daemon.credentials import seal
 from hostagent.documents import Config
-from hostagent.model.errors import DocumentError, HostagentError
+from hostagent.model.errors import HostagentError
 
 log = logging.getLogger(__name__)
 
@@ -186,20 +186,6 @@ def drop_privileges(user: str, command: Sequence[str]) -> list[str]:
         "--",
         *command,
     ]
-
-
-def account_of(user: str) -> pwd.struct_passwd:
-    """Return the account entry of ``user``.
-
-    Raises:
-        DocumentError: there is none; the message holds the command that makes it.
-    """
-    try:
-        return pwd.getpwnam(user)
-    except KeyError:
-        raise DocumentError(
-            f"user {user} does not exist: useradd --system --user-group --no-create-home --shell /usr/sbin/nologin {user}"
-        ) from None
 
 
 def prepare_folders(config: Config) -> None:

@@ -6,22 +6,19 @@ import tomllib
 from dataclasses import dataclass
 from typing import Annotated
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import Field, ValidationError
 
 from hostagent.documents.complaint import complain
+from hostagent.documents.named import Strict
 from hostagent.model.errors import DocumentError
 
 DEFAULT_CONFIG_PATH = "/etc/hostagent/hostagent.toml"
 
 
-class _Strict(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True)
-
-
 _Path = Annotated[str, Field(pattern=r"^/[^\x00]*$")]
 
 
-class Paths(_Strict):
+class Paths(Strict):
     """Where things are. ``config`` holds workloads/, targets/ and policy/; relative to nothing: all absolute."""
 
     config: _Path = "/etc/hostagent"
@@ -29,7 +26,7 @@ class Paths(_Strict):
     runtime: _Path = "/run/hostagent"
 
 
-class Enforcement(_Strict):
+class Enforcement(Strict):
     """Names in the kernel, so that a test, a demo and the real service can live on one host."""
 
     slice: Annotated[str, Field(pattern=r"^[a-z][a-z0-9-]*\.slice$")] = "governed.slice"
@@ -38,14 +35,14 @@ class Enforcement(_Strict):
     uid_count: Annotated[int, Field(ge=1, le=65536)] = 1000
 
 
-class Users(_Strict):
+class Users(Strict):
     """The accounts of the two unprivileged processes; ``audit`` is the group that may read published evidence."""
 
     proxy: str = "hostagent"
     recorder: str = "hostagent-rec"
 
 
-class Limits(_Strict):
+class Limits(Strict):
     """Bounds of the data path. Seconds and bytes."""
 
     connect_timeout_s: Annotated[float, Field(gt=0)] = 10.0
@@ -54,21 +51,21 @@ class Limits(_Strict):
     buffer_bytes: Annotated[int, Field(ge=65536)] = 1_048_576
 
 
-class IdentitySettings(_Strict):
+class IdentitySettings(Strict):
     """The embedded issuer: token lifetime in seconds."""
 
     token_lifetime_s: Annotated[int, Field(ge=60, le=3600)] = 600
     audience: str = "hostagent"
 
 
-class PostgresSettings(_Strict):
+class PostgresSettings(Strict):
     """``client_auth``: "none" lets clients in with any password or none; "scram" speaks SCRAM with the placeholder."""
 
     client_auth: Annotated[str, Field(pattern="^(none|scram)$")] = "none"
     placeholder_password: str = "hostagent"  # noqa: S105 - public by design: `hostagent target list` prints it
 
 
-class _Document(_Strict):
+class _Document(Strict):
     paths: Paths = Paths()
     enforcement: Enforcement = Enforcement()
     users: Users = Users()

@@ -6,21 +6,15 @@ import ipaddress
 import re
 from typing import Annotated, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
+from pydantic import Field, field_validator, model_validator
 
-from hostagent.documents.complaint import complain
-from hostagent.documents.source import read
-from hostagent.model.errors import DocumentError
+from hostagent.documents.named import Named, Strict, named_document
 from hostagent.model.target import CredentialSource, Login, Target, UpstreamTLS
 
 _HOST_NAME = re.compile(r"(?=.{1,253}$)[a-z0-9_]([a-z0-9_-]{0,62})(\.[a-z0-9_]([a-z0-9_-]{0,62}))*")
 
 
-class _Strict(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True)
-
-
-class _Credential(_Strict):
+class _Credential(Strict):
     file: str = ""
     env: str = ""
     systemd: str = ""
@@ -42,13 +36,12 @@ class _Credential(_Strict):
         raise AssertionError("validated above")
 
 
-class _Login(_Strict):
+class _Login(Strict):
     user: str = Field(min_length=1)
     credential: _Credential | None = None
 
 
-class _Document(_Strict):
-    name: str
+class _Document(Named):
     protocol: Literal["postgres"]
     hosts: list[str] = Field(min_length=1)
     port: Annotated[int, Field(ge=1, le=65535)] = 5432
@@ -85,13 +78,7 @@ def parse_target(name: str, text: str) -> Target:
     Raises:
         DocumentError: anything unknown, missing or inconsistent.
     """
-    source = read(name, text)
-    try:
-        document = _Document.model_validate({"name": name, **source.value})
-    except ValidationError as error:
-        raise complain(name, error, source) from error
-    if document.name != name:
-        raise DocumentError(f"{name}: name is {document.name!r}; it must equal the file name")
+    document = named_document(name, text, _Document)
     credential = document.login.credential
     return Target(
         name=name,

@@ -5,10 +5,9 @@ from __future__ import annotations
 import re
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import Field, model_validator
 
-from hostagent.documents.complaint import complain
-from hostagent.documents.source import read
+from hostagent.documents.named import Named, Strict, named_document
 from hostagent.model.errors import DocumentError
 from hostagent.model.flow import Placement
 from hostagent.model.workload import IdentityKind, IdentitySource, SharedPath, Workload
@@ -18,11 +17,7 @@ _AbsolutePath = Annotated[str, Field(pattern=r"^/[^\x00]*$")]
 _Port = Annotated[int, Field(ge=1, le=65535)]
 
 
-class _Strict(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True)
-
-
-class _Identity(_Strict):
+class _Identity(Strict):
     kind: Literal["local", "token_file"] = "local"
     subject: str = ""
     groups: list[str] = []
@@ -51,13 +46,12 @@ class _Identity(_Strict):
         return self
 
 
-class _Path(_Strict):
+class _Path(Strict):
     path: _AbsolutePath
     writable: bool = False
 
 
-class _Document(_Strict):
-    name: str
+class _Document(Named):
     launchers: list[str] = ["root"]
     placement: Literal["isolated", "shared"] = "isolated"
     user: str = ""
@@ -74,13 +68,7 @@ def parse_workload(name: str, text: str) -> Workload:
     Raises:
         DocumentError: anything unknown, missing or inconsistent.
     """
-    source = read(name, text)
-    try:
-        document = _Document.model_validate({"name": name, **source.value})
-    except ValidationError as error:
-        raise complain(name, error, source) from error
-    if document.name != name:
-        raise DocumentError(f"{name}: name is {document.name!r}; it must equal the file name")
+    document = named_document(name, text, _Document)
     if not NAME.fullmatch(name):
         raise DocumentError(f"{name}: a workload name is a lower-case letter, then letters, digits or '-', at most 48")
     identity = document.identity

@@ -12,7 +12,8 @@ from pathlib import Path
 
 import pytest
 
-from hostagent.daemon.up import account_of, drop_privileges, prepare_folders
+from hostagent.daemon.accounts import account_of
+from hostagent.daemon.up import drop_privileges, prepare_folders
 from hostagent.documents import parse_config
 from hostagent.model.errors import DocumentError
 
@@ -37,7 +38,7 @@ def test_root_keeps_its_command_as_it_is() -> None:
 
 
 def test_a_missing_account_is_named_with_the_command_that_makes_it() -> None:
-    with pytest.raises(DocumentError, match="useradd --system .* no-such-user"):
+    with pytest.raises(DocumentError, match=r"useradd --system .* no-such-user"):
         account_of("no-such-user")
 
 

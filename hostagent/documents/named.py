@@ -1,0 +1,42 @@
+"""What workload and target documents share: strict models, and a name that is the file's."""
+
+from __future__ import annotations
+
+from typing import TypeVar
+
+from pydantic import BaseModel, ConfigDict, ValidationError
+
+from hostagent.documents.complaint import complain
+from hostagent.documents.source import read
+from hostagent.model.errors import DocumentError
+
+
+class Strict(BaseModel):
+    """A model that refuses keys it does not know."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class Named(Strict):
+    """A document that is called like its file."""
+
+    name: str
+
+
+_Document = TypeVar("_Document", bound=Named)
+
+
+def named_document(name: str, text: str, model: type[_Document]) -> _Document:
+    """Return document ``name`` as ``model``.
+
+    Raises:
+        DocumentError: anything unknown, missing or inconsistent; every problem with its line.
+    """
+    source = read(name, text)
+    try:
+        document = model.model_validate({"name": name, **source.value})
+    except ValidationError as error:
+        raise complain(name, error, source) from error
+    if document.name != name:
+        raise DocumentError(f"{name}: name is {document.name!r}; it must equal the file name")
+    return document
