@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import contextlib
 import logging
 import os
 import signal
@@ -18,6 +19,7 @@ log = logging.getLogger(__name__)
 
 _POLL_S = 0.2
 _PAUSE_AFTER_ERROR_S = 2.0
+_NICE = 10
 
 
 def run(journal: Path, evidence: Path, stop: threading.Event, ready_fd: int | None = None) -> None:
@@ -53,6 +55,13 @@ def _turn(recorder: Recorder, stop: threading.Event) -> bool:
     return turn.more
 
 
+def _give_way() -> None:
+    """Let the data path go first when processors are short: what is not recorded yet is safe in the journal."""
+    os.nice(_NICE)
+    with contextlib.suppress(OSError):  # where the kernel schedules by session, only this counts
+        Path("/proc/self/autogroup").write_text(f"{_NICE}\n", encoding="ascii")
+
+
 def main() -> None:
     """Run from the command line (``hostagent up`` and systemd do)."""
     parser = argparse.ArgumentParser(prog="recorderd", description=__doc__)
@@ -65,6 +74,7 @@ def main() -> None:
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda *_: stop.set())
     os.umask(0o027)
+    _give_way()
     run(Path(config.journal), Path(config.evidence), stop, arguments.ready_fd)
 
 

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 
 from hostagent.gate.context import SessionContext
 from hostagent.gate.evidence import Evidence
 from hostagent.gate.holds import Holds
 from hostagent.gate.judgement import Judgement
-from hostagent.inspectors.ports import Held, Outcome, Parameters, Ruling, Subject, Trace
+from hostagent.inspectors.ports import Held, Outcome, Ruling, Trace
 from hostagent.mask import scrub
 from hostagent.model.command import Command, RefreshCatalogue
 from hostagent.model.event import EventKind
@@ -30,24 +30,8 @@ class GateDesk:
         self.shut: Callable[[Trace, Outcome, float, list[Command]], None] = self.evidence.shut
         self.judge: Callable[[Operation], Verdict] = self.judgement.evaluate
         self.scrub: Callable[[str], str] = self.evidence.scrub
-
-    def rule(self, subject: Subject, parameters: Parameters = ()) -> Ruling:
-        """Return the ruling on ``subject`` now."""
-        return self.judgement.rule(subject, parameters)
-
-    def open(
-        self,
-        ruling: Ruling,
-        exact: Sequence[bytes],
-        parameters: Parameters | None,
-        now: float,
-        out: list[Command],
-        *,
-        decision: str = "",
-        ticket: str = "",
-    ) -> list[Trace]:
-        """Record that the statements of ``ruling`` are about to run (or are refused, or held)."""
-        return self.evidence.open(ruling, exact, parameters, now, out, decision=decision, ticket=ticket)
+        self.open = self.evidence.open
+        self.rule = self.judgement.rule
 
     def refusal(self, reason: str, now: float, out: list[Command]) -> None:
         """Record that something was refused outside any statement."""

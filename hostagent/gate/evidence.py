@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-import hmac
 from collections.abc import Callable, Mapping, Sequence
+from hashlib import blake2b
 
 from hostagent.gate.context import SessionContext
 from hostagent.inspectors.ports import Outcome, Parameters, Ruling, Trace
@@ -22,6 +22,8 @@ class Evidence:
         """``scrub`` replaces every secret that any detector knows."""
         self._context = context
         self._scrub = scrub
+        # Keyed BLAKE2b (RFC 7693 §2.9): a MAC at a third of the price of HMAC-SHA-256, which each statement pays.
+        self._keyed = blake2b(key=context.digest_key, digest_size=32)
         self.statements = 0
 
     def event(self, kind: EventKind, fields: Mapping[str, object], now: float) -> Record:
@@ -42,7 +44,10 @@ class Evidence:
     ) -> list[Trace]:
         """Record the statements of ``ruling``, one event each, and return their traces."""
         context = self._context
-        digest = hmac.digest(context.digest_key, exact[0] if len(exact) == 1 else b"".join(exact), "sha256").hex()
+        keyed = self._keyed.copy()
+        for part in exact:
+            keyed.update(part)
+        digest = keyed.hexdigest()
         shown = self._parameters(parameters, exposed=ruling.exposed) if parameters else []
         flow = context.flow
         at = int(now * 1e9) + context.wall_offset_ns

@@ -59,6 +59,7 @@ class Coverage:
         self._match(catalogue.relations.values())
         self._sensitive(catalogue.relations.values())
         self._inherit(catalogue)
+        self._compute(catalogue)
         sources = set(self._direct) | {oid for oid, relation in catalogue.relations.items() if relation.opaque}
         self._whole |= {oid for oid, relation in catalogue.relations.items() if relation.opaque}
         for oid, relation in catalogue.relations.items():
@@ -99,6 +100,13 @@ class Coverage:
             for relation in members:
                 known = self._direct.setdefault(relation.oid, {})
                 known.update({number: strict[title] for number, title in relation.columns.items() if title in strict})
+
+    def _compute(self, catalogue: Catalogue) -> None:
+        """Redact generated columns that are made from masked ones."""
+        for oid, ruled in self._direct.items():
+            for number, sources in catalogue.relations[oid].computed.items():
+                if number not in ruled and not sources.isdisjoint(ruled):
+                    ruled[number] = _redacting(self.rules[0])
 
     def rule_for(self, table_oid: int, attnum: int) -> MaskColumn | None:
         """Return the rule for a result column that PostgreSQL says comes from this column, or None when it is clear.
@@ -142,12 +150,28 @@ class Coverage:
                 names |= {relation.columns[number] for number in self._direct.get(relation.oid, {})}
         return frozenset(names)
 
+    def hidden_columns(self, schema: str | None, name: str) -> frozenset[str] | None:
+        """Return the names of masked columns that show nothing at all of their values; None when every column is one.
+
+        What is written to a column that shows some of its value (the last digits, a hash to compare) can be read back there.
+        """
+        names: set[str] = set()
+        shown: set[str] = set()
+        for relation in self._names.get(name, ()):
+            if schema is None or relation.schema == schema:
+                if relation.oid in self._whole:
+                    return None
+                for number, rule in self._direct.get(relation.oid, {}).items():
+                    (names if rule.transform in _SHOWING_NOTHING else shown).add(relation.columns[number])
+        return frozenset(names - shown)
+
     def named(self, schema: str | None, name: str) -> CatalogueRelation | None:
         """Return the only relation of that name (in that schema), or None when there is none or more than one."""
         found = [r for r in self._names.get(name, ()) if schema is None or r.schema == schema]
         return found[0] if len(found) == 1 else None
 
 
+_SHOWING_NOTHING = frozenset({"redact", "null"})
 _MOST_KEPT = 64
 _kept: dict[tuple[tuple[MaskColumn, ...], str, str], Coverage] = {}
 

@@ -7,7 +7,7 @@ from typing import NamedTuple
 
 from hostagent.mask.content import ContentMask, Counts, treatment
 from hostagent.mask.copyout import CopyPlan
-from hostagent.mask.coverage import coverage_of
+from hostagent.mask.coverage import State, coverage_of
 from hostagent.mask.detectors import expand, scanner
 from hostagent.mask.messages import generic_message, masked_message, masked_text
 from hostagent.mask.pattern import Pattern
@@ -79,9 +79,14 @@ class Masker:
 
     def message(self, fields: Mapping[str, str], exposed: Exposure) -> Mapping[str, str]:
         """Return the fields of an ErrorResponse or NoticeResponse as the client may see them."""
-        if exposed != Exposure.NONE and self._coverage.rules:
+        if self._coverage.rules and (exposed != Exposure.NONE or self._about_masked(fields)):
             return generic_message(fields)
         return masked_message(fields, self._content, Counts())
+
+    def _about_masked(self, fields: Mapping[str, str]) -> bool:
+        """Return whether a message names a table that is masked or not known: a cascade reaches what no statement names."""
+        table = fields.get("t")
+        return table is not None and self._coverage.state(fields.get("s"), table) is not State.CLEAR
 
     def text(self, value: str) -> tuple[str, dict[str, int]]:
         """Return one text with every detected value replaced, and how often each detector hit."""
@@ -126,7 +131,8 @@ class Masker:
         if relation is None:
             return None
         by_name = {name: number for number, name in relation.columns.items()}
-        names = statement.copy.columns or tuple(name for _, name in sorted(relation.columns.items()))
+        stored = (name for number, name in sorted(relation.columns.items()) if number not in relation.computed)
+        names = statement.copy.columns or tuple(stored)  # generated columns are not copied
         return tuple(self._copied_cell(relation, by_name.get(name), name, form) for name in names)
 
     def _copied_cell(self, relation: CatalogueRelation, number: int | None, name: str, form: int) -> Cell:

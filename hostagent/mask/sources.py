@@ -20,9 +20,10 @@ StateOf = Callable[[str | None, str], State]
 ColumnsOf = Callable[[str | None, str], frozenset[str] | None]
 
 
-def moves(text: str, state: StateOf, masked_columns: ColumnsOf) -> bool:
-    """Return whether the statements in ``text`` may write a value of a masked column to a place that is not masked.
+def moves(text: str, state: StateOf, masked_columns: ColumnsOf, hidden_columns: ColumnsOf) -> bool:
+    """Return whether the statements in ``text`` may write a value of a masked column to a place that shows any of it.
 
+    ``hidden_columns`` are the masked columns that show nothing of their values; only to these may such values be written.
     Errs on the side of yes: so for MERGE, for several writes in one statement, for anything that does not parse.
     """
     try:
@@ -39,7 +40,7 @@ def moves(text: str, state: StateOf, masked_columns: ColumnsOf) -> bool:
     if kind == "DeleteStmt" or state(target.get("schemaname"), target["relname"]) is State.CLEAR:
         return False
     columns = masked_columns(target.get("schemaname"), target["relname"])
-    assigned = _assigned(kind, fields, columns)
+    assigned = _assigned(kind, fields, hidden_columns(target.get("schemaname"), target["relname"]))
     return any(_takes(value, target, columns, excluded=kind == "InsertStmt") for value in assigned)
 
 
@@ -82,7 +83,7 @@ def _read_elsewhere(tree: object, target: dict[str, Any], state: StateOf) -> boo
 
 
 def _assigned(kind: str, fields: dict[str, Any], columns: frozenset[str] | None) -> Iterator[Any]:
-    """Yield the expressions written to columns that are not themselves masked."""
+    """Yield the expressions written to columns other than ``columns`` (None: those may be all)."""
     if kind == "InsertStmt":
         yield from [fields["selectStmt"]] if "selectStmt" in fields else []
         targets = fields.get("onConflictClause", {}).get("targetList", [])

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import enum
+from collections.abc import Mapping
 
 from hostagent.mask.coverage import SENSITIVE_FUNCTIONS, Coverage, State
 from hostagent.mask.sources import moves
@@ -33,11 +34,15 @@ _MOVING = frozenset(
         Effect.HOST,
     }
 )
+_DEFINES = frozenset({Effect.CREATE, Effect.ALTER})
 _ROW_WRITES = frozenset({Effect.INSERT, Effect.UPDATE, Effect.UPDATE_ALL})
 _UNSEEN = frozenset({Effect.EXECUTE, Effect.HOST, Effect.REPLICATION})
 _HARMLESS_DEFINITIONS = frozenset(
     {"create index", "create statistics", "create policy", "comment", "refresh materialized view", "create sequence"}
 )
+# Functions that leave what they are given where a later statement can read it: a setting, a sequence, a lock's key, a large
+# object, the state of random().
+_CARRYING = ("set_config", "setval", "setseed", "pg_notify", "pg_advisory_", "pg_try_advisory_", "lo_", "lowrite")
 _NO_CATALOGUE = "columns are masked here, and the database's catalogue is not at hand to say which"
 
 
@@ -103,6 +108,8 @@ def refuses(statement: Statement, coverage: Coverage) -> str | None:
     a file), what would rename or reshape a masked relation, COPY of unknown columns, code that cannot be seen into when
     it also writes, and everything that reads when there is no catalogue.
     """
+    if statement.copy is not None and statement.copy.direction == "out" and _recoded(statement.copy.options):
+        return "COPY in another encoding than UTF8 cannot be read, and so not masked"
     if not coverage.rules:
         return None
     if coverage.catalogue is None:
@@ -110,6 +117,11 @@ def refuses(statement: Statement, coverage: Coverage) -> str | None:
     if statement.verb == "do":
         return "columns are masked in this database, and a DO block could copy them unseen"
     return _refuses_copy(statement, coverage) or _refuses_moving(statement, coverage)
+
+
+def _recoded(options: Mapping[str, str]) -> bool:
+    encoding = options.get("encoding", "utf8").lower()
+    return encoding.replace("-", "").replace("_", "") not in ("utf8", "unicode")
 
 
 def _needs_catalogue(statement: Statement) -> bool:
@@ -132,8 +144,13 @@ def _refuses_copy(statement: Statement, coverage: Coverage) -> str | None:
 
 def _refuses_moving(statement: Statement, coverage: Coverage) -> str | None:
     moving = statement.effects & _MOVING
-    if not moving or statement.verb in _HARMLESS_DEFINITIONS:
+    carries = any(function.name.startswith(_CARRYING) for function in statement.functions)
+    if carries and statement.verb.startswith(("create ", "alter ")):
+        return "columns are masked in this database, and this would install code that could carry them elsewhere"
+    if not (moving or carries) or statement.verb in _HARMLESS_DEFINITIONS:
         return None
+    if statement.verb == "rename" and any(each.kind in ("schema", "database") for each in statement.resources):
+        return "columns are masked in this database by names that this would change"
     if statement.copy is not None and statement.copy.direction == "in":
         return None  # the client's own values
     if _unseen(statement, coverage) and not _stands_alone(statement):
@@ -142,11 +159,12 @@ def _refuses_moving(statement: Statement, coverage: Coverage) -> str | None:
     if not sources:
         return None
     names = ", ".join(sorted({relation.name for relation in sources}))
-    if moving & {Effect.ALTER, Effect.CREATE} or not _row_write(statement):
-        if moving & {Effect.ALTER, Effect.CREATE} or any(relation.access is Access.READ for relation in sources):
+    if moving & _DEFINES or not _row_write(statement):
+        if moving & _DEFINES or any(relation.access is Access.READ for relation in sources):
             return f"this would carry masked columns of {names} to where they are not masked"
         return None
-    if moves(statement.text if not _by_name(statement) else _inner_text(statement), coverage.state, coverage.masked_columns):
+    text = _inner_text(statement) if _by_name(statement) else statement.text
+    if moves(text, coverage.state, coverage.masked_columns, coverage.hidden_columns):
         return f"this would write masked columns of {names} to where they are not masked"
     return None
 

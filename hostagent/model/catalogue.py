@@ -17,7 +17,8 @@ class CatalogueRelation:
     table, S sequence). ``columns`` and ``column_types`` go by attribute number. ``depends_on`` holds the OIDs of every
     relation this one reads through rules, transitively (for a TOAST table, its owner). ``kin`` is the family of
     inheritance parents and children, partitions included, the relation itself among them, or empty. ``opaque`` is true when it reads through code that the catalogue
-    cannot see into (a function or operator that is not PostgreSQL's own).
+    cannot see into (a function or operator that is not PostgreSQL's own). ``computed`` holds, for each generated column, the
+    columns of the same relation that it is made from.
     """
 
     oid: int
@@ -29,6 +30,7 @@ class CatalogueRelation:
     depends_on: frozenset[int] = frozenset()
     kin: frozenset[int] = frozenset()
     opaque: bool = False
+    computed: Mapping[int, frozenset[int]] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)

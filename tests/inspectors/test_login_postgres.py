@@ -22,7 +22,7 @@ import psycopg
 import pytest
 
 from hostagent.inspectors.postgres.cancel import CancelRegistry
-from hostagent.inspectors.postgres.login import Login
+from hostagent.inspectors.postgres.login import Login, LoginResult
 from hostagent.model.command import CancelUpstream, Close, Command, Connect, Forward, Record, StartTLS
 from hostagent.model.flow import Endpoint, Flow, Side
 from hostagent.model.operation import Operation
@@ -140,12 +140,15 @@ class Pipe:
         self.incoming = ssl.MemoryBIO()
         self.outgoing = ssl.MemoryBIO()
         self.tls = context.wrap_bio(self.incoming, self.outgoing, server_side=server_side, server_hostname=name)
-        self.established = False
+        self.complete = False
+
+    def established(self) -> bool:
+        return self.complete
 
     def handshake(self) -> bytes:
         with contextlib.suppress(ssl.SSLWantReadError):
             self.tls.do_handshake()
-            self.established = True
+            self.complete = True
         return self.outgoing.read()
 
     def receive(self) -> bytes:
@@ -177,7 +180,7 @@ class End:
         self.socket.sendall(data if self.tls is None else self.tls.send(data))
 
     def close(self) -> None:
-        if self.tls is not None and self.tls.established:
+        if self.tls is not None and self.tls.established():
             with contextlib.suppress(OSError, ValueError):  # the peer may have gone first
                 self.socket.sendall(self.tls.end())
         self.socket.close()
@@ -193,7 +196,7 @@ class Rim:
     registry: CancelRegistry = field(default_factory=CancelRegistry)
     records: list[dict[str, object]] = field(default_factory=list)
     judged: list[Operation] = field(default_factory=list)
-    verdict: Verdict = Verdict(Decision.ALLOW, ("test",), "", "0" * 64)
+    verdict: Verdict = field(default_factory=lambda: Verdict(Decision.ALLOW, ("test",), "", "0" * 64))
     secret: str | None = "s3cret"
 
     def __post_init__(self) -> None:
@@ -291,13 +294,13 @@ class Conversation:
 
     def through_tls(self, side: Side, end: End, pipe: Pipe, data: bytes) -> bytes:
         pipe.incoming.write(data)
-        if not pipe.established:
+        if not pipe.established():
             try:
                 end.socket.sendall(pipe.handshake())
             except ssl.SSLError as error:
                 self.obey(self.login.connect_failed(f"TLS: {error.reason}", time.monotonic()))
                 return b""
-            if not pipe.established:
+            if not pipe.established():
                 return b""
             binding = self.rim.leaf.binding if side is Side.CLIENT else end_point_hash(pipe.tls.getpeercert(binary_form=True) or b"")
             now = time.monotonic()
@@ -309,7 +312,9 @@ class Conversation:
             self.ends[side.other].send(data)
             return
         self.obey(self.login.feed(side, data, time.monotonic()))
-        done = self.login.done
+        self.hand_over(self.login.done)
+
+    def hand_over(self, done: LoginResult | None) -> None:
         if done is not None:
             if done.upstream_key is not None:
                 self.entry.upstream = build_cancel_request(*done.upstream_key)

@@ -3,7 +3,8 @@
 The query goes out as one simple Query on the proxy's own connection. It first asks for the session's default search path,
 then pins the path so that nothing in the database can stand in for PostgreSQL's own objects, then asks for everything else
 as one JSON text. Sources: PostgreSQL 17 §52 (system catalogs); ``pg_depend`` knows which relations, functions and operators
-a view's rule uses, but none of PostgreSQL's own (pinned) objects.
+a view's rule uses, but none of PostgreSQL's own (pinned) objects. The columns that a generated column is made from are
+there as dependencies of its default (15 and newer) or of the column itself (12 to 14).
 """
 
 from __future__ import annotations
@@ -46,6 +47,14 @@ SELECT json_build_object(
   'inherits', (
     SELECT coalesce(json_agg(json_build_array(inhrelid::int8, inhparent::int8) ORDER BY inhrelid, inhparent), '[]'::json)
       FROM pg_inherits),
+  'computed', (
+    SELECT coalesce(json_agg(json_build_array(a.attrelid::int8, a.attnum, (
+               SELECT coalesce(json_agg(DISTINCT r.refobjsubid), '[]'::json) FROM pg_depend r
+                WHERE r.refclassid = 'pg_class'::regclass AND r.refobjid = a.attrelid AND r.refobjsubid NOT IN (0, a.attnum)
+                  AND ((r.classid = 'pg_attrdef'::regclass AND r.objid = d.oid)
+                       OR (r.classid = 'pg_class'::regclass AND r.objid = a.attrelid AND r.objsubid = a.attnum))))
+             ORDER BY a.attrelid, a.attnum), '[]'::json)
+      FROM pg_attribute a JOIN pg_attrdef d ON d.adrelid = a.attrelid AND d.adnum = a.attnum WHERE a.attgenerated <> ''),
   'functions', (
     SELECT coalesce(json_agg(DISTINCT p.proname), '[]'::json)
       FROM pg_proc p JOIN pg_namespace n ON n.oid = p.pronamespace
@@ -84,6 +93,9 @@ def _catalogue(path: tuple[str, ...], found: Mapping[str, Any], version: str) ->
     reads = _closure(_pairs([*found["reads"], *((toast, owner) for toast, _, _, owner in found["toast"])]))
     kin = _families(_pairs([pair for child, parent in found["inherits"] for pair in ((child, parent), (parent, child))]))
     opaque = frozenset(found["opaque"])
+    computed: dict[int, dict[int, frozenset[int]]] = {}
+    for oid, number, sources in found["computed"]:
+        computed.setdefault(oid, {})[number] = frozenset(sources)
     relations = {
         oid: CatalogueRelation(
             oid,
@@ -95,6 +107,7 @@ def _catalogue(path: tuple[str, ...], found: Mapping[str, Any], version: str) ->
             reads.get(oid, frozenset()) - {oid},
             kin.get(oid, frozenset()),
             oid in opaque,
+            computed.get(oid, {}),
         )
         for oid, schema, name, kind, columns in found["relations"]
     }

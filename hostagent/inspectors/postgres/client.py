@@ -14,7 +14,7 @@ from hostagent.inspectors.postgres import refusals
 from hostagent.inspectors.postgres.conversation import Conversation, Entry, Kind
 from hostagent.inspectors.postgres.names import RESERVED, Portal, Prepared, Undo, key_of
 from hostagent.inspectors.postgres.parameters import decode_all
-from hostagent.inspectors.postgres.subjects import with_parameters
+from hostagent.inspectors.postgres.subjects import NOT_ASCII, with_parameters
 from hostagent.model.command import Command, Forward
 from hostagent.model.errors import RemoteWireError
 from hostagent.model.flow import Side
@@ -35,6 +35,7 @@ HELD: Final = object()
 _NULL: Final = b"\xff\xff\xff\xff"
 _ALLOW: Final = Decision.ALLOW
 _DENY: Final = Decision.DENY
+_RENAMED: Final = "the statement or cursor that this portal names was made anew after the portal was bound"
 # How much a client may send on while its operation is held.
 HOLD_BUFFER: Final = 1024 * 1024
 _COPY_MESSAGES: Final = frozenset(
@@ -273,15 +274,14 @@ class ClientHalf:
         if denial is not None:
             entry.denial = denial
             return refusals.POISON_QUERY
-        self._names.statements.pop(b"", None)  # the server drops both unnamed objects (postgres.c, exec_simple_query)
-        self._names.portals.pop(b"", None)
+        entry.undo = self._names.drop_unnamed()  # so does the server (postgres.c, exec_simple_query)
         if not subject.plain:
             self._rename(subject, entry)
         return None
 
     def _rename(self, subject: Subject, entry: Entry) -> None:
         """Make the changes of names that running ``subject`` makes."""
-        undo: Undo = []
+        undo: Undo = entry.undo or []
         for position, statement in enumerate(subject.statements):
             inner = statement if statement.inner is None else statement.inner
             stored = self._subjects.single(subject.text, inner)
@@ -300,6 +300,8 @@ class ClientHalf:
         name = key_of(message.name)
         if name.startswith(RESERVED):
             return self._unjudged(refusals.forbidden("names that begin with 'hostagent:' are reserved"), now)
+        if self._subjects.ascii_names and not name.isascii():
+            return self._unjudged(refusals.forbidden(NOT_ASCII), now)
         subject = self._subjects.of(message.text)
         if subject.text != message.text:
             subject = self._subjects.exact(message.text)
@@ -325,11 +327,16 @@ class ClientHalf:
             return self._unjudged(refusals.unknown("prepared statement", message.statement), now)
         if name.startswith(RESERVED):
             return self._unjudged(refusals.forbidden("names that begin with 'hostagent:' are reserved"), now)
+        if self._subjects.ascii_names and not name.isascii():
+            return self._unjudged(refusals.forbidden(NOT_ASCII), now)
         entry = Entry(Kind.BIND, self._talk.segment)
         portal = Portal(prepared, self._talk.segment, message.values, message.formats)
         refused = self._refuse_bind(portal, now)
         if refused is not None:
             return refused
+        entry.ruling = prepared.subject.ruling
+        if not prepared.subject.plain:
+            portal.named = self._subjects.named(prepared.subject, self._names)
         entry.undo = self._names.set_portal(name, portal, [])
         self._talk.queue.append(entry)
         return None
@@ -389,6 +396,8 @@ class ClientHalf:
         prepared = portal.prepared
         subject = prepared.subject
         if not subject.plain:
+            if portal.named != self._subjects.named(subject, self._names):
+                return self._unjudged(refusals.forbidden(_RENAMED), now)
             subject = self._subjects.settle(subject, self._names)
         values = decode_all(portal.values, prepared.types, portal.formats)
         judged = self._judge(subject, self._exact(portal), values, now, prepared.types)

@@ -41,37 +41,23 @@ class Entry:
     is coming.
     """
 
-    __slots__ = (
-        "copy",
-        "denial",
-        "done",
-        "kind",
-        "portal",
-        "prepared",
-        "ruling",
-        "segment",
-        "shape",
-        "silent",
-        "streaming",
-        "traces",
-        "undo",
-    )
+    # Class attributes stand in until one is set: most entries set three, and one is made per message.
+    traces: Sequence[Trace] = ()
+    done = 0
+    denial: Denial | None = None
+    silent = False
+    streaming = False
+    undo: Undo | None = None
+    portal: Portal | None = None
+    prepared: Prepared | None = None
+    shape: Shape | None = None
+    copy: CopyPlan | None = None
 
     def __init__(self, kind: Kind, segment: int = 0, ruling: Ruling | None = None) -> None:
         """Start unanswered."""
         self.kind = kind
         self.segment = segment
         self.ruling = ruling
-        self.traces: Sequence[Trace] = ()
-        self.done = 0
-        self.denial: Denial | None = None
-        self.silent = False
-        self.streaming = False
-        self.undo: Undo | None = None
-        self.portal: Portal | None = None
-        self.prepared: Prepared | None = None
-        self.shape: Shape | None = None
-        self.copy: CopyPlan | None = None
 
 
 class Conversation:
@@ -79,7 +65,8 @@ class Conversation:
 
     ``discarding``: the server has failed (or is sure to) and skips everything up to the next Sync. ``copying_in``: the
     server reads copy data. ``segment`` counts Syncs, Queries and FunctionCalls sent before now. ``partial`` is how many bytes of a
-    message that is already on its way to the client are still to come, so that nothing may be put in between.
+    message that is already on its way to the client are still to come, so that nothing may be put in between. ``exposed`` is
+    how far any statement of the open transaction can show masked data: what its end says may be about any of them.
     """
 
     __slots__ = (
@@ -87,6 +74,7 @@ class Conversation:
         "copying_in",
         "desk",
         "discarding",
+        "exposed",
         "masking",
         "names",
         "over",
@@ -107,6 +95,7 @@ class Conversation:
         self.masking: Masking | None = None
         self.copying_in = False
         self.discarding = False
+        self.exposed = 0
         self.over = False
         self.partial = 0
         self.segment = 0
@@ -119,15 +108,25 @@ class Conversation:
         else:
             out.append(Forward(Side.CLIENT, message))
 
-    def drop(self, entry: Entry, now: float, out: list[Command]) -> None:
-        """The server skips ``entry``: nothing of it happened."""
-        self.take_back(entry)
-        self.abort(entry, now, out)
+    def rewind(self, failed: Entry, done: int, skipped: Sequence[Entry], *, certain: bool) -> None:
+        """Take back what ``failed`` changed of names from statement ``done`` on, and all that ``skipped`` changed.
 
-    def take_back(self, entry: Entry, done: int = 0) -> None:
-        """Take back the changes of names by the statements of ``entry`` from position ``done`` on."""
-        if entry.undo:
-            self.names.take_back(entry.undo, done)
+        ``failed`` and ``skipped`` have left the queue or are its head; what waits there was sent later and still stands, so
+        it is undone first and made anew last. ``certain`` is False when statement ``done`` may have happened all the same.
+        """
+        later = [entry.undo for entry in self.queue if entry.undo and entry is not failed]
+        gone = [entry.undo for entry in skipped if entry.undo]
+        for undo in reversed(gone + later):
+            for change in reversed(undo):
+                change.take_back()
+        for change in reversed(failed.undo or ()):
+            if change.position > done or (change.position == done and certain):
+                change.take_back()
+            elif change.position == done:
+                change.forget()
+        for undo in later:
+            for change in undo:
+                change.make()
 
     def abort(self, entry: Entry, now: float, out: list[Command], outcome: str = "aborted") -> None:
         """Record that the statements of ``entry`` that have no result will not get one."""

@@ -6,7 +6,7 @@ from hostagent.inspectors.ports import Denial, Desk, Surroundings
 from hostagent.inspectors.postgres.cancel import CancelRegistry
 from hostagent.inspectors.postgres.login import Login, LoginResult
 from hostagent.inspectors.postgres.session import Session
-from hostagent.model.command import Command
+from hostagent.model.command import CancelUpstream, Command
 from hostagent.model.errors import LocalWireError
 from hostagent.model.flow import Side
 from hostagent.wire.postgres.startup import build_cancel_request
@@ -84,7 +84,8 @@ class PostgresInspector:
         self._result = result
         attributes = {"database": result.database, "user": result.user, "application": result.application}
         self._desk.signed_in(result.database, result.user)
-        self._session = Session(self._desk, attributes)
+        encoding = result.reported.get("server_encoding", "")
+        self._session = Session(self._desk, attributes, ascii_names=encoding != "UTF8")
         if result.upstream_key is not None:
             self.cancel_request = build_cancel_request(*result.upstream_key)
         for side, data in ((Side.SERVER, result.leftover_server), (Side.CLIENT, result.leftover_client)):
@@ -127,11 +128,16 @@ class PostgresInspector:
         return self._login.closed(side, now) if self._session is None else self._session.closed(side, now)
 
     def cut(self, reason: str, now: float) -> list[Command]:
-        """End the session with the protocol's own fatal error."""
+        """End the session with the protocol's own fatal error, and what it has running at the target."""
         self._forget()
-        if self._session is not None:
-            return self._session.cut(reason, now)
-        return self._login.cut(reason, now)
+        if self._session is None:
+            return self._login.cut(reason, now)
+        busy = self._session.busy
+        out = self._session.cut(reason, now)
+        if busy and out and self.cancel_request is not None:
+            # A server notices a lost client only when it next writes; a session is cut so that nothing goes on.
+            out.insert(0, CancelUpstream(self.cancel_request))
+        return out
 
     def _forget(self) -> None:
         """No cancel request shall find this session any more."""

@@ -1,13 +1,14 @@
 """Prepared statements and portals of one session, as the server has them.
 
 The mirror is *optimistic*: a change is made when its message is forwarded, so that the next message of a pipeline can be
-judged, and taken back when the server rejects or skips that message. SQL-level PREPARE, DECLARE and their opposites share
+judged, and taken back when the server rejects or skips that message. What was sent later and still stands is then made anew
+on top of what is left, because what it replaced is no longer the same. SQL-level PREPARE, DECLARE and their opposites share
 the two namespaces with Parse and Bind (PostgreSQL 17 §53.2.3).
 """
 
 from __future__ import annotations
 
-from typing import Final
+from typing import Any, Final
 
 from hostagent.inspectors.ports import Shape, Subject
 from hostagent.sql.statement import Statement
@@ -16,6 +17,8 @@ from hostagent.sql.statement import Statement
 NAME_LIMIT: Final = 63
 # Names that begin like this are ours.
 RESERVED: Final = b"hostagent:"
+# The position of a change that a message makes before any of its statements runs.
+DROPPED: Final = -1
 
 
 def key_of(name: bytes) -> bytes:
@@ -40,9 +43,10 @@ class Portal:
 
     ``segment`` is the stretch between two Syncs it was made in; ``durable`` cursors outlive their transaction.
     ``description`` is the body of its RowDescription once the server sent it; ``described`` that somebody asked for it.
+    ``named`` is what the names in its statement stood for when it was bound: its description is that of these.
     """
 
-    __slots__ = ("described", "description", "durable", "formats", "prepared", "segment", "values")
+    __slots__ = ("described", "description", "durable", "formats", "named", "prepared", "segment", "values")
 
     def __init__(
         self,
@@ -61,11 +65,47 @@ class Portal:
         self.durable = durable
         self.described = False
         self.description: bytes | None = None
+        self.named: tuple[Prepared | Portal | None, ...] = ()
 
 
-Undo = list[
-    tuple[int, dict[bytes, Prepared], bytes, Prepared | None] | tuple[int, dict[bytes, Portal], bytes, Portal | None]
-]
+class Change:
+    """One name got another value: ``previous`` before, ``value`` after, None for no such name.
+
+    ``position`` is that of the statement within its message; ``DROPPED`` for what goes whatever becomes of the statements.
+    """
+
+    __slots__ = ("name", "position", "previous", "space", "value")
+
+    def __init__(self, space: dict[bytes, Any], name: bytes, value: Any, position: int) -> None:  # noqa: ANN401
+        """Make the change."""
+        self.position = position
+        self.space = space
+        self.name = name
+        self.value = value
+        self.previous: Any = None
+        self.make()
+
+    def make(self) -> None:
+        """Make the change (again)."""
+        self.previous = self.space.get(self.name)
+        self._set(self.value)
+
+    def take_back(self) -> None:
+        """Put back what was there before."""
+        self._set(self.previous)
+
+    def forget(self) -> None:
+        """Nobody can say whether the change happened: the name is not known any more."""
+        self._set(None)
+
+    def _set(self, value: Any) -> None:  # noqa: ANN401
+        if value is None:
+            self.space.pop(self.name, None)
+        else:
+            self.space[self.name] = value
+
+
+Undo = list[Change]
 
 
 class Names:
@@ -80,33 +120,22 @@ class Names:
 
     def set_statement(self, name: bytes, value: Prepared | None, undo: Undo, position: int = 0) -> Undo:
         """Define or (None) drop a statement; note in ``undo``, which is returned, how to take it back."""
-        undo.append((position, self.statements, name, self.statements.get(name)))
-        if value is None:
-            self.statements.pop(name, None)
-        else:
-            self.statements[name] = value
+        undo.append(Change(self.statements, name, value, position))
         return undo
 
     def set_portal(self, name: bytes, value: Portal | None, undo: Undo, position: int = 0) -> Undo:
         """Define or (None) drop a portal; note in ``undo``, which is returned, how to take it back."""
-        undo.append((position, self.portals, name, self.portals.get(name)))
-        if value is None:
-            self.portals.pop(name, None)
-        else:
-            self.portals[name] = value
+        undo.append(Change(self.portals, name, value, position))
         return undo
 
-    @staticmethod
-    def take_back(undo: Undo, done: int = 0) -> None:
-        """Take back every change of statements from position ``done`` on, latest first."""
-        for change in reversed(undo):
-            if change[0] < done:
-                continue
-            _, space, name, previous = change
-            if previous is None:
-                space.pop(name, None)
-            else:
-                space[name] = previous  # type: ignore[assignment]
+    def drop_unnamed(self) -> Undo | None:
+        """Drop both unnamed objects, as a simple Query does; return how to take it back, None if there were none."""
+        undo: Undo = []
+        if b"" in self.statements:
+            self.set_statement(b"", None, undo, DROPPED)
+        if b"" in self.portals:
+            self.set_portal(b"", None, undo, DROPPED)
+        return undo or None
 
     def transaction_ended(self, segment: int) -> None:
         """The server is idle after ``segment``: drop every portal made until then that does not outlive it."""

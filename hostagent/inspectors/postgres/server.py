@@ -17,6 +17,7 @@ from hostagent.inspectors.postgres.results import shape_of
 from hostagent.model.command import Command, Forward
 from hostagent.model.errors import RemoteWireError
 from hostagent.model.flow import Side
+from hostagent.model.operation import Effect
 from hostagent.wire.buffer import ReceiveBuffer
 from hostagent.wire.postgres.backend import (
     Notification,
@@ -35,6 +36,9 @@ from hostagent.wire.postgres.messages import HEADER, HEADER_SIZE, SERVER_CAPS, S
 
 # Settings that our understanding of statements rests on, and the value each must keep.
 _PINNED: Final = {b"client_encoding": b"UTF8", b"standard_conforming_strings": b"on"}
+# Error classes by which a statement itself fails. With another (a constraint checked at the end, a conflict, a cancel), the
+# last statement of a Query may have done its work before its transaction could not be committed; PREPARE is then not undone.
+_OWN_FAILURES: Final = frozenset({"22", "25", "26", "34", "42"})
 _STATES: Final = frozenset({b"I", b"T", b"E"})
 _ROW: Final = Server.DATA_ROW
 _DATA: Final = Server.COPY_DATA
@@ -265,18 +269,29 @@ class ServerHalf:
         if trace is not None:
             self._desk.shut(trace, outcome, now, self._out)
             entry.done += 1
+        ruling = entry.ruling
+        if ruling is not None and ruling.exposed:
+            self._talk.exposed = max(self._talk.exposed, ruling.exposed)
+            self._talk.masking = ruling.masking
         entry.shape = None
         entry.copy = None
         entry.streaming = False
 
     def _masking(self) -> tuple[Masking | None, int]:
-        """Return the obligations for what has no statement of its own: the oldest outstanding one's, or the last one's."""
+        """Return the obligations for what has no statement of its own: the oldest outstanding one's, or the last one's.
+
+        The end of a transaction, and an immediate check in it, can speak of whatever ran in it.
+        """
         talk = self._talk
         for entry in talk.queue:
-            if entry.ruling is not None:
-                talk.masking = entry.ruling.masking
-                return talk.masking, entry.ruling.exposed
-        return talk.masking, False
+            ruling = entry.ruling
+            if ruling is not None:
+                talk.masking = ruling.masking
+                ends = any(Effect.TRANSACTION in each.effects for each in ruling.operations)
+                return ruling.masking, max(ruling.exposed, talk.exposed) if ends else ruling.exposed
+            if entry.kind is Kind.SYNC:
+                break
+        return talk.masking, talk.exposed
 
     # -- descriptions ----------------------------------------------------------------------------------------------------
 
@@ -369,6 +384,7 @@ class ServerHalf:
         if talk.status not in _STATES:
             raise RemoteWireError("invalid ReadyForQuery message")
         if talk.status == b"I":
+            talk.exposed = 0
             talk.names.transaction_ended(entry.segment)
             if self._schema_changed:
                 self._schema_changed = False
@@ -400,26 +416,25 @@ class ServerHalf:
     def _fail(self, entry: Entry, outcome: Outcome, now: float) -> None:
         """The server failed in ``entry``: record it, take back what did not happen, follow the server's skipping."""
         talk = self._talk
+        queue = talk.queue
         done = entry.done
         self._settle(entry, outcome, now)
         talk.abort(entry, now, self._out, "denied" if outcome.outcome == "denied" else "aborted")
-        talk.take_back(entry, done)
         talk.copying_in = False
-        if entry.kind in READY_KINDS:
-            return
-        queue = talk.queue
-        queue.popleft()
-        if entry.silent and queue:  # the client sees the error as that of the Execute which we asked this for
-            self._settle(queue[0], outcome, now)
-        skipped = []
-        while queue and queue[0].kind is not Kind.SYNC:
-            skipped.append(queue.popleft())
-        for each in reversed(skipped):
-            talk.take_back(each)
-        for each in skipped:
+        skipped: list[Entry] = []
+        if entry.kind not in READY_KINDS:
+            queue.popleft()
+            if entry.silent and queue:  # the client sees the error as that of the Execute which we asked this for
+                self._settle(queue[0], outcome, now)
+            while queue and queue[0].kind is not Kind.SYNC:
+                skipped.append(queue.popleft())
+            if not queue:
+                talk.discarding = True
+        talk.rewind(entry, done, skipped, certain=outcome.sqlstate[:2] in _OWN_FAILURES)
+        for each in (entry, *skipped):
+            if each.portal is not None and each.portal.description is None:
+                each.portal.described = False
             talk.abort(each, now, self._out)
-        if not queue:
-            talk.discarding = True
 
     def _notice(self, buffer: bytes, start: int, stop: int, _now: float) -> bytes | None:
         masking, exposed = self._masking()

@@ -18,10 +18,10 @@ from hostagent.model.flow import Side
 class Session:
     """The main phase. Every method returns the commands it causes; after ``over`` there are none."""
 
-    def __init__(self, desk: Desk, attributes: Mapping[str, str]) -> None:
-        """``attributes`` go into every operation: database, user, application."""
+    def __init__(self, desk: Desk, attributes: Mapping[str, str], *, ascii_names: bool = False) -> None:
+        """``attributes`` go into every operation: database, user, application. ``ascii_names``: see ``Subjects``."""
         self._desk = desk
-        self._talk = Conversation(desk, Subjects(attributes))
+        self._talk = Conversation(desk, Subjects(attributes, ascii_names=ascii_names))
         self._client = ClientHalf(self._talk)
         self._server = ServerHalf(self._talk)
 
@@ -79,6 +79,11 @@ class Session:
         if not self._talk.over:
             self._leave("the client closed the connection" if side is Side.CLIENT else "the target closed it", now, out)
         return out
+
+    @property
+    def busy(self) -> bool:
+        """Whether the server has not yet answered all that it was sent."""
+        return not self._talk.over and bool(self._talk.queue)
 
     def cut(self, reason: str, now: float) -> list[Command]:
         """End the session now with a FATAL error (57P01)."""

@@ -12,12 +12,15 @@ from functools import lru_cache
 from typing import Final
 
 from hostagent.inspectors.ports import Subject
-from hostagent.inspectors.postgres.names import Names, key_of
+from hostagent.inspectors.postgres.names import Names, Portal, Prepared, key_of
 from hostagent.model.operation import Completeness, Effect, Operation, Resource
 from hostagent.sql import Analysis, analyse
+from hostagent.sql.lexer import Kind as TokenKind
+from hostagent.sql.lexer import tokens
 from hostagent.sql.statement import Statement, resolved
 
 PROTOCOL: Final = "postgres"
+NOT_ASCII: Final = "this database is not in UTF8, and names beyond ASCII are read differently there"
 
 # A text with none of these has no string, quoted identifier, parameter, comment or escape: digits are then numbers
 # wherever they do not touch a word, a point or another digit.
@@ -61,14 +64,30 @@ def _forbidden(statement: Statement) -> str:
     return _forbidden(statement.inner) if statement.inner is not None else ""
 
 
+def _names_beyond_ascii(text: bytes) -> bool:
+    """Return whether any identifier in ``text`` has a letter beyond ASCII, written out or escaped."""
+    if text.isascii() and b'&"' not in text:
+        return False
+    return any(
+        not token.text.isascii() or token.text[:2] in ("U&", "u&")
+        for token in tokens(text.decode("utf-8", "surrogateescape"))
+        if token.kind in (TokenKind.WORD, TokenKind.QUOTED)
+    )
+
+
 class Subjects:
     """Makes and keeps the subjects of one session."""
 
-    __slots__ = ("_attributes", "_kept", "_unshared")
+    __slots__ = ("_attributes", "_kept", "_unshared", "ascii_names")
 
-    def __init__(self, attributes: Mapping[str, str]) -> None:
-        """``attributes`` go into every operation: database, user, application."""
+    def __init__(self, attributes: Mapping[str, str], *, ascii_names: bool = False) -> None:
+        """``attributes`` go into every operation: database, user, application.
+
+        ``ascii_names``: the database is not in UTF8. Its server cuts names elsewhere than we do, and may fold the case of
+        letters that we leave alone, so that names beyond ASCII are refused.
+        """
         self._attributes = attributes
+        self.ascii_names = ascii_names
         self._kept: dict[bytes, Subject] = {}
         self._unshared: set[bytes] = set()
 
@@ -113,6 +132,8 @@ class Subjects:
     def _build(self, text: bytes, analysis: Analysis) -> Subject:
         statements = analysis.statements
         refusal = next(filter(None, map(_forbidden, statements)), "")
+        if self.ascii_names and _names_beyond_ascii(text):
+            refusal = NOT_ASCII
         return Subject(
             text,
             statements,
@@ -163,7 +184,19 @@ class Subjects:
             return subject
         known: dict[bytes, Statement] = {}
         settled = tuple(_settled(statement, names, known) for statement in subject.statements)
-        return replace_statements(self, subject, settled)
+        found = replace_statements(self, subject, settled)
+        if not found.refusal and any(map(_acts_on_names, subject.statements, settled)):
+            found.refusal = "EXECUTE and FETCH of what itself goes by names, or is a COPY, cannot be followed"
+        return found
+
+    @staticmethod
+    def named(subject: Subject, names: Names) -> tuple[Prepared | Portal | None, ...]:
+        """Return what each name that ``subject`` goes by stands for now."""
+        inside = (each if each.name or each.inner is None else each.inner for each in subject.statements if each.by_name)
+        return tuple(
+            names.portals.get(_key(each)) if each.verb in ("fetch", "move") else names.statements.get(_key(each))
+            for each in inside
+        )
 
 
 def _settled(statement: Statement, names: Names, here: dict[bytes, Statement]) -> Statement:
@@ -182,6 +215,14 @@ def _settled(statement: Statement, names: Names, here: dict[bytes, Statement]) -
     if stored is None:
         stored = _stored(inside, name, names)
     return statement if stored is None else resolved(statement, stored)
+
+
+def _acts_on_names(written: Statement, settled: Statement) -> bool:
+    """Return whether running ``settled`` runs a statement that changes or goes by names: the mirror would miss it."""
+    meaning = settled.inner
+    if not written.by_name or settled.by_name or meaning is None:
+        return False
+    return meaning.by_name or meaning.copy is not None or meaning.verb.startswith(_NAMING_VERBS)
 
 
 def _key(statement: Statement) -> bytes:

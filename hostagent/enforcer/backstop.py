@@ -1,0 +1,95 @@
+"""The second no for shared placement: two tiny eBPF programs on the leaf's own cgroup, which no nft command can remove.
+
+A leaf in the host's network is held by the host's table. Where the kernel cannot protect that table, another tool's ``nft
+flush ruleset`` removes it for the milliseconds until it is loaded again. What the leaf sends meanwhile stops here: a packet
+leaves only by loopback, and only with the mark that the table's fence gave it; one comes in only by loopback. No map, no
+helper, no compiler: a few instructions, written out below as classic seccomp's are.
+
+They belong to the cgroup: they hold when enforcerd is gone and end with the leaf. Instruction set: RFC 9669; ``struct
+__sk_buff`` and ``union bpf_attr``: linux/bpf.h.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import os
+import struct
+from pathlib import Path
+
+from hostagent.enforcer import kernel
+from hostagent.enforcer.syscalls import ARCHITECTURES
+
+_PROG_LOAD = 5
+_PROG_ATTACH = 8
+_PROG_TYPE_CGROUP_SKB = 8
+_INGRESS = 0
+_EGRESS = 1
+_ALLOW_MULTI = 2
+_ATTRIBUTES = 128
+
+_MARK = 8
+_INTERFACE = 40
+# In every network namespace.
+_LOOPBACK = 1
+
+_LOAD_WORD = 0x61  # r[destination] = *(u32 *)(r[source] + offset)
+_JUMP_NOT_EQUAL = 0x55
+_SET = 0xB7
+_EXIT = 0x95
+
+
+def attach(leaf: Path, mark: int) -> None:
+    """Hold the leaf from now on. Nothing needs to be undone: the programs go with the cgroup.
+
+    Args:
+        leaf: its cgroup.
+        mark: what the table's fence marks this leaf's packets with; an unprivileged program cannot set it.
+
+    Raises:
+        OSError: the kernel has no cgroup BPF, or somebody attached a program above that allows none below.
+    """
+    descriptor = os.open(leaf, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        _attach(descriptor, _EGRESS, _only((_INTERFACE, _LOOPBACK), (_MARK, mark)))
+        _attach(descriptor, _INGRESS, _only((_INTERFACE, _LOOPBACK)))
+    finally:
+        os.close(descriptor)
+
+
+def _only(*wanted: tuple[int, int]) -> bytes:
+    """Return a program that lets a packet through when each field (offset in ``__sk_buff``) has its value."""
+    code = b""
+    for position, (offset, value) in enumerate(wanted):
+        # Over the remaining comparisons and the two instructions that let through.
+        over = 2 * (len(wanted) - position - 1) + 2
+        code += _instruction(_LOAD_WORD, 2, 1, offset) + _instruction(_JUMP_NOT_EQUAL, 2, 0, over, value)
+    through = _instruction(_SET, 0, 0, 0, 1) + _instruction(_EXIT)
+    return code + through + _instruction(_SET) + _instruction(_EXIT)
+
+
+def _instruction(code: int, destination: int = 0, source: int = 0, offset: int = 0, value: int = 0) -> bytes:
+    return struct.pack("=BBhi", code, source << 4 | destination, offset, value)
+
+
+def _attach(cgroup: int, direction: int, code: bytes) -> None:
+    instructions = ctypes.create_string_buffer(code, len(code))
+    # It calls no helper, so no helper's licence binds it.
+    licence = ctypes.create_string_buffer(b"none")
+    count = len(code) // 8
+    load = struct.pack(
+        "=IIQQIIQII16sII",
+        *(_PROG_TYPE_CGROUP_SKB, count, ctypes.addressof(instructions), ctypes.addressof(licence)),
+        *(0, 0, 0, 0, 0, b"hostagent", 0, direction),
+    )
+    program = _bpf(_PROG_LOAD, load, "load a cgroup program")
+    try:
+        _bpf(_PROG_ATTACH, struct.pack("=IIII", cgroup, program, direction, _ALLOW_MULTI), "attach a cgroup program")
+    finally:
+        os.close(program)
+
+
+def _bpf(command: int, attributes: bytes, what: str) -> int:
+    # A longer structure than the kernel knows is fine as long as the rest is zero.
+    buffer = ctypes.create_string_buffer(attributes, _ATTRIBUTES)
+    number = ARCHITECTURES[os.uname().machine].numbers["bpf"]
+    return kernel.system_call(number, ctypes.c_int(command), buffer, ctypes.c_uint(_ATTRIBUTES), what=what)
