@@ -13,6 +13,8 @@ from hostagent.sql.statement import Statement
 # The server gives everything made after its initdb an OID from here on (PostgreSQL ``FirstNormalObjectId``).
 _FIRST_OWN = 16_384
 
+_SHARED_MOST = 64
+
 
 class Obliged:
     """The obligations of one verdict in one database."""
@@ -29,11 +31,24 @@ class Obliged:
     ) -> Obliged | None:
         """Return the masking that ``obligations`` ask for, or None when nothing of them applies.
 
+        Sessions under the same obligations and snapshot share it: making one costs time in proportion to the catalogue,
+        and nothing in it is any session's own.
+
         Raises:
             ValueError: an obligation names something that masking does not have.
         """
+        asked = (obligations, database, key)
+        snapshot, kept = _SHARED.get(asked, (None, None))
+        if kept is not None and snapshot is catalogue:
+            return kept
         masker = Masker(obligations, catalogue, database, key)
-        return None if masker.empty else cls(masker, catalogue)
+        if masker.empty:
+            return None
+        if len(_SHARED) >= _SHARED_MOST:
+            _SHARED.clear()
+        made = cls(masker, catalogue)
+        _SHARED[asked] = (catalogue, made)
+        return made
 
     def refuses(self, statement: Statement) -> str | None:
         """Return why masking could not be enforced on ``statement``, or None."""
@@ -74,3 +89,6 @@ class Obliged:
     def text(self, value: str) -> str:
         """Return ``value`` with every detected secret replaced."""
         return self._masker.text(value)[0]
+
+
+_SHARED: dict[tuple[tuple[Obligation, ...], str, bytes], tuple[Catalogue | None, Obliged]] = {}

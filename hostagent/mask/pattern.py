@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from functools import lru_cache
 from typing import Protocol, cast
 
 import re2
@@ -47,6 +48,7 @@ def compile_bytes(pattern: bytes) -> Pattern:
     return cast("Pattern", re2.compile(pattern, options))
 
 
+@lru_cache(maxsize=1024)
 def glob(text: str) -> Pattern:
     """Compile a glob (``*`` any run, ``?`` any character) that ignores letter case, for use with ``fullmatch``.
 

@@ -14,7 +14,7 @@ import pgparse
 from hostagent.mask.coverage import State
 
 _WRITES = frozenset({"InsertStmt", "UpdateStmt", "DeleteStmt", "MergeStmt"})
-_MOST_NODES = 200_000
+_MOST_NODES = 2_000_000  # more than the longest text that is understood can make
 
 StateOf = Callable[[str | None, str], State]
 ColumnsOf = Callable[[str | None, str], frozenset[str] | None]
@@ -27,9 +27,12 @@ def moves(text: str, state: StateOf, masked_columns: ColumnsOf, hidden_columns: 
     Errs on the side of yes: so for MERGE, for several writes in one statement, for anything that does not parse.
     """
     try:
-        tree = pgparse.parse(text)
+        return _moves(pgparse.parse(text), state, masked_columns, hidden_columns)
     except (pgparse.PGQueryError, ValueError, RecursionError):
         return True
+
+
+def _moves(tree: object, state: StateOf, masked_columns: ColumnsOf, hidden_columns: ColumnsOf) -> bool:
     writes = [(kind, fields) for kind, fields in _nodes(tree) if kind in _WRITES]
     if len(writes) != 1:
         return True

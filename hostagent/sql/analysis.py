@@ -21,16 +21,21 @@ from hostagent.sql.walk import Handler, Walk
 MAX_TEXT = 1 << 20  # bytes of UTF-8; longer statements are not parsed but OPAQUE
 MAX_NESTING = 3  # SQL text inside SQL text inside …
 
+# The scanner reads a run of operator characters anew for each comment that starts in it, so that its time grows with the
+# square of the run. PostgreSQL takes no operator of more than 63.
+MAX_RUN = 1024
+
 _HANDLERS: dict[str, Handler] = {**EXPRESSIONS, **QUERIES, **SESSION, **DEFINITIONS}
 _QUOTING = re.compile(r" at or near|[\":]")
+_RUN = re.compile(r"[~!@#^&|`?+\-*/%<>=]+")
 _NO_SPACE = " \t\n\r\f\v"
 
 
 def analyse(text: str) -> Analysis:
     """Return what ``text`` (one simple query or one Parse, in PostgreSQL's own language) means.
 
-    Text that PostgreSQL 17's grammar does not take, that holds a NUL or lone surrogates, that is longer than ``MAX_TEXT`` or
-    nested too deeply, gives an ``error`` and one OPAQUE statement.
+    Text that PostgreSQL 17's grammar does not take, that holds a NUL or lone surrogates, that is longer than ``MAX_TEXT``,
+    nested too deeply or has an endless run of operator characters, gives an ``error`` and one OPAQUE statement.
     """
     return _analyse(text, MAX_NESTING)
 
@@ -46,6 +51,8 @@ def _analyse(text: str, depth: int) -> Analysis:
         return _opaque(text, "the text is not valid Unicode")
     if len(encoded) > MAX_TEXT:
         return _opaque(text, f"the text is longer than {MAX_TEXT} bytes")
+    if len(text) > MAX_RUN and any(run.end() - run.start() > MAX_RUN for run in _RUN.finditer(text)):
+        return _opaque(text, f"the text holds more than {MAX_RUN} operator characters in a row")
     try:
         trees = pgparse.parse(text)
     except pgparse.PGQueryError as error:

@@ -175,7 +175,9 @@ def test_a_name_means_what_the_server_last_accepted(world: World) -> None:
     world.fresh()
     with world.relay(masks=False) as relay, RawClient(relay.port) as client:
         client.ask(query("prepare z as select 'first'"))
-        client.ask(query("prepare z as select 'never'") + query("deallocate z") + query("prepare z as select 'last'"), 3)
+        client.ask(
+            query("prepare z as select 'never'") + query("deallocate z") + query("prepare z as select 'last'"), 3
+        )
         answer = client.ask(query("execute z"))
         client.send(TERMINATE)
     assert [body for kind, body in answer if kind == "D"] == [b"\0\x01\0\0\0\x04last"]
@@ -219,7 +221,73 @@ def test_ordinary_writes_to_masked_tables_still_work(world: World) -> None:
         "select set_config('my.y', 'mine', false)",
         "delete from people where id = 7",
     )
-    with world.relay(lambda operation: decide(operation)) as relay, RawClient(relay.port) as client:
-        kinds = [[kind for kind, _ in client.ask(query(f"begin; set constraints all deferred; {text}; rollback"))] for text in texts]
+    with world.relay(decide) as relay, RawClient(relay.port) as client:
+        kinds = [
+            [kind for kind, _ in client.ask(query(f"begin; set constraints all deferred; {text}; rollback"))]
+            for text in texts
+        ]
         client.send(TERMINATE)
     assert [kind.count("E") for kind in kinds] == [0] * len(texts)
+
+
+def test_whoever_approves_an_execute_sees_what_it_runs(world: World) -> None:
+    world.fresh()
+    with world.relay() as relay, RawClient(relay.port) as client:
+        client.ask(parse("delete from doomed", "s") + SYNC)
+        client.send(query("execute s"))
+        relay.answer(granted=False)
+        client.until_ready()
+        client.send(TERMINATE)
+    assert [operation.text for operation in relay.tickets[0].operations] == [
+        "execute s\n-- which runs:\ndelete from doomed"
+    ]
+
+
+def test_an_approval_of_what_could_not_run_is_not_kept_for_the_next_statement(world: World) -> None:
+    """The held Execute is behind a statement that fails, so the server would skip it: the same text must be held again."""
+    world.fresh()
+    with world.relay() as relay, RawClient(relay.port) as client:
+        client.ask(parse("delete from doomed", "s") + SYNC)
+        client.send(run("select pg_sleep(0.2), 1/0") + bind("s", "p") + execute("p") + SYNC)
+        assert relay.held.wait(10)
+        client.send(bind("s", "p") + execute("p") + SYNC)
+        while client.message()[0] != "E":
+            pass
+        relay.answer(granted=True)
+        client.until_ready()
+        relay.answer(granted=False)
+        client.until_ready()
+        client.send(TERMINATE)
+    assert world.one("select count(*)::int from doomed") == 2
+
+
+def test_names_beyond_ascii_cannot_be_told_apart_where_the_server_reads_them_differently(world: World) -> None:
+    """In LATIN1 a letter takes one byte, so the server cuts names later than we do: two names of ours are one of theirs."""
+    world.fresh()
+    with world.direct() as connection:
+        connection.execute("drop database if exists latin")
+        connection.execute("create database latin template template0 encoding 'LATIN1' lc_collate 'C' lc_ctype 'C'")
+        connection.execute("create table if not exists unused ()")
+    first, second = "é" * 40 + "a", "é" * 40 + "b"
+    with world.relay() as relay, RawClient(relay.port, "latin") as client:
+        client.ask(query("create table doomed (id int)"))
+        client.ask(parse("delete from doomed", first) + SYNC)
+        client.ask(parse("select 1", second) + SYNC)
+        answer = client.ask(bind(first) + execute() + SYNC)
+        client.ask(query(f'prepare "{first}" as select 1'))
+        client.ask(query('prepare U&"\\00e9" as select 1'))
+        client.ask(query("select 'é'"))
+        client.send(TERMINATE)
+    assert [kind for kind, _ in answer] == ["E", "Z"]
+    assert relay.tickets == []
+    assert seen(relay).count(b"names beyond ASCII") == 4
+    assert "é".encode() in seen(relay)
+
+
+def test_a_statement_of_many_rows_into_a_masked_table_is_judged_and_not_choked_on(world: World) -> None:
+    world.fresh()
+    rows = ",".join(f"({n},'{n}','b')" for n in range(100, 20_100))
+    with world.relay() as relay, RawClient(relay.port) as client:
+        answer = client.ask(query(f"insert into people (id, name, surname) values {rows}"))
+        client.send(TERMINATE)
+    assert [body for kind, body in answer if kind == "C"] == [b"INSERT 0 20000\0"]

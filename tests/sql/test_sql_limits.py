@@ -147,3 +147,15 @@ def test_no_nesting_ends_the_process() -> None:
     )
     done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=False, timeout=120)
     assert (done.returncode, done.stdout) == (0, "alive\n"), done.stderr[-2000:]
+
+
+@pytest.mark.parametrize("text", ["/*" * 40_000 + "*/" * 40_000 + "select 1", "select " + "+" * 100_000 + "1"])
+def test_an_endless_run_of_operator_characters_is_not_read(text: str) -> None:
+    """The scanner would take minutes over the first, and every session waits for it."""
+    analysis = analyse(text)
+    assert analysis.error == "the text holds more than 1024 operator characters in a row"
+    assert_opaque(analysis)
+
+
+def test_a_ruler_in_a_comment_is_read() -> None:
+    assert analyse("/*" + "*" * 1000 + "*/ select 1 -- " + "=" * 1000).error == ""

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from typing import Final
 
-from hostagent.inspectors.ports import Denial, Parameters, Ruling, Subject, Trace
+from hostagent.inspectors.ports import Denial, Outcome, Parameters, Ruling, Subject, Trace
 from hostagent.inspectors.postgres import refusals
 from hostagent.inspectors.postgres.conversation import Conversation, Entry, Kind
 from hostagent.inspectors.postgres.names import RESERVED, Portal, Prepared, Undo, key_of
@@ -108,7 +108,15 @@ class ClientHalf:
         self._scanned = 0
         held = self._buffer.peek()
         self._buffer.keep(b"", 0)
-        self._walk(held, now, out)
+        size = HEADER(held, 0)[1] + 1
+        waiting = self.waiting
+        self._walk(held[:size], now, out)
+        if waiting is not None and self.waiting is waiting:  # it never ran: skipped after an error, or its name is gone
+            self.waiting = None
+            for trace in waiting.traces:
+                self._desk.shut(trace, Outcome("aborted"), now, out)
+        if held[size:]:
+            self._walk(held[size:], now, out)
 
     def _walk(self, buffer: bytes, now: float, out: list[Command]) -> None:
         self._out = out
@@ -274,7 +282,8 @@ class ClientHalf:
         if denial is not None:
             entry.denial = denial
             return refusals.POISON_QUERY
-        entry.undo = self._names.drop_unnamed()  # so does the server (postgres.c, exec_simple_query)
+        # So does the server (postgres.c, exec_simple_query).
+        entry.undo = self._names.drop_unnamed(empty=not subject.statements)
         if not subject.plain:
             self._rename(subject, entry)
         return None

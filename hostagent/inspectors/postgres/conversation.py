@@ -123,7 +123,7 @@ class Conversation:
             if change.position > done or (change.position == done and certain):
                 change.take_back()
             elif change.position == done:
-                change.forget()
+                change.doubt()
         for undo in later:
             for change in undo:
                 change.make()

@@ -94,9 +94,9 @@ class Change:
         """Put back what was there before."""
         self._set(self.previous)
 
-    def forget(self) -> None:
-        """Nobody can say whether the change happened: the name is not known any more."""
-        self._set(None)
+    def doubt(self) -> None:
+        """Nobody can say whether the change happened: keep what the name can only stand for, if it stands for anything."""
+        self._set(self.value if self.previous is None else self.previous if self.value is None else None)
 
     def _set(self, value: Any) -> None:  # noqa: ANN401
         if value is None:
@@ -128,12 +128,15 @@ class Names:
         undo.append(Change(self.portals, name, value, position))
         return undo
 
-    def drop_unnamed(self) -> Undo | None:
-        """Drop both unnamed objects, as a simple Query does; return how to take it back, None if there were none."""
+    def drop_unnamed(self, *, empty: bool) -> Undo | None:
+        """Drop both unnamed objects, as a simple Query does; return how to take it back, None if there were none.
+
+        An ``empty`` Query makes no portal and so leaves the old one.
+        """
         undo: Undo = []
         if b"" in self.statements:
             self.set_statement(b"", None, undo, DROPPED)
-        if b"" in self.portals:
+        if b"" in self.portals and not empty:
             self.set_portal(b"", None, undo, DROPPED)
         return undo or None
 
@@ -145,7 +148,10 @@ class Names:
                 del self.portals[name]
 
     def apply(self, statement: Statement, subject: Subject, segment: int, undo: Undo, position: int) -> None:
-        """Make the changes that running ``statement`` makes; ``subject`` is what it prepares or declares."""
+        """Make the changes that running ``statement`` makes; ``subject`` is what it prepares or declares.
+
+        ALL leaves the unnamed statement alone, and the unnamed portal when that runs it.
+        """
         verb = statement.verb
         name = key_of(statement.name.encode("utf-8", "surrogateescape"))
         if verb == "prepare":
@@ -155,10 +161,10 @@ class Names:
             portal = Portal(Prepared(subject), segment, durable=durable)
             self.set_portal(name, portal, undo, position)
         elif verb.startswith("deallocate"):
-            for each in [name] if name else list(self.statements):
+            for each in [name] if name else filter(None, list(self.statements)):
                 self.set_statement(each, None, undo, position)
         elif verb.startswith("close"):
-            for each in [name] if name else list(self.portals):
+            for each in [name] if name else filter(None, list(self.portals)):
                 self.set_portal(each, None, undo, position)
         elif verb.startswith("discard"):
             self._discard(statement, undo, position)
@@ -166,7 +172,7 @@ class Names:
     def _discard(self, statement: Statement, undo: Undo, position: int) -> None:
         if not any(setting == "*" for setting, _ in statement.settings):
             return  # PLANS, SEQUENCES, TEMPORARY: no name goes
-        for each in list(self.statements):
+        for each in filter(None, list(self.statements)):
             self.set_statement(each, None, undo, position)
-        for each in list(self.portals):
+        for each in filter(None, list(self.portals)):
             self.set_portal(each, None, undo, position)

@@ -148,14 +148,20 @@ class Subjects:
         return self._build(text, Analysis((statement,)))
 
     def operation(self, statement: Statement) -> Operation:
-        """Return ``statement`` in the words that every protocol shares."""
+        """Return ``statement`` in the words that every protocol shares.
+
+        The text of one that goes by a name also tells what the name stands for: whoever approves it must see that.
+        """
+        text = statement.text
+        if statement.verb in ("execute", "fetch", "move") and statement.inner is not None:
+            text = f"{text}\n-- which runs:\n{statement.inner.text}"
         return Operation(
             protocol=PROTOCOL,
             verb=statement.verb,
             effects=statement.effects,
             resources=statement.resources,
             completeness=statement.completeness,
-            text=statement.text,
+            text=text,
             redacted=statement.redacted,
             fingerprint=statement.fingerprint,
             attributes=self._attributes,
