@@ -17,20 +17,26 @@ from hostagent.model.errors import HostagentError
 def status_command(config_path: str | None, as_json: bool) -> None:
     """Show what is governed, by what, and what is weaker than it could be.
 
-    Exits 0 when the fence is up and a proxy serves, 1 when something is missing.
+    Exits 0 when the fence is up, evidence is written, a proxy serves and the policy on disk is in force; otherwise 1.
     """
+    from hostagent.cli.control import ControlError, ask
     from hostagent.cli.enforcerlink import EnforcerConnection
     from hostagent.daemon.configfile import load_config
     from hostagent.ipc import Status, StatusReport
 
     answer, _ = EnforcerConnection(load_config(config_path).enforcer_socket).ask(Status(), StatusReport)
     report = answer.report
+    try:
+        service = ask(config_path, "status")
+    except ControlError as error:
+        service = {"problem": str(error)}
+    report["service"] = service if isinstance(service, dict) else {"problem": "no answer that can be understood"}
     if as_json:
         click.echo(json.dumps(report, indent=2))
     else:
         _print(report)
-    healthy = report["fence"]["loaded"] and report["proxy"] and not report["evidence"]
-    raise SystemExit(0 if healthy else 1)
+    broken = report["evidence"] or report["service"].get("problem") or report["service"].get("policy_problem")
+    raise SystemExit(0 if report["fence"]["loaded"] and report["proxy"] and not broken else 1)
 
 
 def _print(report: dict[str, Any]) -> None:
@@ -39,6 +45,7 @@ def _print(report: dict[str, Any]) -> None:
     click.echo(f"fence     {'up' if fence['loaded'] else 'NOT LOADED'}: table inet {fence['table']} ({owned})")
     click.echo(f"slice     {fence['slice']} (id {fence['slice_id']})")
     click.echo(f"proxy     {report['proxy'] or 'NOT ATTACHED: dials are refused, nothing can be launched'}")
+    _print_service(report["service"])
     click.echo(f"evidence  {report['evidence'] or 'written'}")
     click.echo(f"running   {len(report['leaves'])}")
     for leaf in report["leaves"]:
@@ -49,6 +56,17 @@ def _print(report: dict[str, Any]) -> None:
         )
     for line in report["weaker"]:
         click.echo(f"note      {line}")
+
+
+def _print_service(service: dict[str, Any]) -> None:
+    if service.get("problem"):
+        click.echo(f"service   NO ANSWER: {service['problem']}")
+        return
+    click.echo(f"policy    {service['policy'][:12]} in force")
+    if service["policy_problem"]:
+        click.echo(f"          REFUSED, the last good one stays: {service['policy_problem']}")
+    click.echo(f"targets   {', '.join(service['targets']) or 'none declared: nothing can be reached'}")
+    click.echo(f"held      {service['held']} operations wait for an approver")
 
 
 @click.command("doctor")

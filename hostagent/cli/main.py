@@ -56,6 +56,9 @@ class _LazyGroup(click.Group):
             return super().invoke(ctx)
         except HostagentError as error:
             raise click.ClickException(str(error)) from error
+        except PermissionError as error:
+            advice = "run this as root, or as a member of the group that owns it"
+            raise click.ClickException(f"{error.filename or error}: permission denied; {advice}") from error
 
 
 @click.group(cls=_LazyGroup, context_settings={"help_option_names": ["-h", "--help"]})

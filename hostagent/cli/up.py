@@ -12,7 +12,10 @@ def up_command(config_path: str | None, ready_fd: int | None) -> None:
     """Run the whole service in the foreground, under its separate users.
 
     Starts enforcerd (root), proxyd and recorderd (unprivileged), restarts one that dies, and stops all three on Ctrl-C or
-    SIGTERM. The fence stays up while workloads run; `hostagent uninstall` takes it down.
+    SIGTERM. The fence stays up until `hostagent uninstall`, which ends this command too.
+
+    Policy, workloads and tokens are watched. After a change of a target or a credential send SIGHUP: if all documents are right,
+    the proxy starts anew with them (its sessions end); otherwise nothing changes and the log says why.
     """
     from hostagent.daemon.configfile import load_config
     from hostagent.daemon.up import Supervisor

@@ -9,8 +9,10 @@ from pathlib import Path
 
 import click
 
+from hostagent.daemon import UNINSTALLED
 from hostagent.daemon.accounts import account_of
 from hostagent.daemon.configfile import load_config, load_targets, load_workloads
+from hostagent.daemon.hardening import harden
 from hostagent.daemon.journalfile import JournalFile
 from hostagent.documents import Config
 from hostagent.enforcer import Server, Settings
@@ -30,15 +32,17 @@ def main(config_path: str | None, ready_fd: int | None) -> None:
     logging.basicConfig(level=logging.INFO, format="%(asctime)s enforcerd: %(levelname)s %(message)s", stream=sys.stderr)
     if os.geteuid() != 0:
         raise click.ClickException("enforcerd must run as root")
+    harden()
     try:
-        serve(config_path, ready_fd)
+        if serve(config_path, ready_fd):
+            sys.exit(UNINSTALLED)
     except HostagentError as error:
         log.critical("%s", error)
         sys.exit(1)
 
 
-def serve(config_path: str | None, ready_fd: int | None) -> None:
-    """Run in the foreground until SIGTERM, SIGINT or an uninstall.
+def serve(config_path: str | None, ready_fd: int | None) -> bool:
+    """Run in the foreground until SIGTERM, SIGINT or an uninstall; return whether it was an uninstall.
 
     Raises:
         HostagentError: the configuration is wrong, the journal cannot be written, or the host cannot be fenced.
@@ -56,7 +60,7 @@ def serve(config_path: str | None, ready_fd: int | None) -> None:
         f"{config.journal}/{WRITER}", WRITER, key_file=Path(config.paths.state) / "enforcerd" / "journal.key"
     )
     with journal:
-        Server(settings_from(config, journal)).run(ready)
+        return Server(settings_from(config, journal)).run(ready)
 
 
 def settings_from(config: Config, journal: Journal) -> Settings:

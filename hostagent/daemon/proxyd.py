@@ -16,6 +16,7 @@ from typing import Any
 import click
 
 from hostagent import __version__
+from hostagent.daemon.hardening import harden
 from hostagent.model.errors import HostagentError
 
 log = logging.getLogger("hostagent.proxyd")
@@ -31,6 +32,7 @@ def main(config_path: str | None, credentials_fd: int | None, ready_fd: int | No
     logging.getLogger("asyncio").setLevel(logging.WARNING)
     if os.geteuid() == 0:
         raise click.ClickException("proxyd must not run as root: start it through `hostagent up` or its unit")
+    harden()
     try:
         _runner()(_serve(config_path, credentials_fd, ready_fd))
     except HostagentError as error:

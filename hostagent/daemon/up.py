@@ -18,6 +18,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from hostagent.daemon import UNINSTALLED
 from hostagent.daemon.accounts import account_of
 from hostagent.daemon.configfile import load_config, load_targets, load_workloads
 from hostagent.daemon.credentials import seal
@@ -54,6 +55,7 @@ class Supervisor:
         self._config_path = config_path
         self._ready_fd = ready_fd
         self._stopping = False
+        self._reload = False
         self._readers: dict[str, int] = {}
         self._children = [
             _Child("enforcerd", "hostagent.daemon.enforcerd", ""),
@@ -71,6 +73,7 @@ class Supervisor:
         prepare_folders(self._config)
         for number in (signal.SIGTERM, signal.SIGINT):
             signal.signal(number, self._stop)
+        signal.signal(signal.SIGHUP, self._asked_to_reload)
         try:
             return self._supervise()
         finally:
@@ -78,6 +81,9 @@ class Supervisor:
 
     def _stop(self, _number: int, _frame: object) -> None:
         self._stopping = True
+
+    def _asked_to_reload(self, _number: int, _frame: object) -> None:
+        self._reload = True
 
     def _supervise(self) -> int:
         for child in self._children:
@@ -88,12 +94,34 @@ class Supervisor:
             os.write(self._ready_fd, b"ready\n")
         while not self._stopping:
             time.sleep(0.05)
+            if self._reload:
+                self._take_targets()
             for child in self._children:
                 self._look_after(child)
         return 0
 
+    def _take_targets(self) -> None:
+        """Take changed targets and credentials: the proxy starts anew with them. What cannot be used changes nothing."""
+        self._reload = False
+        enforcerd, proxyd, _ = self._children
+        try:
+            load_workloads(self._config)
+            os.close(seal(load_targets(self._config)))
+        except (HostagentError, OSError) as error:
+            log.error("documents refused, the last good ones stay: %s", error)
+            return
+        log.info("targets and credentials are read again: the proxy starts anew, its sessions end")
+        if enforcerd.process is not None:
+            enforcerd.process.send_signal(signal.SIGHUP)
+        if proxyd.process is not None:
+            proxyd.process.terminate()
+
     def _look_after(self, child: _Child) -> None:
         if child.process is not None and child.process.poll() is not None:
+            if child.process.returncode == UNINSTALLED:
+                log.info("uninstalled: the fence is gone, everything stops")
+                self._stopping = True
+                return
             log.warning("%s ended with status %s", child.name, child.process.returncode)
             child.process = None
             if time.monotonic() - child.started_at > _STARTUP_S:

@@ -6,11 +6,12 @@ import os
 import pwd
 import re
 import shutil
+import sys
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
-from hostagent.enforcer import kernel, network, nft, ruleset
+from hostagent.enforcer import backstop, kernel, network, nft, ruleset
 from hostagent.enforcer.cgroup import find_mount
 from hostagent.enforcer.launch import in_child
 from hostagent.enforcer.refusals import PacketLog
@@ -41,9 +42,11 @@ def examine(users: Iterable[str]) -> list[Check]:
         return [Check("root", ok=False, detail="not root", fix="sudo hostagent doctor")]
     checks = [_kernel(), _architecture(), _cgroup(), _program("nft", "nftables"), _program("setpriv", "util-linux")]
     checks.append(_try("nftables: socket cgroupv2, redirect, reject", _rules, "a kernel with CONFIG_NF_TABLES, NFT_SOCKET, NFT_REDIR, NFT_REJECT_INET, NFT_FIB_INET, NFT_LOG (modprobe nft_socket)"))
+    checks.append(_try("cgroup programs (shared placement before Linux 6.9)", _backstop, "a kernel with CONFIG_CGROUP_BPF"))
     checks.append(_try("packet log (NFLOG)", _log, "modprobe nfnetlink_log nft_log"))
     checks.append(_try("namespaces, mounts and seccomp", _launch_parts, "run outside of a container, or give it CAP_SYS_ADMIN"))
-    checks.extend(_user(name) for name in users)
+    for name in users:
+        checks.extend(_user(name))
     checks.append(_bundle())
     return checks
 
@@ -74,12 +77,28 @@ def _program(name: str, package: str) -> Check:
     return Check(name, path is not None, path or "missing", "" if path else f"apt-get install {package}")
 
 
-def _user(name: str) -> Check:
+def _user(name: str) -> list[Check]:
     try:
-        return Check(f"user {name}", ok=True, detail=f"uid {pwd.getpwnam(name).pw_uid}")
+        account = pwd.getpwnam(name)
     except KeyError:
         fix = f"useradd --system --user-group --no-create-home --shell /usr/sbin/nologin {name}"
-        return Check(f"user {name}", ok=False, detail="missing", fix=fix)
+        return [Check(f"user {name}", ok=False, detail="missing", fix=fix)]
+    return [Check(f"user {name}", ok=True, detail=f"uid {account.pw_uid}"), _program_of(account)]
+
+
+def _program_of(account: pwd.struct_passwd) -> Check:
+    """Can this account read the very program that it is to run? A checkout below /root, for one, is closed to it."""
+
+    def body() -> str:
+        os.setgroups([])
+        os.setresgid(account.pw_gid, account.pw_gid, account.pw_gid)
+        os.setresuid(account.pw_uid, account.pw_uid, account.pw_uid)
+        for path, mode in ((sys.executable, os.X_OK), (__file__, os.R_OK)):
+            if not os.access(path, mode):
+                raise HostagentError(f"user {account.pw_name} cannot read {path}")
+        return str(Path(sys.executable))
+
+    return _try(f"program readable by {account.pw_name}", body, "keep the checkout where every account can read it, say /opt/hostagent")
 
 
 def _bundle() -> Check:
@@ -108,6 +127,16 @@ def _rules() -> str:
             nft.run(ruleset.create("probe2") + ruleset.shared("probe2", probe.name, 1, [], [5432], 5), mount)
         finally:
             probe.rmdir()
+    return ""
+
+
+def _backstop() -> str:
+    probe = Path(find_mount(Path("/proc/self/mountinfo").read_text())) / f"hostagent-probe-{os.getpid()}"
+    probe.mkdir()
+    try:
+        backstop.attach(probe, 1)
+    finally:
+        probe.rmdir()
     return ""
 
 

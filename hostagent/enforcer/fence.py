@@ -7,6 +7,7 @@ are loaded again, and nothing is admitted meanwhile.
 from __future__ import annotations
 
 import secrets
+import time
 from collections.abc import Iterable
 
 from hostagent.enforcer import canary, ruleset
@@ -20,23 +21,53 @@ class Fence:
     """Keeps the table in step with the slice and its shared leaves."""
 
     def __init__(self, settings: Settings, slice_: Slice) -> None:
-        """Nothing is loaded until ``load``."""
-        self.table = HostTable(settings.table, slice_.mount)
+        """Nothing is loaded until ``load``. ``removed`` says that the table is gone because we took it down."""
+        self.table = HostTable(settings.table, slice_.mount, plain=settings.plain_table)
         self._settings = settings
         self._slice = slice_
         self._loaded_id = 0
+        self._loopback_ports: frozenset[int] = frozenset()
+        self.removed = False
 
     @property
     def current(self) -> bool:
         """Whether the rules name the slice as it is now."""
         return self._loaded_id != 0 and self._loaded_id == self._slice.id
 
+    @property
+    def stale(self) -> bool:
+        """Whether the rules that were proven name a slice that is not there any more."""
+        return self._loaded_id not in (0, self._slice.id)
+
     def load(self, leaves: Iterable[Governed], loopback_ports: frozenset[int]) -> None:
         """Load the rules anew and prove that an unknown leaf is refused.
 
         Raises:
-            HostagentError: refused by nft, or the fence does not hold.
+            HostagentError: refused by nft, or the fence does not hold (then it is not ``current``).
         """
+        self._load(leaves, loopback_ports, anew=False)
+        self._loopback_ports = loopback_ports
+
+    def restore(self, leaves: Iterable[Governed]) -> float:
+        """Load the rules as they were, after something else changed them; return the seconds until they were in force.
+
+        The ports of loopback targets are the last ones loaded: no document that happens to be wrong may be in the way.
+
+        Raises:
+            HostagentError: as ``load``; the fence is not ``current``.
+        """
+        self._loaded_id = 0
+        return self._load(leaves, self._loopback_ports, anew=True)
+
+    def tampering(self) -> list[str]:
+        """Return who else changed the table since the last call; always empty where it is owned."""
+        if self.table.watch is None:
+            return []
+        found = self.table.watch.read()
+        return [] if self.table.owned or self.removed else found
+
+    def _load(self, leaves: Iterable[Governed], loopback_ports: frozenset[int], *, anew: bool) -> float:
+        began = time.monotonic()
         self._slice.create()
         identifier = self._slice.id
         shared = [
@@ -47,7 +78,9 @@ class Fence:
         text = ruleset.shared(
             self._settings.table, self._slice.name, self._slice.level, shared, loopback_ports, self._settings.log_group
         )
-        self.table.load(text)
+        self.table.load(text, anew=anew)
+        took = time.monotonic() - began
+        self._loaded_id = 0
         unknown = self._slice.leaf(f"canary-{secrets.token_hex(4)}")
         unknown.create()
         try:
@@ -55,8 +88,10 @@ class Fence:
         finally:
             unknown.remove()
         self._loaded_id = identifier
+        return took
 
     def remove(self) -> None:
         """Take the table down."""
         self.table.remove()
+        self.removed = True
         self._loaded_id = 0

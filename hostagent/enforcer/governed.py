@@ -10,7 +10,6 @@ import secrets
 import signal
 import stat
 from dataclasses import dataclass, field
-from pathlib import Path
 
 from hostagent.enforcer import canary, kernel, network, nft, ruleset, userns
 from hostagent.enforcer.cgroup import Leaf
@@ -18,6 +17,7 @@ from hostagent.enforcer.environment import environment
 from hostagent.enforcer.launch import Plan, Process
 from hostagent.enforcer.listeners import Listeners
 from hostagent.enforcer.lookups import replaced_files, system_bundle
+from hostagent.enforcer.plainpath import open_plain
 from hostagent.enforcer.refusals import PacketLog
 from hostagent.enforcer.seccomp import build_filter
 from hostagent.enforcer.settings import ISOLATED_PORT, Settings
@@ -56,7 +56,10 @@ class Account:
 
 @dataclass(slots=True)
 class Governed:
-    """One leaf. ``number`` is its small number in packet marks; ``admit_by`` when the present stage is given up."""
+    """One leaf. ``number`` is its small number in packet marks; ``give_up_at`` when the present stage is given up.
+
+    ``backstop`` says why a leaf in shared placement has no second no behind the table, empty when it has.
+    """
 
     leaf: Leaf
     workload: Workload
@@ -79,6 +82,7 @@ class Governed:
     session: str = ""
     started_at: float = 0.0
     loopback_ports: frozenset[int] = field(default_factory=frozenset)
+    backstop: str = ""
 
     @property
     def isolated(self) -> bool:
@@ -172,9 +176,18 @@ def account_for(workload: Workload, settings: Settings, taken: frozenset[int]) -
         shell = entry.pw_shell or "/bin/sh"
         return Account(entry.pw_uid, entry.pw_gid, entry.pw_name, entry.pw_dir, shell, own=False)
     for uid in range(settings.uid_first, settings.uid_first + settings.uid_count):
-        if uid not in taken:
+        if uid not in taken and not _has_account(uid):
             return Account(uid, uid, workload.name, _OWN_HOME, "/bin/sh", own=True)
     raise HostagentError(f"all {settings.uid_count} uids for workloads are in use (enforcement.uid_count)")
+
+
+def _has_account(uid: int) -> bool:
+    """Whether the host knows ``uid`` already: then it has files and processes that are nobody's to give away."""
+    try:
+        pwd.getpwuid(uid)
+    except KeyError:
+        return False
+    return True
 
 
 def build_plan(governed: Governed, settings: Settings) -> Plan:
@@ -231,13 +244,16 @@ def close_plan(plan: Plan) -> None:
 
 def _bind(path: str, account: Account, *, writable: bool) -> Bind:
     try:
-        owner = Path(path).stat()
+        place = open_plain(path)
+        owner = os.fstat(place)
+        os.close(place)
     except OSError as error:
         raise HostagentError(f"declared path {path}: {error.strerror}") from error
+    inode = (owner.st_dev, owner.st_ino)
     if stat.S_ISSOCK(owner.st_mode):
         raise HostagentError(f"declared path {path} is a socket; unix-socket targets are not supported yet")
     # Files of root are never mapped: what the workload made there would be root's, set-uid bit and all.
     if not account.own or owner.st_uid == 0:
-        return Bind(path, writable)
-    return Bind(path, writable, userns.mapping(owner.st_uid, owner.st_gid or account.gid, account.uid, account.gid))
+        return Bind(path, writable, inode)
+    return Bind(path, writable, inode, userns.mapping(owner.st_uid, owner.st_gid or account.gid, account.uid, account.gid))
 

@@ -69,6 +69,11 @@ def _check(result: int, what: str) -> int:
     return result
 
 
+def system_call(number: int, *arguments: object, what: str) -> int:
+    """Make system call ``number``, which libc has no name for; return its result."""
+    return _check(_libc.syscall(ctypes.c_long(number), *arguments), what)
+
+
 def unshare(flags: int) -> None:
     """Leave the namespaces of the kinds in ``flags`` for new ones (unshare(2))."""
     _check(_libc.unshare(flags), "unshare")
@@ -91,10 +96,10 @@ def unmount(target: str) -> None:
     _check(_libc.umount2(target.encode(), MNT_DETACH), f"umount {target}")
 
 
-def open_tree(path: str) -> int:
-    """Return the descriptor of a detached copy of the mounts at and below ``path`` (open_tree(2))."""
-    flags = _OPEN_TREE_CLONE | _OPEN_TREE_CLOEXEC | _AT_RECURSIVE
-    return _check(_libc.syscall(_SYS_OPEN_TREE, _AT_FDCWD, path.encode(), flags), f"open_tree {path}")
+def open_tree(place: int) -> int:
+    """Return the descriptor of a detached copy of the mounts at and below what is open as ``place`` (open_tree(2))."""
+    flags = _OPEN_TREE_CLONE | _OPEN_TREE_CLOEXEC | _AT_RECURSIVE | _AT_EMPTY_PATH
+    return _check(_libc.syscall(_SYS_OPEN_TREE, place, b"", flags), "open_tree")
 
 
 def move_mount(tree: int, target: str) -> None:

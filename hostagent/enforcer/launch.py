@@ -31,6 +31,10 @@ from hostagent.model.errors import HostagentError
 _CANNOT_EXECUTE = 126
 _NOT_FOUND = 127
 _FAILED = 125
+_PROCESSES = 4096
+"""Most processes and threads of a workload with an own uid: the host must be able to start its own."""
+_FILES = 1024
+_OOM_SCORE = "500"
 _TIOCSPTLCK = 0x40045431
 _TIOCGPTN = 0x80045430
 _CREDENTIALS = struct.Struct("=iii")
@@ -125,6 +129,8 @@ def _first(plan: Plan, control: socket.socket) -> NoReturn:
             kernel.setns(plan.network, kernel.CLONE_NEWNET)
         kernel.unshare(kernel.CLONE_NEWNS | kernel.CLONE_NEWIPC | kernel.CLONE_NEWUTS | kernel.CLONE_NEWCGROUP)
         kernel.not_dumpable()
+        # When memory runs out, this goes before what governs it; without CAP_SYS_RESOURCE it cannot be taken back.
+        Path("/proc/self/oom_score_adj").write_text(_OOM_SCORE)
         build(plan.view)
         nothing = os.open("/dev/null", os.O_RDWR)
         for number in range(3):
@@ -197,6 +203,10 @@ def _cannot_execute(plan: Plan, error: OSError) -> tuple[int, HostagentError]:
 def _give_up_privileges(plan: Plan) -> None:
     """Order matters: the bounding set needs a capability, the uid goes before the filter, the filter is last."""
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+    _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (min(_FILES, most), most))  # enforcerd's own is raised
+    if plan.view.home:  # an own uid: nobody else's processes count
+        resource.setrlimit(resource.RLIMIT_NPROC, (_PROCESSES, _PROCESSES))
     os.umask(0o022)
     os.setgroups([])
     kernel.lock_privileges()

@@ -13,7 +13,7 @@ import selectors
 import time
 from pathlib import Path
 
-from hostagent.enforcer import canary
+from hostagent.enforcer import backstop, canary, ruleset
 from hostagent.enforcer.cgroup import Slice
 from hostagent.enforcer.evidence import Evidence
 from hostagent.enforcer.fence import Fence
@@ -70,7 +70,8 @@ class Leaves:
             self._evidence.service("failed", detail)
             log.warning("%s", detail)
         self.watch.begin()
-
+        if self.fence.table.watch is not None:
+            self._selector.register(self.fence.table.watch, selectors.EVENT_READ, self._table_changed)
 
     def abandon(self) -> None:
         """We stop: programs, fence and what the proxy serves stay as they are, as if we had been killed."""
@@ -95,11 +96,30 @@ class Leaves:
             if each.stage is not Stage.RUNNING and now >= each.give_up_at:
                 self._fail(each, f"the proxy did not answer within {_STEP_S:.0f} s ({each.stage.value})")
         self.watch.tick(now)
-        if not self.fence.current:
-            log.error("the slice was recreated; its rules are loaded again")
-            self._evidence.service("failed", "the slice was recreated")
-            with contextlib.suppress(HostagentError):
-                self.fence.load(self.live(), self._settings.loopback_ports())
+        if not self.fence.current and not self.fence.removed:
+            self._restore("the slice was recreated" if self.fence.stale else "the fence is not in force")
+
+    def _table_changed(self) -> None:
+        """Somebody else changed the host's table, which this kernel cannot protect."""
+        changed = self.fence.tampering()
+        if changed:
+            names = ", ".join(list(dict.fromkeys(changed))[:8])
+            self._restore(f"table inet {self._settings.table} was changed by {names}")
+
+    def _restore(self, cause: str) -> None:
+        """Load the fence again, and only then write; if it cannot be loaded, nothing in shared placement may go on."""
+        try:
+            took = self.fence.restore(self.live())
+        except (HostagentError, OSError) as error:
+            self._evidence.service("failed", f"{cause}; the rules cannot be loaded again: {error}")
+            log.critical("%s; the rules cannot be loaded again, shared placement ends: %s", cause, error)
+            for each in self.live():
+                if not each.isolated:
+                    self.end(each, f"{cause}, and the fence could not be loaded again")
+            return
+        detail = f"{cause}; loaded again within {took * 1000:.0f} ms of being seen"
+        self._evidence.service("failed", detail)
+        log.error("%s", detail)
 
     def reload(self) -> None:
         """Read the documents again; the ports of loopback targets take effect in live leaves.
@@ -252,9 +272,23 @@ class Leaves:
             self.fence.load(self.live(), ports)
             canary.prove_leaf(governed.listeners, governed.enter, routed=False)
             self.watch.forget()
+            self._back(governed)
         governed.loopback_ports = ports
         self.watch.add(governed)
         governed.stage = Stage.LISTENING
+
+    def _back(self, governed: Governed) -> None:
+        """Put the second no behind the table. After the canary, which must be refused by the table alone."""
+        try:
+            backstop.attach(governed.leaf.path, ruleset.leaf_mark(governed.number))
+        except OSError as error:
+            governed.backstop = str(error)
+            if not self.fence.table.owned:
+                raise HostagentError(
+                    "shared placement needs Linux 6.9 (a table that others cannot flush) or cgroup BPF, and this host has"
+                    f" neither ({error}); use isolated placement"
+                ) from error
+            log.warning("leaf %s has no backstop: %s", governed.leaf.name, error)
 
     def _hand_over(self, governed: Governed, *, again: bool) -> None:
         assert governed.listeners is not None

@@ -6,6 +6,7 @@ import os
 from collections.abc import Iterable
 from pathlib import Path
 
+from hostagent.enforcer.plainpath import read_public
 from hostagent.model.errors import HostagentError
 
 RESOLVER = "127.0.0.1"
@@ -73,6 +74,6 @@ def _with_line(path: str, line: str) -> bytes:
 
 def _read(path: str, what: str) -> bytes:
     try:
-        return Path(path).read_bytes()
+        return read_public(path)
     except OSError as error:
         raise HostagentError(f"{path}: {error.strerror} ({what})") from error

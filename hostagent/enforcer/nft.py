@@ -8,11 +8,13 @@ from __future__ import annotations
 
 import errno
 import os
+import secrets
 import socket
 import struct
 import subprocess
 
 from hostagent.enforcer import kernel, ruleset
+from hostagent.enforcer.tablewatch import TableWatch
 from hostagent.model.errors import HostagentError
 
 _TIMEOUT_S = 20.0
@@ -71,19 +73,28 @@ def run(text: str, cgroup_mount: str = _CGROUP_ROOT) -> None:
 
 
 class HostTable:
-    """The table of the host's own network namespace, owned (and left behind when we die) where the kernel can."""
+    """The table of the host's own network namespace, owned (and left behind when we die) where the kernel can.
 
-    def __init__(self, name: str, cgroup_mount: str) -> None:
-        """Nothing is loaded until ``load``."""
+    Where it cannot (before Linux 6.9) the table is plain, anybody with CAP_NET_ADMIN can change it, and ``watch`` says when.
+    """
+
+    def __init__(self, name: str, cgroup_mount: str, *, plain: bool = False) -> None:
+        """Nothing is loaded until ``load``. ``plain``: do not own it even where the kernel can."""
         self.name = name
         self.owned = False
+        self.watch: TableWatch | None = None
+        self._plain = plain
         self._mount = cgroup_mount
         self._owner: socket.socket | None = None
 
-    def load(self, text: str) -> None:
+    def load(self, text: str, *, anew: bool = False) -> None:
         """Replace the table's content in one transaction.
 
         Between giving the table up and owning it again it stays in force: it is persistent, and rules change at once.
+
+        Args:
+            text: the commands that fill it.
+            anew: where it is plain, make the table anew as well, whatever somebody made of it.
 
         Raises:
             HostagentError: refused; the previous rules are still in force.
@@ -91,11 +102,22 @@ class HostTable:
         if self._owner is None:
             self._take()
         self._give()
-        plain = not self.owned
         try:
-            run(ruleset.create(self.name) + text if plain else text, self._mount)
+            run(text if self.owned else self._plainly(text, anew=anew), self._mount)
         finally:
             self._take()
+
+    def _plainly(self, text: str, *, anew: bool) -> str:
+        """Return the commands for a plain table, and watch it from before they take effect."""
+        try:
+            self.watch = self.watch or TableWatch(self.name)
+        except OSError as error:
+            raise HostagentError(f"table inet {self.name} is not owned and cannot be watched: {error.strerror}") from error
+        word = f"load {secrets.token_hex(16)}"
+        self.watch.announce(word)
+        made = ruleset.create(self.name)
+        first = made + ruleset.delete(self.name) + made if anew else made
+        return first + text + ruleset.signature(self.name, word)
 
     def remove(self) -> None:
         """Take the table down, if there is one."""
@@ -113,6 +135,8 @@ class HostTable:
 
     def _take(self) -> None:
         """Own the table, making it where it does not exist. Plain, and so unprotected, on kernels before 6.9."""
+        if self._plain:
+            return
         owner = socket.socket(socket.AF_NETLINK, socket.SOCK_RAW | socket.SOCK_CLOEXEC, _NETLINK_NETFILTER)
         owner.settimeout(_TIMEOUT_S)
         try:

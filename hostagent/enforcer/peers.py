@@ -10,10 +10,14 @@ import struct
 from collections.abc import Sequence
 from pathlib import Path
 
-from hostagent.ipc import MAXIMUM_PACKET, Body, Packet, Role, Table, decode, encode
+from hostagent.ipc import MAXIMUM_PACKET, Body, Packet, Role, State, Table, decode, encode
 from hostagent.model.errors import RemoteWireError
 
 _CREDENTIALS = struct.Struct("=iii")
+_CONNECTIONS_PER_USER = 16
+_IDLE_S = 30.0
+_REQUESTS_AT_ONCE = 40.0
+_REQUESTS_PER_S = 5.0
 
 
 class Peer:
@@ -35,6 +39,11 @@ class Peer:
             return pwd.getpwuid(self.uid).pw_name
         except KeyError:
             return str(self.uid)
+
+    @property
+    def idle(self) -> bool:
+        """Whether no workload and no proxy stands behind it."""
+        return self.table.state in (State.FRESH, State.ENDED)
 
     def fileno(self) -> int:
         """The descriptor, for a selector."""
@@ -71,6 +80,45 @@ class Peer:
     def close(self) -> None:
         """Close the connection."""
         self.connection.close()
+
+
+class Door:
+    """Bounds what one user can take of enforcerd without a workload running: connections, and requests per second.
+
+    Root and the proxy are not counted.
+    """
+
+    def __init__(self) -> None:
+        """Nobody is there."""
+        self._since: dict[Peer, float] = {}
+        self._budgets: dict[int, tuple[float, float]] = {}
+
+    def enter(self, peer: Peer, now: float) -> bool:
+        """Return whether ``peer`` may come in, and remember it until ``leave``."""
+        same = [each for each in self._since if each.uid == peer.uid and each.idle]
+        if peer.table.role is Role.USER and len(same) >= _CONNECTIONS_PER_USER:
+            return False
+        self._since[peer] = now
+        return True
+
+    def leave(self, peer: Peer) -> None:
+        """Forget ``peer``."""
+        self._since.pop(peer, None)
+
+    def overdue(self, now: float) -> list[Peer]:
+        """Return those that have kept a connection for longer than a request takes, without a workload."""
+        idle = [each for each in self._since if each.table.role is Role.USER and each.idle]
+        return [each for each in idle if now - self._since[each] > _IDLE_S]
+
+    def allows(self, peer: Peer, now: float) -> bool:
+        """Return whether ``peer`` may ask something now; a workload's own launcher may always."""
+        if peer.table.role is not Role.USER or not peer.idle:
+            return True
+        tokens, at = self._budgets.get(peer.uid, (_REQUESTS_AT_ONCE, now))
+        tokens = min(_REQUESTS_AT_ONCE, tokens + (now - at) * _REQUESTS_PER_S)
+        allowed = tokens >= 1
+        self._budgets[peer.uid] = (tokens - 1 if allowed else tokens, now)
+        return allowed
 
 
 def _role(uid: int, proxy_uid: int) -> Role:

@@ -10,6 +10,7 @@ _DIGITS = re.compile(r"\d{6}")
 _RANDOM = re.compile(r"[A-Za-z0-9_+-]{20}")
 _SECRET = re.compile(r"pass|pwd|secret|token|key|cred|auth", re.IGNORECASE)
 _MAXIMUM_WORDS = 64
+_LONGEST_PROGRAM = 4096
 
 
 def redact(argv: Sequence[str]) -> list[str]:
@@ -18,7 +19,7 @@ def redact(argv: Sequence[str]) -> list[str]:
     Kept are the program, option names, and short plain words (paths, names, numbers below six digits) that do not follow an
     option which sounds like a secret.
     """
-    words: list[str] = list(argv[:1])
+    words: list[str] = [word[:_LONGEST_PROGRAM] for word in argv[:1]]
     after_secret = False
     for word in argv[1:_MAXIMUM_WORDS]:
         name, equals, value = word.partition("=")

@@ -151,6 +151,8 @@ def shared(
             _chain(
                 "egress",
                 "type filter hook postrouting priority -300; policy accept;",
+                # An own-loopback server's SYN-ACK has no full socket to be marked by in the fence; `backstop` wants a mark.
+                f'oifname "lo" ct direction reply ct mark & {MARK_MASK:#010x} == {MARK_PREFIX:#010x} tcp flags & (syn | ack) == syn | ack meta mark set ct mark',
                 f'meta mark & {MARK_MASK:#010x} == {MARK_PREFIX:#010x} oifname != "lo" {refuse}',
                 f'meta mark & {MARK_MASK:#010x} == {MARK_PREFIX:#010x} oifname != "lo" counter drop',
             ),
@@ -207,8 +209,18 @@ def delete(table: str) -> str:
     return f"delete table inet {table}\n"
 
 
+def signature(table: str, word: str) -> str:
+    """Return commands that put ``word`` into the table, in a rule that no packet meets: whose transaction it was."""
+    return f'add chain inet {table} loaded\nadd rule inet {table} loaded counter comment "{word}"\n'
+
+
 def _mark(leaf: SharedLeaf) -> int:
-    return MARK_PREFIX | leaf.number
+    return leaf_mark(leaf.number)
+
+
+def leaf_mark(number: int) -> int:
+    """Return the mark of packets that the fence let through for leaf ``number`` (shared placement)."""
+    return MARK_PREFIX | number
 
 
 class _Block(NamedTuple):

@@ -1,7 +1,8 @@
 """The workload's system call filter, as a classic BPF program (Linux ``Documentation/userspace-api/seccomp_filter.rst``).
 
 A pure function of the architecture. What it closes is what packets cannot show: other socket families, raw sockets,
-namespaces, io_uring (which would make every other rule here blind), foreign architectures, looking into other processes.
+namespaces, io_uring (which would make every other rule here blind), foreign architectures, looking into other processes, and
+set-user-id files, which somebody outside could start.
 """
 
 from __future__ import annotations
@@ -11,12 +12,12 @@ import socket
 import struct
 
 from hostagent.enforcer import kernel
-from hostagent.enforcer.syscalls import ABSENT, REFUSED, Architecture
+from hostagent.enforcer.syscalls import ABSENT, MODES, OPENS, REFUSED, Architecture
 
 # struct seccomp_data: nr, arch, instruction_pointer, args[6]; the low half of an argument comes first (little endian).
 _NR = 0
 _ARCH = 4
-_ARGUMENT = (16, 24, 32)
+_ARGUMENT = (16, 24, 32, 40)
 
 _LOAD = 0x20  # BPF_LD | BPF_W | BPF_ABS
 _AND = 0x54  # BPF_ALU | BPF_AND | BPF_K
@@ -43,6 +44,8 @@ _TIOCLINUX = 0x541C
 _TIOCSETD = 0x5423
 _NETLINK_ROUTE = 0
 _TYPE_MASK = 0xF
+_SET_USER_ID = 0o4000
+_MAKES = 0o100 | 0o20000000  # O_CREAT, and what is O_TMPFILE's own; the same on every architecture here
 
 
 def _fail(number: int) -> tuple[int, int]:
@@ -90,8 +93,11 @@ def build_filter(architecture: Architecture) -> bytes:
     code.add((_LOAD, _ARCH), (_EQUAL, architecture.audit, "", "refuse"), (_LOAD, _NR))
     if architecture.x32:
         code.add((_ABOVE, _X32_BIT, "refuse", ""))
-    for name in ("socket", "clone", "unshare", "ioctl"):
+    for name in ("socket", "socketpair", "clone", "unshare", "ioctl"):
         code.add((_EQUAL, numbers[name], name, ""))
+    for name, position in {**MODES, **OPENS}.items():
+        if name in numbers:
+            code.add((_EQUAL, numbers[name], f"{'opens' if name in OPENS else 'mode'}{position}", ""))
     for name in ABSENT:
         code.add((_EQUAL, numbers[name], "absent", ""))
     for name in REFUSED:
@@ -99,6 +105,7 @@ def build_filter(architecture: Architecture) -> bytes:
             code.add((_EQUAL, numbers[name], "refuse", ""))
     code.add((_RETURN, _ALLOW))
     _add_socket(code)
+    _add_modes(code)
     code.add("clone", (_LOAD, _ARGUMENT[0]), (_ANY_BIT, _NAMESPACES, "refuse", "allow"))
     code.add("unshare", (_LOAD, _ARGUMENT[0]), (_ANY_BIT, _NAMESPACES | kernel.CLONE_NEWTIME, "refuse", "allow"))
     code.add("ioctl", (_LOAD, _ARGUMENT[1]))
@@ -112,9 +119,22 @@ def build_filter(architecture: Architecture) -> bytes:
     return code.assemble()
 
 
+def _add_modes(code: _Assembler) -> None:
+    """No set-user-id bit on anything, however it is set; the mode counts only where a file may be made."""
+    for position in sorted(set(MODES.values())):
+        code.add(f"mode{position}", (_LOAD, _ARGUMENT[position]), (_ANY_BIT, _SET_USER_ID, "refuse", "allow"))
+    for position in sorted(OPENS.values()):
+        code.add(f"opens{position}", (_LOAD, _ARGUMENT[position]), (_ANY_BIT, _MAKES, "", "allow"))
+        code.add((_LOAD, _ARGUMENT[position + 1]), (_ANY_BIT, _SET_USER_ID, "refuse", "allow"))
+
+
 def _add_socket(code: _Assembler) -> None:
     """Unix; TCP and UDP over IPv4 and IPv6, nothing else of these; netlink's routing family, which getaddrinfo asks."""
     code.add(
+        # Of pairs, unix ones only: for any other family the kernel would load a module to find out that it has none.
+        "socketpair",
+        (_LOAD, _ARGUMENT[0]),
+        (_EQUAL, socket.AF_UNIX, "allow", "family"),
         "socket",
         (_LOAD, _ARGUMENT[0]),
         (_EQUAL, socket.AF_UNIX, "allow", ""),

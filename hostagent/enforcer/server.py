@@ -18,7 +18,7 @@ from pathlib import Path
 from hostagent.enforcer import kernel
 from hostagent.enforcer.evidence import Evidence
 from hostagent.enforcer.leaves import Leaves
-from hostagent.enforcer.peers import Peer, listen
+from hostagent.enforcer.peers import Door, Peer, listen
 from hostagent.enforcer.settings import Settings
 from hostagent.enforcer.status import report
 from hostagent.ipc import (
@@ -61,12 +61,16 @@ class Server:
         self._selector = selectors.DefaultSelector()
         self._evidence = Evidence(settings.journal)
         self._leaves = Leaves(settings, self._evidence, self._selector)
+        self._door = Door()
         self._stopping = False
+        self._uninstalled = False
         self._wake: tuple[socket.socket, socket.socket] | None = None
         self._listener: socket.socket | None = None
 
-    def run(self, ready: Callable[[], None] = lambda: None) -> None:
-        """Load the fence, end what an earlier enforcerd left in the slice, and serve until SIGTERM or SIGINT.
+    def run(self, ready: Callable[[], None] = lambda: None) -> bool:
+        """Load the fence, end what an earlier enforcerd left in the slice, and serve until SIGTERM, SIGINT or an uninstall.
+
+        Returns whether it was an uninstall: then the fence is gone, and to be started again is not wanted.
 
         Args:
             ready: called once when requests are served.
@@ -88,7 +92,9 @@ class Server:
             self._listener.close()
             with contextlib.suppress(FileNotFoundError):
                 Path(self._settings.socket_path).unlink()
-            self._evidence.service("stopped", "the fence stays; `hostagent uninstall` removes it")
+            if not self._uninstalled:
+                self._evidence.service("stopped", "the fence stays; `hostagent uninstall` removes it")
+        return self._uninstalled
 
     def stop(self) -> None:
         """End ``run`` after the present step."""
@@ -102,6 +108,8 @@ class Server:
                     key.data()
             if time.monotonic() >= next_tick:
                 self._leaves.tick(time.monotonic())
+                for peer in self._door.overdue(time.monotonic()):
+                    self._drop(peer)
                 next_tick = time.monotonic() + _TICK_S
 
     def _watch_signals(self) -> None:
@@ -136,6 +144,9 @@ class Server:
             self._evidence.note(EventKind.REFUSAL, "", fields)
             peer.close()
             return
+        if not self._door.enter(peer, time.monotonic()):
+            peer.close()
+            return
         self._selector.register(connection, selectors.EVENT_READ, lambda: self._readable(peer))
 
     def _readable(self, peer: Peer) -> None:
@@ -144,7 +155,8 @@ class Server:
         except BlockingIOError:
             return
         except RemoteWireError as error:
-            log.warning("connection of pid %d (uid %d) closed: %s", peer.pid, peer.uid, error)
+            if self._door.allows(peer, time.monotonic()):
+                log.warning("connection of pid %d (uid %d) closed: %s", peer.pid, peer.uid, error)
             packet = None
         except OSError:
             packet = None
@@ -156,10 +168,14 @@ class Server:
     def _drop(self, peer: Peer) -> None:
         self._selector.unregister(peer.connection)
         peer.close()
+        self._door.leave(peer)
         self._leaves.peer_gone(peer)
 
     def _handle(self, peer: Peer, packet: Packet) -> None:
         """Do what a permitted packet asks. What goes wrong is the asker's answer, never our end."""
+        if not self._door.allows(peer, time.monotonic()):
+            peer.send(packet.id, Failed("too many requests of this user; try again in a moment"))
+            return
         try:
             self._dispatch(peer, packet.id, packet.body)
         except (HostagentError, OSError) as error:
@@ -213,7 +229,7 @@ class Server:
         removed = self._leaves.uninstall()
         self._evidence.service("stopped", "uninstalled")
         peer.send(packet_id, Uninstalled(removed))
-        self._stopping = True
+        self._uninstalled = self._stopping = True
 
 
 @contextlib.contextmanager

@@ -21,7 +21,8 @@ class Settings:
     workloads are made to trust. ``hidden`` are folders no workload may look into (configuration, state, runtime).
     ``uid_first``/``uid_count`` are the uids given to workloads without ``user:``; nothing else may use them.
     ``shared_ports`` are the ports of listeners in the host's own namespace (shared placement), two per leaf, below
-    ``ip_unprivileged_port_start`` so that nobody unprivileged can take one over.
+    ``ip_unprivileged_port_start`` so that nobody unprivileged can take one over. ``plain_table``: do not own the host's table
+    even where the kernel can (before Linux 6.9 it cannot); weaker, for trying how that holds.
     """
 
     runtime: str
@@ -39,6 +40,7 @@ class Settings:
     shared_ports: range = field(default=range(700, 900))
     log_group: int = 5
     reserved_uids: frozenset[int] = frozenset()
+    plain_table: bool = False
 
     @property
     def socket_path(self) -> str:

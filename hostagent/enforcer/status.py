@@ -56,12 +56,18 @@ def _leaf(each: Governed) -> dict[str, Any]:
 def _weaker(leaves: Leaves) -> list[str]:
     lines = ["no eBPF: which process inside a workload made a connection is not recorded (attribution: cgroup-only)"]
     if not leaves.fence.table.owned:
-        lines.append("the nft table is not owned (kernel below 6.9): another tool's `nft flush ruleset` would remove it")
+        lines.append(
+            "the nft table is not owned (kernel below 6.9): another tool's `nft flush ruleset` removes it; it is loaded again"
+            " within milliseconds, and meanwhile shared placement is held by the leaves' own cgroup programs (its connections"
+            " stall)"
+        )
     if leaves.watch.problem:
         lines.append(leaves.watch.problem)
     for each in leaves.live():
         if not each.isolated:
             lines.append(f"{each.leaf.name}: shared placement: abstract unix sockets of the host are within its reach")
+        if each.backstop:
+            lines.append(f"{each.leaf.name}: nothing stands behind the nft table: {each.backstop}")
         if not each.account.own:
             lines.append(f"{each.leaf.name}: runs as login user {each.account.name}, whose readable files it can read")
     return lines

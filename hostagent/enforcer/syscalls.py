@@ -15,13 +15,19 @@ class Architecture:
     x32: bool = False
 
 
-ABSENT = ("io_uring_setup", "io_uring_enter", "io_uring_register", "clone3")
+ABSENT = ("io_uring_setup", "io_uring_enter", "io_uring_register", "clone3", "openat2")
 """Answered "no such system call", for which every library has a way round: they would hide others from the filter."""
+
+MODES = {"chmod": 1, "fchmod": 1, "fchmodat": 2, "fchmodat2": 2, "mknod": 1, "mknodat": 2, "creat": 1}
+"""Calls that set a file's mode, and which argument it is."""
+
+OPENS = {"open": 1, "openat": 2}
+"""Calls that may make a file, and which argument holds the flags; the mode is the one after."""
 
 REFUSED = (
     *("setns", "pidfd_getfd", "ptrace", "process_vm_readv", "process_vm_writev", "process_madvise", "kcmp"),
     *("mount", "umount2", "pivot_root", "chroot", "move_mount", "open_tree", "fsopen", "fsconfig", "fsmount", "fspick"),
-    *("mount_setattr", "bpf", "perf_event_open", "userfaultfd", "keyctl", "add_key", "request_key", "open_by_handle_at"),
+    *("mount_setattr", "open_tree_attr", "bpf", "perf_event_open", "userfaultfd", "keyctl", "add_key", "request_key", "open_by_handle_at"),
     *("init_module", "finit_module", "delete_module", "create_module", "kexec_load", "kexec_file_load", "reboot"),
     *("swapon", "swapoff", "acct", "quotactl", "quotactl_fd", "settimeofday", "clock_settime", "sethostname"),
     *("setdomainname", "syslog", "lookup_dcookie", "nfsservctl", "iopl", "ioperm", "uselib", "vhangup", "fanotify_init"),
@@ -39,7 +45,9 @@ X86_64 = Architecture(0xC000003E, {
     "create_module": 174, "kexec_load": 246, "kexec_file_load": 320, "reboot": 169, "swapon": 167, "swapoff": 168,
     "acct": 163, "quotactl": 179, "quotactl_fd": 443, "settimeofday": 164, "clock_settime": 227, "sethostname": 170,
     "setdomainname": 171, "syslog": 103, "lookup_dcookie": 212, "nfsservctl": 180, "iopl": 172, "ioperm": 173,
-    "uselib": 134, "vhangup": 153, "fanotify_init": 300,
+    "uselib": 134, "vhangup": 153, "fanotify_init": 300, "open_tree_attr": 467, "socketpair": 53, "openat2": 437,
+    "chmod": 90, "fchmod": 91, "fchmodat": 268, "fchmodat2": 452, "mknod": 133, "mknodat": 259, "creat": 85, "open": 2,
+    "openat": 257,
 }, x32=True)
 
 AARCH64 = Architecture(0xC00000B7, {
@@ -51,7 +59,8 @@ AARCH64 = Architecture(0xC00000B7, {
     "request_key": 218, "open_by_handle_at": 265, "init_module": 105, "finit_module": 273, "delete_module": 106,
     "kexec_load": 104, "kexec_file_load": 294, "reboot": 142, "swapon": 224, "swapoff": 225, "acct": 89, "quotactl": 60,
     "quotactl_fd": 443, "settimeofday": 170, "clock_settime": 112, "sethostname": 161, "setdomainname": 162, "syslog": 116,
-    "lookup_dcookie": 18, "nfsservctl": 42, "vhangup": 58, "fanotify_init": 262,
+    "lookup_dcookie": 18, "nfsservctl": 42, "vhangup": 58, "fanotify_init": 262, "open_tree_attr": 467,
+    "socketpair": 199, "openat2": 437, "fchmod": 52, "fchmodat": 53, "fchmodat2": 452, "mknodat": 33, "openat": 56,
 })
 # fmt: on
 

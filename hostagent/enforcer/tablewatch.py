@@ -70,7 +70,7 @@ class TableWatch:
     def read(self) -> list[str]:
         """Return whose transactions (``process (pid n)``) touched the table since the last call, except ours.
 
-        Where the kernel dropped notifications nobody knows: that counts as one.
+        Where the kernel dropped notifications, or gives none, nobody knows: that counts as one.
         """
         found: list[str] = []
         for _ in range(_MAXIMUM_DATAGRAMS):
@@ -79,9 +79,11 @@ class TableWatch:
             except BlockingIOError:
                 break
             except OSError as error:
+                lost = "notifications were lost" if error.errno == errno.ENOBUFS else error.strerror
+                found.append(f"an unknown process ({lost})")
+                self._touched = self._ours = False
                 if error.errno != errno.ENOBUFS:
-                    raise
-                found.append("an unknown process (notifications were lost)")
+                    break
                 continue
             found.extend(self._transactions(data))
         return found

@@ -15,8 +15,11 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from hostagent.enforcer import kernel
+from hostagent.enforcer.plainpath import open_plain
+from hostagent.model.errors import HostagentError
 
 _FRESH = ("/run", "/tmp", "/var/tmp")  # noqa: S108 - these are replaced, not used
+_FRESH_SIZE = "12%"  # of the host's memory, each of four: left alone, any one of them could take half of it
 _STAGE = "/run/.hostagent"
 _DEVICES = {"null": (1, 3), "zero": (1, 5), "full": (1, 7), "random": (1, 8), "urandom": (1, 9), "tty": (5, 0)}
 _TTY_GID = 5
@@ -24,10 +27,14 @@ _TTY_GID = 5
 
 @dataclass(frozen=True, slots=True)
 class Bind:
-    """A declared path. ``userns`` maps its owner to the workload's uid; -1 for none."""
+    """A declared path. ``inode`` (device, number) is what was there when its owner was looked at.
+
+    ``userns`` maps that owner to the workload's uid; -1 for none.
+    """
 
     path: str
     writable: bool
+    inode: tuple[int, int]
     userns: int = -1
 
 
@@ -51,7 +58,7 @@ def build(view: View) -> None:
         OSError: a step failed; the process must not go on.
     """
     kernel.mount("", "/", "", kernel.MS_REC | kernel.MS_PRIVATE)
-    trees = [(bind, _detach(bind)) for bind in view.binds]
+    trees = [_detach(bind) for bind in view.binds]
     targets = {os.path.realpath(path): content for path, content in view.files.items()}
     attributes = kernel.MOUNT_ATTR_RDONLY | kernel.MOUNT_ATTR_NOSUID | kernel.MOUNT_ATTR_NODEV
     kernel.mount_setattr("/", add=attributes)
@@ -61,8 +68,8 @@ def build(view: View) -> None:
     _devices()
     _kernel_files()
     Path(_STAGE).mkdir(mode=0o755)
-    for bind, tree in trees:
-        _attach(bind, tree)
+    for path, tree in trees:
+        _attach(path, tree)
     # After the declared paths: one that holds a hidden folder must not bring it back.
     for path in view.hidden:
         _hide(path)
@@ -75,7 +82,7 @@ def build(view: View) -> None:
 
 
 def _tmpfs(path: str, mode: str) -> None:
-    kernel.mount("tmpfs", path, "tmpfs", kernel.MS_NOSUID | kernel.MS_NODEV, f"mode={mode}")
+    kernel.mount("tmpfs", path, "tmpfs", kernel.MS_NOSUID | kernel.MS_NODEV, f"mode={mode},size={_FRESH_SIZE}")
 
 
 def _devices() -> None:
@@ -112,20 +119,30 @@ def _hide(path: str) -> None:
         kernel.mount("tmpfs", real, "tmpfs", kernel.MS_RDONLY | kernel.MS_NOSUID | kernel.MS_NODEV, "mode=0000,size=4k")
 
 
-def _detach(bind: Bind) -> int:
-    """Return a copy of the declared path's mounts, taken before anything is covered, with its ownership mapped."""
-    tree = kernel.open_tree(bind.path)
+def _detach(bind: Bind) -> tuple[str, int]:
+    """Return where the declared path really is, and a copy of its mounts with its ownership mapped.
+
+    Taken before anything is covered.
+    """
+    place = open_plain(bind.path)
+    try:
+        status = os.fstat(place)
+        if (status.st_dev, status.st_ino) != bind.inode:
+            raise HostagentError(f"declared path {bind.path} was exchanged while the workload was being started")
+        real = str(Path(f"/proc/self/fd/{place}").readlink())
+        tree = kernel.open_tree(place)
+    finally:
+        os.close(place)
     if bind.userns >= 0:
         # A filesystem that cannot map ownership is bound as it is: its files keep their owners and their permissions.
         with contextlib.suppress(OSError):
             kernel.mount_setattr(tree, add=kernel.MOUNT_ATTR_IDMAP, userns=bind.userns, recursive=False)
     add = kernel.MOUNT_ATTR_NOSUID | kernel.MOUNT_ATTR_NODEV
     kernel.mount_setattr(tree, add=add if bind.writable else add | kernel.MOUNT_ATTR_RDONLY)
-    return tree
+    return real, tree
 
 
-def _attach(bind: Bind, tree: int) -> None:
-    real = os.path.realpath(bind.path)
+def _attach(real: str, tree: int) -> None:
     if not os.path.lexists(real):
         _make_place(real, folder=stat.S_ISDIR(os.fstat(tree).st_mode))
     kernel.move_mount(tree, real)

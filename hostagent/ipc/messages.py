@@ -20,7 +20,7 @@ number name           asked by                  answered with
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Annotated, Any
 
 import msgspec
 
@@ -42,7 +42,7 @@ class Launch(Body, frozen=True):
     ``tty``: a pty of ours with ``rows`` x ``cols`` instead of three pipes. ``cwd`` is used if it is visible inside.
     """
 
-    workload: str
+    workload: Annotated[str, msgspec.Meta(max_length=48)]
     argv: list[str]
     env: dict[str, str]
     cwd: str

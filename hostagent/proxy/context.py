@@ -191,7 +191,7 @@ class PolicyStore:
             self._record("refused", self.current.hash, found, outcome)
             self._seen = found
             self.problem = outcome
-            log.error("policy refused, the last good one stays", extra={"problems": outcome})
+            log.error("policy refused, the one before it stays in force (without one, everything is denied): %s", outcome)
             return False
         self._record("loaded", outcome.hash, found, "")
         self._seen = found

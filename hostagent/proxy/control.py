@@ -15,6 +15,7 @@ import os
 import pwd
 import socket
 import struct
+from collections import Counter
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -25,6 +26,8 @@ log = logging.getLogger(__name__)
 
 _REQUEST_LIMIT = 65_536
 _IDLE_S = 30.0
+_PER_USER = 16
+"""Most connections of one user at once; root is not counted."""
 _PEERCRED = struct.Struct("3i")
 
 
@@ -55,6 +58,7 @@ class Control:
         self._slice = slice_name
         self._handlers: dict[str, Handler] = {}
         self._server: asyncio.Server | None = None
+        self._open: Counter[int] = Counter()
 
     def on(self, call: str, handler: Handler) -> None:
         """Answer ``call`` with what ``handler(caller, args)`` returns; it may raise ``Refused``."""
@@ -75,9 +79,11 @@ class Control:
         self._path.unlink(missing_ok=True)
 
     async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        caller: Caller | None = None
         try:
             caller = identify(writer.get_extra_info("socket"), self._slice)
-            while True:
+            self._open[caller.uid] += 1
+            while caller.uid == 0 or self._open[caller.uid] <= _PER_USER:
                 async with asyncio.timeout(_IDLE_S):
                     line = await reader.readline()
                 if not line:
@@ -87,6 +93,9 @@ class Control:
         except (TimeoutError, OSError, ValueError):
             log.debug("control connection ended", exc_info=True)
         finally:
+            if caller is not None:
+                self._open[caller.uid] -= 1
+                self._open += Counter()  # forgets users without a connection
             writer.close()
             with contextlib.suppress(OSError):
                 await writer.wait_closed()

@@ -23,6 +23,8 @@ _IP6T_SO_ORIGINAL_DST = 80
 _SOCKADDR_IN = struct.Struct(">2xH4s8x")
 _SOCKADDR_IN6 = struct.Struct(">2xH4x16s4x")
 _ACCEPTS_PER_WAKE = 64
+_FULL = frozenset({errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM})
+_PAUSE_S = 0.2
 
 Accepted = Callable[[socket.socket, Endpoint, Endpoint], None]
 
@@ -64,6 +66,9 @@ class Listeners:
             except BlockingIOError:
                 return
             except OSError as error:
+                if error.errno in _FULL:
+                    self._pause(listener, error)
+                    return
                 # EINVAL: enforcerd has shut the listener down because the leaf has ended.
                 log.log(logging.DEBUG if error.errno == errno.EINVAL else logging.WARNING, "accept: %s", error)
                 return
@@ -78,6 +83,18 @@ class Listeners:
                 connection.close()
                 continue
             self._accepted(connection, _endpoint(address), destination)
+
+    def _pause(self, listener: socket.socket, error: OSError) -> None:
+        """Leave a listener alone for a moment: trying again at once would only burn the time of every other session."""
+        log.warning("accept: %s; trying again in %.1f s", error, _PAUSE_S)
+        loop = asyncio.get_running_loop()
+        loop.remove_reader(listener.fileno())
+
+        def resume() -> None:
+            if listener in self._sockets:
+                loop.add_reader(listener.fileno(), self._accept, listener)
+
+        loop.call_later(_PAUSE_S, resume)
 
 
 def original_destination(connection: socket.socket) -> Endpoint:

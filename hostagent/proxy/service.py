@@ -33,6 +33,7 @@ from hostagent.proxy.cancel import deliver_cancel
 from hostagent.proxy.catalogue import Catalogues, CatalogueView
 from hostagent.proxy.context import PolicyStore
 from hostagent.proxy.dns import Resolver
+from hostagent.proxy.flood import Flood
 from hostagent.proxy.identities import Identities
 from hostagent.proxy.listener import Listeners
 from hostagent.proxy.session import Session
@@ -49,6 +50,7 @@ class Leaf:
     workload: str
     launcher: str
     listeners: Listeners
+    flood: Flood
     sessions: set[Session] = field(default_factory=set)
 
 
@@ -99,7 +101,8 @@ class Service:
         def accepted(connection: socket.socket, peer: Endpoint, destination: Endpoint) -> None:
             self._accepted(leaf, connection, peer, destination)
 
-        leaf = Leaf(name, workload, launcher, Listeners(name, workload, sockets, accepted))
+        flood = Flood(name, workload, self._parts.journal.append)
+        leaf = Leaf(name, workload, launcher, Listeners(name, workload, sockets, accepted), flood)
         self._leaves[name] = leaf
         leaf.listeners.start()
 
@@ -109,6 +112,10 @@ class Service:
         if leaf is None:
             return
         leaf.listeners.stop()
+        try:
+            leaf.flood.flush()
+        except JournalError as error:
+            log.critical("a count of refused connections is lost: %s", error)
         for session in list(leaf.sessions):
             session.cut(reason)
 
@@ -149,6 +156,9 @@ class Service:
         target = self._target_at(destination)
         identity = self._parts.identities.current(leaf.workload)
         reason = self._refusal(leaf, destination, target, identity)
+        if reason and leaf.flood.takes(destination, reason):
+            connection.close()
+            return
         fields: dict[str, object] = {
             "leaf": leaf.name,
             "transport": "tcp",

@@ -123,7 +123,7 @@ def test_socket_paths_are_read_from_the_kernels_table() -> None:
         "000000001a4c2abb: 00000002 00000000 00000000 0002 01   106 /dev/log\n"
         "000000001a4c2abc: 00000002 00000000 00010000 0001 01   107 relative/x.sock\n"
     )
-    assert parse_sockets(text) == {"/run/a b.sock", "/dev/log"}
+    assert parse_sockets(text) == {"/run/a b.sock", "/dev/log", "relative/x.sock"}
 
 
 def test_the_environment_names_no_socket_of_the_launchers_and_the_document_wins() -> None:

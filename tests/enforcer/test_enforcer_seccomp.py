@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from hostagent.enforcer.seccomp import build_filter
-from hostagent.enforcer.syscalls import AARCH64, ABSENT, ARCHITECTURES, REFUSED, X86_64, Architecture
+from hostagent.enforcer.syscalls import AARCH64, ABSENT, ARCHITECTURES, MODES, OPENS, REFUSED, X86_64, Architecture
 
 ALLOW = 0
 
@@ -82,6 +82,27 @@ def test_every_other_family_does_not_exist(architecture: Architecture) -> None:
     known = {socket.AF_UNIX, socket.AF_INET, socket.AF_INET6, socket.AF_NETLINK}
     answers = {ask(architecture, "socket", family, kind, 0) for family in range(64) if family not in known for kind in (1, 2, 3)}
     assert answers == {errno.EAFNOSUPPORT}
+
+
+def test_pairs_are_unix_ones_only(architecture: Architecture) -> None:
+    answers = [ask(architecture, "socketpair", family, 1, 0) for family in range(46)]
+    assert [family for family, answer in enumerate(answers) if answer == ALLOW] == [socket.AF_UNIX]
+    assert set(answers) == {ALLOW, errno.EAFNOSUPPORT}
+
+
+@pytest.mark.parametrize("name", [*MODES, *OPENS])
+def test_no_file_gets_the_set_user_id_bit(architecture: Architecture, name: str) -> None:
+    if name not in architecture.numbers:
+        return
+    before = (0,) * MODES[name] if name in MODES else (*(0,) * OPENS[name], 0o101)
+    assert ask(architecture, name, *before, 0o4755) == errno.EPERM
+    assert ask(architecture, name, *before, 0o2755) == ALLOW
+    assert ask(architecture, name, *before, 0o755) == ALLOW
+
+
+def test_the_mode_of_an_open_that_makes_nothing_is_not_looked_at(architecture: Architecture) -> None:
+    assert ask(architecture, "openat", 0, 0, 0o2, 0o4755) == ALLOW
+    assert ask(architecture, "openat", 0, 0, 0o20200002, 0o4755) == errno.EPERM
 
 
 def test_high_argument_bits_that_the_kernel_ignores_change_nothing(architecture: Architecture) -> None:

@@ -1,7 +1,7 @@
 """enforcerd under test: the real ``Server`` with documents from the command line and a journal of JSON lines.
 
 ``python -m tests.netns.enforcer_process SETTINGS-JSON``. Keys: runtime, proxy_uid, slice, table, journal, ca, workloads
-(a list of mappings with ``name`` and any other field of the model's ``Workload``), loopback_ports, hidden.
+(a list of mappings with ``name`` and any other field of the model's ``Workload``), loopback_ports, hidden, plain_table (optional).
 """
 
 from __future__ import annotations
@@ -65,6 +65,7 @@ def main(text: str) -> None:
         hidden=tuple(given["hidden"]),
         slice_name=given["slice"],
         table=given["table"],
+        plain_table=given.get("plain_table", False),
     )
     Server(settings).run(lambda: print("ready", flush=True))
 

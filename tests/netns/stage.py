@@ -237,9 +237,15 @@ class Stage:
 
 @contextlib.contextmanager
 def stage(
-    folder: Path, workloads: Sequence[Mapping[str, object]], *, loopback_ports: Sequence[int] = (5432,), proxy: bool = True
+    folder: Path,
+    workloads: Sequence[Mapping[str, object]],
+    *,
+    loopback_ports: Sequence[int] = (5432,),
+    proxy: bool = True,
+    plain_table: bool = False,
 ) -> Iterator[Stage]:
     built = Stage(folder, workloads, loopback_ports)
+    built.settings["plain_table"] = plain_table
     try:
         built.wire()
         built.start_sink()

@@ -152,7 +152,7 @@ def test_a_slice_that_was_recreated_is_fenced_again_before_anything_is_admitted(
     assert refused.returncode in (0, 125)
     wait_for("the fence", lambda: host.status()["fence"]["loaded"])
     assert host.status()["fence"]["slice_id"] == _slice(host).stat().st_ino
-    assert any(row["detail"] == "the slice was recreated" for row in host.events("service"))
+    assert any(row["detail"].startswith("the slice was recreated; loaded again") for row in host.events("service"))
     assert host.run("shared", "sh", "-c", "exit 4").returncode == 4
 
 
