@@ -102,7 +102,10 @@ class Catalogues:
                 async with asyncio.timeout(_FETCH_S):
                     name = upstream_name(target, address.host, self._host_of(target, address.host) or "")
                     rows = await _ask(target, name, self._secrets.get(target.name), address, database)
-                self.snapshots[key] = parse([(row[0] or b"").decode() for row in rows if row])
+                snapshot = parse([(row[0] or b"").decode() for row in rows if row])
+                known = self.snapshots.get(key)
+                if known is None or known.version != snapshot.version:
+                    self.snapshots[key] = snapshot  # the same object otherwise: every session would judge anew
             except (OSError, TimeoutError, HostagentError, LoginRefused) as error:
                 # The last good snapshot stays: an unknown object is masked whole, so an old one errs on the safe side.
                 log.warning("catalogue of %s/%s: %s", target.name, database, error)

@@ -47,9 +47,11 @@ class World:
 
     def __exit__(self, *_: object) -> None:
         """End the processes and unmount."""
-        for process in (self._postgres, self._sinks, self._holder):
+        # SIGINT is PostgreSQL's fast shutdown; others may have it ignored, when all this runs in a shell's background.
+        ends = ((self._postgres, signal.SIGINT), (self._sinks, signal.SIGTERM), (self._holder, signal.SIGTERM))
+        for process, number in ends:
             if process is not None and process.poll() is None:
-                process.send_signal(signal.SIGINT)
+                process.send_signal(number)
                 try:
                     process.wait(10)
                 except subprocess.TimeoutExpired:
