@@ -43,12 +43,11 @@ class Users(Strict):
 
 
 class Limits(Strict):
-    """Bounds of the data path. Seconds and bytes."""
+    """Bounds of the data path. Seconds."""
 
     connect_timeout_s: Annotated[float, Field(gt=0)] = 10.0
     login_timeout_s: Annotated[float, Field(gt=0)] = 30.0
     sessions_per_workload: Annotated[int, Field(ge=1)] = 500
-    buffer_bytes: Annotated[int, Field(ge=65536)] = 1_048_576
 
 
 class IdentitySettings(Strict):

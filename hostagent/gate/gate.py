@@ -59,6 +59,11 @@ class Gate:
         return self._desk.evidence.statements
 
     @property
+    def signed_in(self) -> bool:
+        """Whether sign-in is complete; nothing can be held before."""
+        return self._inspector.signed_in
+
+    @property
     def deadline(self) -> float | None:
         """When ``tick`` wants to be called (monotonic seconds), or None."""
         return self._desk.holds.deadline

@@ -297,6 +297,10 @@ class Inspector(Protocol):
     """One protocol on one flow. Every method returns the commands it causes."""
 
     @property
+    def signed_in(self) -> bool:
+        """Whether sign-in is complete, on both sides."""
+
+    @property
     def failed(self) -> bool:
         """Whether the session is over."""
 

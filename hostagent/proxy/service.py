@@ -61,6 +61,7 @@ class _Served(NamedTuple):
     target: Target
     context: SessionContext
     view: CatalogueView
+    login: asyncio.TimerHandle
 
 
 @dataclass(frozen=True, slots=True)
@@ -231,8 +232,15 @@ class Service:
         )
         session = Session(flow, Gate(context), self, self._parts.journal)
         leaf.sessions.add(session)
-        self._sessions[session] = _Served(leaf, target, context, view)
+        limit = self._parts.config.limits.login_timeout_s
+        login = asyncio.get_running_loop().call_later(limit, self._login_late, session, limit)
+        self._sessions[session] = _Served(leaf, target, context, view, login)
         return session
+
+    @staticmethod
+    def _login_late(session: Session, limit: float) -> None:
+        if not session.gate.signed_in:
+            session.cut(f"the login was not complete within {limit:g} s")
 
     def _start(self, session: Session, work: Coroutine[object, object, None]) -> None:
         """Run work of a session beside it. What it raises ends that session and nothing else (DESIGN §6)."""
@@ -326,6 +334,7 @@ class Service:
         """Forget a session that is over."""
         served = self._sessions.pop(session, None)
         if served is not None:
+            served.login.cancel()
             served.leaf.sessions.discard(session)
         for ticket_id in [ticket for ticket, holder in self._held.items() if holder is session]:
             del self._held[ticket_id]

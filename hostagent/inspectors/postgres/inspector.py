@@ -60,6 +60,11 @@ class PostgresInspector:
         )
 
     @property
+    def signed_in(self) -> bool:
+        """Whether sign-in is complete, on both sides."""
+        return self._session is not None
+
+    @property
     def failed(self) -> bool:
         """Whether the session is over."""
         return self._session is not None and self._session.over
