@@ -12,6 +12,7 @@ from hostagent.journal.verify import Accepted
 from hostagent.recording.keys import signed_by
 
 _CHUNK = 4 * 1024 * 1024
+_BATCH_BYTES = 16 * 1024 * 1024
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,11 +33,15 @@ class Reading:
 
 
 class Batch(NamedTuple):
-    """Events in order, each with the branch it belongs to; the faults; and the reading after them."""
+    """Events in order, each with the branch it belongs to; the faults; and the reading after them.
+
+    ``full``: it ended because it was large enough, not because there was nothing more.
+    """
 
     events: list[tuple[int, Accepted]]
     faults: list[Fault]
     reading: Reading
+    full: bool = False
 
 
 @dataclass
@@ -69,11 +74,18 @@ class JournalReader:
         return self._following() != 0
 
     def read(self, events: int) -> Batch:
-        """Return up to about ``events`` events (one chunk of the file at a time); an empty batch when there is nothing new."""
+        """Return up to about ``events`` events (one chunk of the file at a time); an empty batch when there is nothing new.
+
+        A batch ends early when its payloads reach ``_BATCH_BYTES``: few events can be as large as many.
+        """
         found: list[tuple[int, Accepted]] = []
         faults: list[Fault] = []
-        while len(found) < events and self._read_chunk(found, faults, events - len(found)):
-            pass
+        counted, size = 0, 0
+        while self._read_chunk(found, faults, events - len(found)):
+            size += sum(len(accepted.payload) for _, accepted in found[counted:])
+            counted = len(found)
+            if counted >= events or size >= _BATCH_BYTES:
+                return Batch(found, faults, self.reading, full=True)
         return Batch(found, faults, self.reading)
 
     def _read_chunk(self, found: list[tuple[int, Accepted]], faults: list[Fault], limit: int) -> bool:

@@ -96,7 +96,7 @@ class Recorder:
             if self._store.live_rows >= self._seal_rows:
                 self._store.seal()
             # What was appended while this ran can wait for the next turn: each insert has its fixed price.
-            if not any(len(batch.events) >= _BATCH for batch in changed):
+            if not any(batch.full for batch in changed):
                 return total, False
         return total, True
 

@@ -18,6 +18,7 @@ import pytest
 from hostagent.daemon.journalfile import JournalFile
 from hostagent.daemon.recorderd import run
 from hostagent.model.event import Event, EventKind
+from hostagent.recording.reader import JournalReader, Reading
 from hostagent.recording.recorder import Recorder
 from hostagent.recording.store import RecordingError, Store
 
@@ -226,3 +227,18 @@ def test_the_manifest_names_every_file_and_how_far_each_journal_was_read(tmp_pat
     assert sum(entry["rows"] for manifest in manifests for entry in manifest["files"]) == 10
     assert [manifest["journals"]["w"]["seq"] for manifest in manifests][-1] == 10
     shutil.rmtree(store.sealed)
+
+
+def test_few_large_events_are_read_in_batches_that_fit_in_memory(tmp_path: Path) -> None:
+    large = Event(EventKind.REFUSAL, 1, "", "bot", {"layer": "proxy", "reason": "x" * 1_000_000, "count": 1})
+    with JournalFile(tmp_path / "journal" / "w", "w") as journal:
+        for _ in range(40):
+            journal.append([large])
+    reader = JournalReader(tmp_path / "journal" / "w", Reading("w"))
+    first = reader.read(10_000)
+    assert first.full
+    assert 0 < len(first.events) < 40
+    rest = 0
+    while (batch := reader.read(10_000)).events:
+        rest += len(batch.events)
+    assert len(first.events) + rest == 40
