@@ -4,26 +4,43 @@ from __future__ import annotations
 
 import ctypes
 import os
+import stat
 import subprocess
+from pathlib import Path
 
 import pytest
 
 _CLONE_NEWNS = 0x00020000
 _CLONE_NEWNET = 0x40000000
+_REPOSITORY = Path(__file__).resolve().parents[1]
 
 
 def pytest_configure(config: pytest.Config) -> None:
     """Leave the machine's network and mounts before anything else happens (as root; the pure floors need neither)."""
     if os.geteuid() != 0 or os.environ.get("HOSTAGENT_TEST_NAMESPACES") == "kept":
         return
-    # Kept open for the one thing that may need it: installing node's drivers (tests/e2e/conftest.py).
-    machine = os.open("/proc/self/ns/net", os.O_RDONLY)
-    os.environ["HOSTAGENT_TEST_MACHINE_NETWORK"] = f"/proc/{os.getpid()}/fd/{machine}"
     libc = ctypes.CDLL(None, use_errno=True)
     if libc.unshare(_CLONE_NEWNS | _CLONE_NEWNET) != 0:
         raise pytest.UsageError(f"unshare: {os.strerror(ctypes.get_errno())}")
     subprocess.run(["mount", "--make-rprivate", "/"], check=True)
     subprocess.run(["ip", "link", "set", "lo", "up"], check=True)
+    _open_the_way_to(_REPOSITORY)
+
+
+def _open_the_way_to(checkout: Path) -> None:
+    """Make a clone in a home that nobody else may enter (say /root) readable by the unprivileged processes, at its own path.
+
+    In these private mounts alone: the topmost closed folder is covered by an open one that holds nothing but the clone.
+    """
+    closed = [folder for folder in checkout.parents if not folder.stat().st_mode & stat.S_IXOTH]
+    if not closed:
+        return
+    handle = os.open(checkout, os.O_PATH | os.O_DIRECTORY)
+    subprocess.run(["mount", "-t", "tmpfs", "-o", "mode=755", "way", str(closed[-1])], check=True)
+    checkout.mkdir(parents=True)
+    subprocess.run(["mount", "--no-canonicalize", "--bind", f"/proc/self/fd/{handle}", str(checkout)], check=True, pass_fds=[handle])
+    os.close(handle)
+    os.chdir(checkout)
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

@@ -25,7 +25,7 @@ def approvals() -> None:
       hostagent approvals show 3f2a            all of it, exactly
       hostagent approvals approve 3f2a         let it run, once
       hostagent approvals deny 3f2a --reason "not on a Friday"
-    """  # noqa: D301 - click reads \b as "leave these lines alone"
+    """
 
 
 @approvals.command("list")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import time
 from typing import Any
 
@@ -17,7 +18,7 @@ from hostagent.model.errors import HostagentError
 def status_command(config_path: str | None, as_json: bool) -> None:
     """Show what is governed, by what, and what is weaker than it could be.
 
-    Exits 0 when the fence is up, evidence is written, a proxy serves and the policy on disk is in force; otherwise 1.
+    Exits 0 when the fence is up, evidence is written, a proxy serves, and the documents on disk are in force; otherwise 1.
     """
     from hostagent.cli.control import ControlError, ask
     from hostagent.cli.enforcerlink import EnforcerConnection
@@ -35,7 +36,8 @@ def status_command(config_path: str | None, as_json: bool) -> None:
         click.echo(json.dumps(report, indent=2))
     else:
         _print(report)
-    broken = report["evidence"] or report["service"].get("problem") or report["service"].get("policy_problem")
+    service_problems = [report["service"].get(name) for name in ("problem", "policy_problem", "workloads_problem")]
+    broken = report["evidence"] or any(service_problems)
     raise SystemExit(0 if report["fence"]["loaded"] and report["proxy"] and not broken else 1)
 
 
@@ -65,6 +67,8 @@ def _print_service(service: dict[str, Any]) -> None:
     click.echo(f"policy    {service['policy'][:12]} in force")
     if service["policy_problem"]:
         click.echo(f"          REFUSED, the last good one stays: {service['policy_problem']}")
+    if service["workloads_problem"]:
+        click.echo(f"workloads REFUSED, nothing is launched until it is mended: {service['workloads_problem']}")
     click.echo(f"targets   {', '.join(service['targets']) or 'none declared: nothing can be reached'}")
     click.echo(f"held      {service['held']} operations wait for an approver")
 
@@ -120,6 +124,8 @@ def uninstall_command(config_path: str | None, yes: bool) -> None:
     from hostagent.ipc import Uninstall, Uninstalled
 
     config = load_config(config_path)
+    if os.geteuid() != 0:
+        raise HostagentError("only root may do this")
     if not yes:
         click.confirm("This ends every governed workload and removes the fence. Go on?", abort=True)
     try:

@@ -250,6 +250,7 @@ class Proxy:
             "version": __version__,
             "policy": self._policy.current.hash,
             "policy_problem": self._policy.problem,
+            "workloads_problem": self._workloads.problem,
             "targets": sorted(self._targets),
             "leaves": self._service.summary(),
             "held": len(self._desk.pending(time.time())),
@@ -274,21 +275,21 @@ class _Workloads:
     def __init__(self, config: Config) -> None:
         self._config = config
         self._documents = load_workloads(config)
+        self.problem = ""
 
     def current(self) -> Mapping[str, Workload]:
         return self._documents
 
     async def run(self) -> None:
-        problem = ""
         while True:
             await asyncio.sleep(_DOCUMENTS_S)
             try:
                 self._documents = await asyncio.to_thread(load_workloads, self._config)
-                problem = ""
+                self.problem = ""
             except (DocumentError, OSError) as error:
-                if str(error) != problem:
+                if str(error) != self.problem:
                     log.error("workload documents refused, the last good ones stay: %s", error)
-                problem = str(error)
+                self.problem = str(error)
 
 
 def _approver(caller: Caller) -> Approver:

@@ -41,7 +41,7 @@ class Source(NamedTuple):
 class _CoreLoader(yaml.CSafeLoader):
     """A safe loader with the scalars of the YAML 1.2 core schema."""
 
-    yaml_implicit_resolvers: dict[str, list[tuple[str, re.Pattern[str]]]] = {}  # noqa: RUF012 - the base class's own form
+    yaml_implicit_resolvers: dict[str, list[tuple[str, re.Pattern[str]]]] = {}
 
 
 def _resolve(kind: str, pattern: str, first: str) -> None:

@@ -2,10 +2,7 @@
 
 from __future__ import annotations
 
-import hashlib
-import os
 import shutil
-import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -21,7 +18,7 @@ HOLDS = """\
 version: 1
 rules:
   - id: held-briefly
-    what: {effects: [truncate], objects: [public.scratch_brief]}
+    what: {effects: [truncate], objects: [public.scratch_brief, scratch_brief]}
     then: hold
     approvers: hostagent-approvers
     timeout: 2
@@ -62,25 +59,12 @@ def example(name: str) -> str:
 
 @pytest.fixture(scope="session")
 def node_modules() -> Path:
-    """The folder that holds node's drivers, installed once per lock file, outside the tree."""
-    for program in ("node", "npm"):
-        assert shutil.which(program), f"{program} is missing: apt-get install nodejs npm (never skipped)"
-    lock = (CLIENTS / "node/package-lock.json").read_bytes()
-    cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "hostagent-tests"
-    folder = cache / f"node-{hashlib.sha256(lock).hexdigest()[:16]}"
-    if not (folder / "complete").exists():
-        shutil.rmtree(folder, ignore_errors=True)
-        folder.mkdir(parents=True)
-        for name in ("package.json", "package-lock.json"):
-            shutil.copy(CLIENTS / "node" / name, folder)
-        # The tests have left the machine's network; this one step needs it.
-        command = ["npm", "ci", "--ignore-scripts", "--no-audit", "--no-fund"]
-        network = os.environ.get("HOSTAGENT_TEST_MACHINE_NETWORK", "/proc/self/ns/net")
-        result = subprocess.run(
-            ["nsenter", f"--net={network}", *command], cwd=folder, capture_output=True, text=True, check=False, timeout=150
-        )
-        assert result.returncode == 0, f"npm ci failed:\n{result.stdout}{result.stderr}"
-        (folder / "complete").touch()
+    """The folder that holds node's drivers, which `make setup-tests` installs by the integrity hashes of their lock."""
+    folder = Path(sys.prefix) / "node"
+    installed, wanted = folder / "installed.json", CLIENTS / "node/package-lock.json"
+    assert shutil.which("node"), "node is missing: make setup-tests (never skipped)"
+    assert installed.is_file(), "node's drivers are missing: make setup-tests (never skipped)"
+    assert installed.read_bytes() == wanted.read_bytes(), "node's drivers are not those of the lock: make setup-tests"
     return folder
 
 

@@ -81,18 +81,21 @@ def test_node_sees_what_it_sees_without_us(node_modules: Path, world: World, ser
 
 
 def test_all_of_it_was_recorded(world: World, service: Service) -> None:
-    before = world.superuser_sql("select count(*) from notes", database="crm")
-    result = service.launch(*environment(service), "psql", "-X", "-c", "select 'the last word' as word", timeout=60)
-    assert result.returncode == 0, result.stderr
-    service.wait_sql("select 1 from statements where text like '%as word%'", 15)
-    rows = service.sql(
-        "select decision, completeness <> 'full' as opaque, outcome, count(*) as n from statements group by all order by all"
-    )
-    assert {row["decision"] for row in rows} == {"allow"}
-    assert {row["outcome"] for row in rows} <= {"ok", "error", "aborted", "cancelled"}
-    assert sum(int(str(row["n"])) for row in rows) > 500
+    asked = ["select 'first' as word", "select 1 / 0 as word", "select 'the last word' as word"]
+    words = [word for statement in asked for word in ("-c", statement)]
+    assert service.launch(*environment(service, PGAPPNAME="the one"), "psql", "-X", *words, timeout=60).returncode == 0
+    mine = "session in (select session from sessions where application = 'the one')"
+    service.wait_sql(f"select 1 from statements where {mine} and outcome is not null having count(*) = 3", 30)
+    rows = service.sql(f"select decision, outcome, tag, sqlstate, rules from statements where {mine} order by seq")
+    everything = {"decision": "allow", "rules": ["everything"]}
+    assert rows == [
+        {**everything, "outcome": "ok", "tag": "SELECT 1", "sqlstate": ""},
+        {**everything, "outcome": "error", "tag": "", "sqlstate": "22012"},
+        {**everything, "outcome": "ok", "tag": "SELECT 1", "sqlstate": ""},
+    ]
+    of_all = service.sql("select decision, outcome, count(*) as n from statements group by all")
+    assert {row["decision"] for row in of_all} == {"allow"}
+    assert {row["outcome"] for row in of_all} <= {"ok", "error", "aborted", "cancelled"}
     assert service.sql("select * from unaccounted") == []
-    verified = service.hostagent("audit", "verify")
-    assert "The evidence holds." in verified.stdout
-    assert world.superuser_sql("select count(*) from notes", database="crm") == before
+    assert "The evidence holds." in service.hostagent("audit", "verify").stdout
     assert world.sink_lines() == []

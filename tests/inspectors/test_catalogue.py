@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import subprocess
 from collections.abc import Iterator
 from pathlib import Path
@@ -16,7 +17,8 @@ from hostagent.model.catalogue import Catalogue, CatalogueRelation, CatalogueTyp
 from hostagent.model.errors import RemoteWireError
 
 BIN = Path("/usr/lib/postgresql/15/bin")
-AS_POSTGRES = ("setpriv", "--reuid", "postgres", "--regid", "postgres", "--clear-groups")
+# PostgreSQL refuses to run as root.
+AS_POSTGRES = ("setpriv", "--reuid", "postgres", "--regid", "postgres", "--clear-groups") if os.geteuid() == 0 else ()
 
 SCHEMA = """
 CREATE SCHEMA app;
@@ -46,7 +48,7 @@ def connection(tmp_path_factory: pytest.TempPathFactory) -> Iterator[psycopg.Con
     home = Path(subprocess.run([*AS_POSTGRES, "mktemp", "-d"], check=True, capture_output=True, text=True).stdout.strip())
     control = [*AS_POSTGRES, str(BIN / "pg_ctl"), "-D", str(home / "data"), "-w", "-l", str(home / "log")]
     subprocess.run(
-        [*AS_POSTGRES, str(BIN / "initdb"), "-D", str(home / "data"), "-A", "trust", "-N", "-E", "UTF8", "--locale=C"],
+        [*AS_POSTGRES, str(BIN / "initdb"), "-D", str(home / "data"), "-A", "trust", "-U", "postgres", "-N", "-E", "UTF8", "--locale=C"],
         check=True,
         capture_output=True,
     )

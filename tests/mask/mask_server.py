@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import os
 import shutil
 import socket
 import struct
@@ -13,19 +14,22 @@ from pathlib import Path
 from typing import NamedTuple
 
 BIN = Path("/usr/lib/postgresql/15/bin")
-_AS_POSTGRES = ("setpriv", "--reuid", "postgres", "--regid", "postgres", "--clear-groups")
+# PostgreSQL refuses to run as root.
+_ROOT = os.geteuid() == 0
+_AS_POSTGRES = ("setpriv", "--reuid", "postgres", "--regid", "postgres", "--clear-groups") if _ROOT else ()
 
 
 @contextlib.contextmanager
 def server() -> Iterator[str]:
     """Start a server that listens on a unix socket only; yield the socket's path; stop it."""
     home = Path(tempfile.mkdtemp(prefix="mask_pg_"))
-    shutil.chown(home, "postgres", "postgres")
+    if _ROOT:
+        shutil.chown(home, "postgres", "postgres")
     data = home / "data"
     options = f"-c listen_addresses='' -c unix_socket_directories={home} -c fsync=off -c autovacuum=off"
     control = [*_AS_POSTGRES, str(BIN / "pg_ctl"), "-D", str(data), "-w", "-l", str(home / "log")]
     subprocess.run(
-        [*_AS_POSTGRES, str(BIN / "initdb"), "-D", str(data), "-A", "trust", "-N", "-E", "UTF8", "--locale=C"],
+        [*_AS_POSTGRES, str(BIN / "initdb"), "-D", str(data), "-A", "trust", "-U", "postgres", "-N", "-E", "UTF8", "--locale=C"],
         check=True,
         capture_output=True,
         timeout=120,

@@ -213,10 +213,24 @@ async def reset(conn: asyncpg.Connection) -> object:
     return await conn.fetchval("select 'fresh'")
 
 
+async def cancel_a_held_statement(conn: asyncpg.Connection) -> object:
+    """Only when asked for by name: there is nothing to compare it with."""
+    told = asyncio.Event()
+    conn.add_log_listener(lambda _conn, _message: told.set())
+    held = asyncio.create_task(conn.execute("delete from held_rows where id = 1"))
+    await asyncio.wait_for(told.wait(), 30)
+    held.cancel()
+    try:
+        outcome = await held
+    except asyncio.CancelledError:
+        outcome = "cancelled"
+    return [outcome, await conn.fetchval("select count(*) from held_rows where id = 1")]
+
+
 async def main() -> None:
     conn = await connect()
-    for one in STEPS:
-        if sys.argv[1:] and one.__name__ not in sys.argv[1:]:
+    for one in [*STEPS, cancel_a_held_statement]:
+        if one.__name__ not in (sys.argv[1:] or [each.__name__ for each in STEPS]):
             continue
         try:
             result = await one(conn)

@@ -210,13 +210,11 @@ def notices(conn: psycopg.Connection) -> object:
 
 @step
 def listen_and_notify(conn: psycopg.Connection) -> object:
-    heard: list[object] = []
     conn.execute("listen drv_channel")
     with psycopg.connect(autocommit=True) as other:
         other.execute("notify drv_channel, 'first'")
         other.execute("select pg_notify('drv_channel', %s)", ("second ü",))
-    for note in conn.notifies(timeout=10, stop_after=2):
-        heard.append([note.channel, note.payload])
+    heard = [[note.channel, note.payload] for note in conn.notifies(timeout=10, stop_after=2)]
     conn.execute("unlisten drv_channel")
     return heard
 

@@ -41,7 +41,7 @@ class Line:
 
     def obey(self, order: dict[str, object]) -> dict[str, object]:
         if order["do"] == "connect":
-            self.connection = psycopg.connect(str(order.get("dsn", "")), autocommit=True)
+            self.connection = psycopg.connect(str(order.get("dsn", "")), autocommit=True, prepare_threshold=None)
             self.connection.add_notice_handler(lambda diag: say({"on": self.name, "notice": diag.message_primary}))
             return {"connected": True}
         assert self.connection is not None
