@@ -89,7 +89,9 @@ class Supervisor:
         for child in self._children:
             self._start(child)
             if not self._stopping and not self._wait_ready(child):
-                raise HostagentError(f"{child.name} did not become ready within {_STARTUP_S:.0f} s; see its messages above")
+                status = None if child.process is None else child.process.poll()
+                what = f"was not ready within {_STARTUP_S:.0f} s" if status is None else f"ended at once, with status {status}"
+                raise HostagentError(f"{child.name} {what}; see its messages above")
         if self._ready_fd is not None and not self._stopping:
             os.write(self._ready_fd, b"ready\n")
         while not self._stopping:

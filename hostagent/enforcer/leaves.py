@@ -318,7 +318,7 @@ class Leaves:
 
     def _detached(self) -> None:
         """The proxy is gone. Dials are refused from here on; the ports stay ours."""
-        log.error("the proxy went away; dials are refused until it is back")
+        log.warning("the proxy went away; dials are refused until it is back")
         self.proxy = None
         self._asked.clear()
         for each in self.live():

@@ -96,7 +96,7 @@ class Evidence:
             "sqlstate": outcome.sqlstate,
             "message": outcome.message,
             "columns": trace.columns,
-            "masked_values": trace.masked,
+            "masked_values": trace.masked + sum(trace.detections.values()) if trace.detections else trace.masked,
             "detections": trace.detections or {},
             "elapsed_us": int((now - trace.started) * 1e6),
         }

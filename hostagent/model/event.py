@@ -20,7 +20,8 @@ login         outcome (ok, denied, failed), reason, rules, policy, database, use
 statement     statement (id), ordinal, verb, effects, resources, completeness, text (redacted), fingerprint, digest,
               parameters (masked), decision, rules, reason, policy, ticket, masks (rule ids)
 result        statement (id), outcome (ok, error, denied, cancelled, withdrawn, aborted), tag, rows, bytes, sqlstate,
-              message (masked), columns [{name, table, column, type, masked}], masked_values, detections {detector: n},
+              message (masked), columns [{name, table, column, type, masked}], masked_values (by column and by content),
+              detections {detector: n},
               elapsed_us
 hold          ticket, statement, rule, approvers, digest, expires_at, reason
 answer        ticket, statement, granted, by, reason
