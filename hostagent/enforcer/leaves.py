@@ -25,13 +25,14 @@ from hostagent.enforcer.removal import remove_runtime
 from hostagent.enforcer.settings import Settings
 from hostagent.enforcer.watch import RefusalWatch
 from hostagent.ipc import Admit, Admitted, Exited, Failed, Launch, Launched, Listen, Listening, Retire, Retired, State
-from hostagent.model.errors import HostagentError
+from hostagent.model.errors import HostagentError, NotPermittedError
 from hostagent.model.workload import Workload
 
 log = logging.getLogger(__name__)
 
 _STEP_S = 15.0
-_REFUSED_CODE = 77  # EX_NOPERM
+REFUSED_CODE = 77
+"""The command line's exit status for a launch that is not permitted (EX_NOPERM)."""
 
 
 class Leaves:
@@ -213,7 +214,7 @@ class Leaves:
         workload = self._settings.workloads().get(request.workload)
         if workload is None or peer.name not in workload.launchers:
             # One answer for both: whoever may not launch it need not learn that it exists.
-            raise HostagentError(f"{peer.name} may not launch workload {request.workload!r} (launchers in its document)")
+            raise NotPermittedError(f"{peer.name} may not launch workload {request.workload!r} (launchers in its document)")
         if workload.inbound:
             raise HostagentError(f"workload {workload.name}: inbound ports are not supported yet; remove `inbound`")
         if not request.argv:
@@ -441,7 +442,7 @@ class Leaves:
         peer, packet_id = self._launchers.pop(governed.leaf.name, (None, 0))
         if peer is not None:
             peer.table.state = State.ENDED
-            peer.send(packet_id, Failed(reason, _REFUSED_CODE))
+            peer.send(packet_id, Failed(reason, REFUSED_CODE))
 
     def _release(self, governed: Governed) -> None:
         """Take back everything that the leaf has in the kernel, and tell the proxy."""

@@ -17,7 +17,7 @@ from pathlib import Path
 
 from hostagent.enforcer import kernel
 from hostagent.enforcer.evidence import Evidence
-from hostagent.enforcer.leaves import Leaves
+from hostagent.enforcer.leaves import REFUSED_CODE, Leaves
 from hostagent.enforcer.peers import Door, Peer, listen
 from hostagent.enforcer.settings import Settings
 from hostagent.enforcer.status import report
@@ -43,7 +43,7 @@ from hostagent.ipc import (
     Uninstall,
     Uninstalled,
 )
-from hostagent.model.errors import HostagentError, RemoteWireError
+from hostagent.model.errors import HostagentError, NotPermittedError, RemoteWireError
 from hostagent.model.event import EventKind
 
 log = logging.getLogger(__name__)
@@ -180,7 +180,8 @@ class Server:
             self._dispatch(peer, packet.id, packet.body)
         except (HostagentError, OSError) as error:
             log.warning("%s of %s: %s", type(packet.body).__name__, peer.name, error)
-            peer.send(packet.id, Failed(str(error)))
+            code = REFUSED_CODE if isinstance(error, NotPermittedError) else 1
+            peer.send(packet.id, Failed(str(error), code))
         except Exception as error:
             # A fault of ours in one request must not take the others' launchers down with it.
             log.exception("%s of %s", type(packet.body).__name__, peer.name)

@@ -11,6 +11,10 @@ class DocumentError(HostagentError):
     """A configuration, workload, target or policy document is wrong; nothing of it was taken."""
 
 
+class NotPermittedError(HostagentError):
+    """This person may not do this; nothing was done."""
+
+
 class JournalError(HostagentError):
     """Evidence could not be written; the operation must not happen."""
 

@@ -120,10 +120,10 @@ def test_a_revoked_identity_cuts_live_sessions_and_refuses_new_ones_until_it_is_
 
 def test_who_is_no_launcher_cannot_launch(service: Service) -> None:
     refused = service.hostagent("run", "--workload", "support-bot", "--no-tty", "--", "id", user="dana", check=False)
-    assert refused.returncode == 125
+    assert refused.returncode == 77
     assert "may not launch" in refused.stderr
     unknown = service.hostagent("run", "--workload", "nobody-knows", "--no-tty", "--", "id", check=False)
-    assert unknown.returncode == 125
+    assert unknown.returncode == 77
     assert unknown.stderr.replace("nobody-knows", "") == refused.stderr.replace("dana", "root").replace("support-bot", "")
 
 
