@@ -7,7 +7,7 @@ PYTHON := $(VENV)/bin/python
 STAMP := $(VENV)/.installed
 TESTS_STAMP := $(VENV)/.installed-tests
 
-.PHONY: help setup setup-tests demo test lint test-fast bench test-regress lock clean
+.PHONY: help setup setup-tests demo test lint test-fast bench bench-quick test-regress lock clean
 
 help: ## Show this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## /{printf "  make %-14s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -41,6 +41,9 @@ lint: setup ## ruff, mypy strict, layering contracts
 
 bench: setup-tests ## Ratios against direct, a bare forwarder and pgbouncer
 	@$(PYTHON) -m bench
+
+bench-quick: setup-tests ## The same in a minute, for a look and for continuous integration; keeps no results
+	@$(PYTHON) -m bench --quick
 
 test-regress: setup-tests ## PostgreSQL's own regression suite through the proxy, compared with direct
 	@$(PYTHON) -m tests.regress
