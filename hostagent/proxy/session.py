@@ -87,6 +87,9 @@ class _End(asyncio.Protocol):
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         self.transport = cast("asyncio.Transport", transport)  # uvloop's transports are of no such class
+        if self._session.over:  # it ended while this side was being dialled
+            self.transport.abort()
+            return
         self.transport.set_write_buffer_limits(high=_HIGH_WATER)
         self._session.opened(self._side)
 
@@ -202,6 +205,11 @@ class Session:
             other.transport.pause_reading()
         elif not paused and not other.transport.is_reading():
             other.transport.resume_reading()
+
+    @property
+    def over(self) -> bool:
+        """Whether the session has ended; nothing is read or written any more."""
+        return self._over
 
     @property
     def bytes_up(self) -> int:

@@ -226,3 +226,14 @@ async def test_the_gates_deadline_is_kept() -> None:
     assert await world.receive(world.client) == b"tick"
     assert world.gate.ticks == 1
     await world.close()
+
+
+async def test_a_target_that_answers_after_the_end_is_let_go() -> None:
+    world = World(lambda _side, _data: [Connect()])
+    await world.start()
+    world.session.cut("identity lost while dialling")
+    loop = asyncio.get_running_loop()
+    server, world.outside.server = world.outside.server, None
+    await loop.create_connection(lambda: world.session.server, sock=server)
+    assert await world.receive(world.server) == b""
+    await world.close()
