@@ -77,7 +77,8 @@ class Providers:
     def _is_due(self, provider: ContextProvider) -> bool:
         now = asyncio.get_running_loop().time()
         every = min(max((provider.max_age or 0.0) / 3, _ASK_AT_MOST_S), _ASK_AT_LEAST_S)
-        if now - self._asked.get(provider, now - every) < every:
+        last = self._asked.get(provider)
+        if last is not None and now - last < every:
             return False
         self._asked[provider] = now
         return True

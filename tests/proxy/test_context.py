@@ -311,6 +311,19 @@ async def test_a_service_is_asked_over_loopback() -> None:
         assert len(service.requests) == 1  # not due again yet
 
 
+@pytest.mark.parametrize("uptime", [0.0, 0.1, 1000.7, 8192.3, 9600.1, 20_000.9, 123_456.7, 10_000_000.3])
+@pytest.mark.parametrize("max_age", [0.5, 1.0, 2.0, 5.0, 7.0, 60.0])
+async def test_a_service_is_asked_at_once_however_long_the_host_is_up(
+    uptime: float, max_age: float, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    provider = ContextProvider(url="http://localhost:1/", max_age=max_age, attributes=("freeze",))
+    providers = Providers(lambda: NOW)
+    with monkeypatch.context() as patched:
+        patched.setattr(asyncio.get_running_loop(), "time", lambda: uptime)
+        assert providers._is_due(provider)
+        assert not providers._is_due(provider)
+
+
 @pytest.mark.parametrize(
     "answer",
     [
