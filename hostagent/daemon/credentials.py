@@ -79,11 +79,7 @@ def seal(targets: Mapping[str, Target]) -> int:
     Raises:
         DocumentError: a secret cannot be had.
     """
-    secrets = {
-        name: read_secret(target.login.credential)
-        for name, target in targets.items()
-        if target.login.credential is not None
-    }
+    secrets = read_all(targets)
     descriptor = os.memfd_create("hostagent-credentials", os.MFD_CLOEXEC | os.MFD_ALLOW_SEALING)
     os.write(descriptor, msgspec.json.encode(secrets))
     os.lseek(descriptor, 0, os.SEEK_SET)
@@ -98,8 +94,8 @@ def unseal(descriptor: int) -> dict[str, str]:
         return msgspec.json.decode(file.read(), type=dict[str, str])
 
 
-def load_for_service(targets: Mapping[str, Target]) -> dict[str, str]:
-    """Return the secrets by target name, read in this process: for a unit that has LoadCredential and no supervisor.
+def read_all(targets: Mapping[str, Target]) -> dict[str, str]:
+    """Return the secrets by target name. Called by the supervisor, or by a unit that has LoadCredential and no supervisor.
 
     Raises:
         DocumentError: a secret cannot be had.

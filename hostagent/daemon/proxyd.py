@@ -3,14 +3,12 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import gc
 import logging
 import os
 import signal
 import sys
 from collections.abc import Callable, Coroutine
-from pathlib import Path
 from typing import Any
 
 import click
@@ -51,12 +49,12 @@ def _runner() -> Callable[[Coroutine[Any, Any, None]], None]:
 
 async def _serve(config_path: str | None, credentials_fd: int | None, ready_fd: int | None) -> None:
     from hostagent.daemon.configfile import load_config, load_targets
-    from hostagent.daemon.credentials import load_for_service, unseal
+    from hostagent.daemon.credentials import read_all, unseal
     from hostagent.daemon.proxyparts import Proxy
 
     config = load_config(config_path)
     targets = load_targets(config)
-    secrets = unseal(credentials_fd) if credentials_fd is not None else load_for_service(targets)
+    secrets = unseal(credentials_fd) if credentials_fd is not None else read_all(targets)
     stopping = asyncio.Event()
     loop = asyncio.get_running_loop()
     for number in (signal.SIGTERM, signal.SIGINT):
@@ -74,18 +72,6 @@ async def _serve(config_path: str | None, credentials_fd: int | None, ready_fd: 
             os.write(ready_fd, b"ready\n")
 
     await proxy.run(stopping, ready)
-
-
-def host_id(path: Path) -> str:
-    """Return this host's stable name for issuer and evidence: machine-id, else one made and kept at ``path``."""
-    with contextlib.suppress(OSError):
-        if machine := Path("/etc/machine-id").read_text(encoding="ascii").strip():
-            return machine
-    with contextlib.suppress(OSError):
-        return path.read_text(encoding="ascii").strip()
-    made = os.urandom(16).hex()
-    path.write_text(made + "\n", encoding="ascii")
-    return made
 
 
 if __name__ == "__main__":

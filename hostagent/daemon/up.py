@@ -15,7 +15,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 
 from hostagent.daemon import UNINSTALLED
@@ -43,7 +43,6 @@ class _Child:
     deaths: int = 0
     restart_at: float = 0.0
     started_at: float = 0.0
-    ready: bool = field(default=False)
 
 
 class Supervisor:
@@ -162,7 +161,6 @@ class Supervisor:
             for descriptor in passed:
                 os.close(descriptor)
         child.started_at = time.monotonic()
-        child.ready = False
         previous = self._readers.pop(child.name, None)
         if previous is not None:
             os.close(previous)
@@ -174,8 +172,7 @@ class Supervisor:
         while time.monotonic() < until and not self._stopping:
             readable, _, _ = select.select([reader], [], [], 0.1)
             if readable:
-                child.ready = os.read(reader, 64) != b""
-                return child.ready
+                return os.read(reader, 64) != b""
             if child.process is not None and child.process.poll() is not None:
                 return False
         return self._stopping

@@ -24,7 +24,6 @@ MS_BIND = 0x1000
 MS_REC = 0x4000
 MS_PRIVATE = 0x40000
 
-MNT_DETACH = 2
 
 _AT_FDCWD = -100
 _AT_EMPTY_PATH = 0x1000
@@ -89,11 +88,6 @@ def mount(source: str, target: str, kind: str, flags: int, data: str = "") -> No
     arguments = [text.encode() if text else None for text in (source, target, kind)]
     result = _libc.mount(*arguments, ctypes.c_ulong(flags), data.encode() if data else None)
     _check(result, f"mount {kind or source} on {target}")
-
-
-def unmount(target: str) -> None:
-    """umount2(2), lazily."""
-    _check(_libc.umount2(target.encode(), MNT_DETACH), f"umount {target}")
 
 
 def open_tree(place: int) -> int:
