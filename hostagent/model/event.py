@@ -29,6 +29,12 @@ dns           name, type, outcome (answered, refused), answers, reason
 refusal       layer (proxy, dns, nft, seccomp, bpf, mount), leaf, source, destination, transport, reason, count
 close         reason, bytes_up, bytes_down, statements, elapsed_us
 gap           reason, count
+kernel_flow   leaf, cookie, transport, source, destination, netns, pid, start_ns, uid, comm, attribution (cgroup-only,
+              process), lineage [{pid, start_ns, exe, argv (redacted), uid, comm}], the nearest process first
+audit         leaf, finding (foreign-socket, unconnected-socket, moved-process, unix-listener, ...), pid, start_ns, exe,
+              detail, action (killed, masked, reported), elapsed_us
+verify        cause (demand, reload, periodic), outcome (passed, failed), attempts [{name, outcome}], failed [names],
+              elapsed_us
 ============  =========================================================================================================
 """
 
@@ -58,6 +64,9 @@ class EventKind(enum.StrEnum):
     REFUSAL = "refusal"
     CLOSE = "close"
     GAP = "gap"
+    KERNEL_FLOW = "kernel_flow"
+    AUDIT = "audit"
+    VERIFY = "verify"
 
 
 class Event(NamedTuple):
