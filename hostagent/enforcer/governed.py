@@ -58,7 +58,8 @@ class Account:
 class Governed:
     """One leaf. ``number`` is its small number in packet marks; ``give_up_at`` when the present stage is given up.
 
-    ``backstop`` says why a leaf in shared placement has no second no behind the table, empty when it has.
+    ``backstop`` says why a leaf in shared placement has no second no behind the table, empty when it has; ``unheard`` why its
+    denied system calls make no rows, empty when they do.
     """
 
     leaf: Leaf
@@ -83,6 +84,7 @@ class Governed:
     started_at: float = 0.0
     loopback_ports: frozenset[int] = field(default_factory=frozenset)
     backstop: str = ""
+    unheard: str = ""
 
     @property
     def isolated(self) -> bool:
@@ -225,7 +227,8 @@ def build_plan(governed: Governed, settings: Settings) -> Plan:
         leaf=governed.leaf,
         network=governed.network,
         view=view,
-        filter=build_filter(architecture),
+        filter=build_filter(architecture, notify=True),
+        silent_filter=build_filter(architecture),
         argv=tuple(request.argv),
         env=env,
         cwd=request.cwd,

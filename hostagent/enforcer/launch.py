@@ -2,8 +2,9 @@
 
 Two processes are made. The first becomes pid 1 of a new pid namespace: it enters the leaf (before it could make a socket),
 joins the leaf's network, builds the view, and stays as the reaper; when it ends the kernel ends everything inside. The
-second gives up every privilege and becomes the program. The first reports over a socket pair: ``started START EXE`` with
-the descriptors for the launcher, ``failed CODE REASON``, or ``exit STATUS``.
+second gives up every privilege and becomes the program. They report over a socket pair: ``here``, ``calls`` with the descriptor
+on which the program's denied system calls arrive, ``unheard REASON`` if there can be none, ``started START EXE`` with the
+descriptors for the launcher, ``failed CODE REASON``, or ``exit STATUS``.
 """
 
 from __future__ import annotations
@@ -42,12 +43,16 @@ _CREDENTIALS = struct.Struct("=iii")
 
 @dataclass(frozen=True, slots=True)
 class Plan:
-    """Everything needed to start one program. ``network`` is a namespace descriptor, or -1 for the host's own."""
+    """Everything needed to start one program. ``network`` is a namespace descriptor, or -1 for the host's own.
+
+    ``silent_filter`` denies the same without telling, for a host where nobody can listen.
+    """
 
     leaf: Leaf
     network: int
     view: View
     filter: bytes
+    silent_filter: bytes
     argv: tuple[str, ...]
     env: dict[str, str]
     cwd: str
@@ -179,8 +184,8 @@ def _second(plan: Plan, control: socket.socket, stdio: tuple[int, int, int], say
         for number, descriptor in enumerate(stdio):
             os.dup2(descriptor, number)
         say = fcntl.fcntl(say, fcntl.F_DUPFD_CLOEXEC, 3)
-        _keep_only({0, 1, 2, say})
-        _give_up_privileges(plan)
+        _keep_only({0, 1, 2, say, control.fileno()})
+        _give_up_privileges(plan, control)
         _enter_folder(plan)
         code = _CANNOT_EXECUTE
         os.execvpe(plan.argv[0], list(plan.argv), plan.env)  # noqa: S606 - this is the point
@@ -200,8 +205,11 @@ def _cannot_execute(plan: Plan, error: OSError) -> tuple[int, HostagentError]:
     return _CANNOT_EXECUTE, HostagentError(f"{name}: {error.strerror}")
 
 
-def _give_up_privileges(plan: Plan) -> None:
-    """Order matters: the bounding set needs a capability, the uid goes before the filter, the filter is last."""
+def _give_up_privileges(plan: Plan, control: socket.socket) -> None:
+    """Order matters: the bounding set needs a capability, the uid goes before the filter, the filter is last.
+
+    After the filter no call may be denied until enforcerd has its descriptor, for nobody would answer.
+    """
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
     _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
     resource.setrlimit(resource.RLIMIT_NOFILE, (min(_FILES, most), most))  # enforcerd's own is raised
@@ -215,7 +223,15 @@ def _give_up_privileges(plan: Plan) -> None:
     os.setresuid(plan.view.uid, plan.view.uid, plan.view.uid)
     kernel.drop_capabilities()
     kernel.no_new_privileges()
-    kernel.set_seccomp_filter(plan.filter)
+    try:
+        calls = kernel.set_notifying_filter(plan.filter)
+    except OSError as error:  # something above us listens already (EBUSY): refused all the same, without a row
+        kernel.set_seccomp_filter(plan.silent_filter)
+        _tell(control, f"unheard {error}")
+    else:
+        socket.send_fds(control, [b"calls"], [calls])
+        os.close(calls)
+    control.close()
 
 
 def _enter_folder(plan: Plan) -> None:

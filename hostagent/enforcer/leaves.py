@@ -14,6 +14,7 @@ import time
 from pathlib import Path
 
 from hostagent.enforcer import backstop, canary, ruleset
+from hostagent.enforcer.attempts import AttemptWatch
 from hostagent.enforcer.cgroup import Slice
 from hostagent.enforcer.evidence import Evidence
 from hostagent.enforcer.fence import Fence
@@ -51,6 +52,7 @@ class Leaves:
         self._asked: dict[int, tuple[Governed, bool]] = {}
         self._next_id = 100
         self.watch = RefusalWatch(settings, evidence, selector, self.live)
+        self.attempts = AttemptWatch(evidence, selector)
 
     # -- the service's own life ------------------------------------------------------------------------------------
 
@@ -77,6 +79,7 @@ class Leaves:
     def abandon(self) -> None:
         """We stop: programs, fence and what the proxy serves stay as they are, as if we had been killed."""
         self.watch.flush()
+        self.attempts.flush()
 
     def uninstall(self) -> list[str]:
         """Remove table, slice and runtime files; every program must have ended. Returns what was removed."""
@@ -97,6 +100,7 @@ class Leaves:
             if each.stage is not Stage.RUNNING and now >= each.give_up_at:
                 self._fail(each, f"the proxy did not answer within {_STEP_S:.0f} s ({each.stage.value})")
         self.watch.tick(now)
+        self.attempts.tick(now)
         if not self.fence.current and not self.fence.removed:
             self._restore("the slice was recreated" if self.fence.stale else "the fence is not in force")
 
@@ -360,6 +364,10 @@ class Leaves:
         word, _, rest = message.text.partition(" ")
         if word == "here":
             governed.main_pid = message.pid
+        elif word == "calls":
+            self.attempts.hear_calls(governed, message.descriptors[0])
+        elif word == "unheard":
+            governed.unheard = rest
         elif word == "started":
             ticks, _, executable = rest.partition(" ")
             governed.start_ticks, governed.executable = int(ticks), executable
@@ -447,6 +455,7 @@ class Leaves:
     def _release(self, governed: Governed) -> None:
         """Take back everything that the leaf has in the kernel, and tell the proxy."""
         self.watch.end(governed)
+        self.attempts.end(governed)
         self._leaves.pop(governed.leaf.name, None)
         was_shared = not governed.isolated and governed.listeners is not None
         try:

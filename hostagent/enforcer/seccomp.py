@@ -3,6 +3,10 @@
 A pure function of the architecture. What it closes is what packets cannot show: other socket families, raw sockets,
 namespaces, io_uring (which would make every other rule here blind), foreign architectures, looking into other processes, and
 set-user-id files, which somebody outside could start.
+
+With ``notify`` a denied call is put to enforcerd instead of being answered by the kernel; enforcerd always answers with the same
+error (``deniedcalls``) and writes it down. Nothing is ever allowed by an answer. The newest filter that notifies is the one that
+is asked, so a workload must never get a listener of its own: it could answer "continue" for us.
 """
 
 from __future__ import annotations
@@ -12,7 +16,7 @@ import socket
 import struct
 
 from hostagent.enforcer import kernel
-from hostagent.enforcer.syscalls import ABSENT, MODES, OPENS, REFUSED, Architecture
+from hostagent.enforcer.syscalls import ABSENT, MODES, OPENS, REFUSED, WATCHED_ABSENT, Architecture
 
 # struct seccomp_data: nr, arch, instruction_pointer, args[6]; the low half of an argument comes first (little endian).
 _NR = 0
@@ -28,9 +32,11 @@ _RETURN = 0x06
 
 _ALLOW = 0x7FFF0000
 _ERRNO = 0x00050000
+_NOTIFY = 0x7FC00000
+_NEW_LISTENER = 0x8
 
 _X32_BIT = 0x40000000
-_NAMESPACES = (
+NAMESPACES = (
     kernel.CLONE_NEWNS
     | kernel.CLONE_NEWCGROUP
     | kernel.CLONE_NEWUTS
@@ -39,11 +45,9 @@ _NAMESPACES = (
     | kernel.CLONE_NEWPID
     | kernel.CLONE_NEWNET
 )
-_TIOCSTI = 0x5412
-_TIOCLINUX = 0x541C
-_TIOCSETD = 0x5423
+REFUSED_REQUESTS = {"TIOCSTI": 0x5412, "TIOCLINUX": 0x541C, "TIOCSETD": 0x5423}
 _NETLINK_ROUTE = 0
-_TYPE_MASK = 0xF
+TYPE_MASK = 0xF
 _SET_USER_ID = 0o4000
 _MAKES = 0o100 | 0o20000000  # O_CREAT, and what is O_TMPFILE's own; the same on every architecture here
 
@@ -86,36 +90,38 @@ class _Assembler:
         return bytes(program)
 
 
-def build_filter(architecture: Architecture) -> bytes:
-    """Return the filter program for ``architecture``."""
+def build_filter(architecture: Architecture, *, notify: bool = False) -> bytes:
+    """Return the filter program for ``architecture``; ``notify``: what is denied and could be an attack asks the listener."""
     numbers = architecture.numbers
     code = _Assembler()
-    code.add((_LOAD, _ARCH), (_EQUAL, architecture.audit, "", "refuse"), (_LOAD, _NR))
+    code.add((_LOAD, _ARCH), (_EQUAL, architecture.audit, "", "foreign"), (_LOAD, _NR))
     if architecture.x32:
-        code.add((_ABOVE, _X32_BIT, "refuse", ""))
-    for name in ("socket", "socketpair", "clone", "unshare", "ioctl"):
+        code.add((_ABOVE, _X32_BIT, "foreign", ""))
+    for name in ("socket", "socketpair", "clone", "unshare", "ioctl", "seccomp"):
         code.add((_EQUAL, numbers[name], name, ""))
     for name, position in {**MODES, **OPENS}.items():
         if name in numbers:
             code.add((_EQUAL, numbers[name], f"{'opens' if name in OPENS else 'mode'}{position}", ""))
     for name in ABSENT:
-        code.add((_EQUAL, numbers[name], "absent", ""))
+        code.add((_EQUAL, numbers[name], "hidden" if name in WATCHED_ABSENT else "absent", ""))
     for name in REFUSED:
         if name in numbers:
             code.add((_EQUAL, numbers[name], "refuse", ""))
     code.add((_RETURN, _ALLOW))
     _add_socket(code)
     _add_modes(code)
-    code.add("clone", (_LOAD, _ARGUMENT[0]), (_ANY_BIT, _NAMESPACES, "refuse", "allow"))
-    code.add("unshare", (_LOAD, _ARGUMENT[0]), (_ANY_BIT, _NAMESPACES | kernel.CLONE_NEWTIME, "refuse", "allow"))
+    code.add("clone", (_LOAD, _ARGUMENT[0]), (_ANY_BIT, NAMESPACES, "refuse", "allow"))
+    code.add("unshare", (_LOAD, _ARGUMENT[0]), (_ANY_BIT, NAMESPACES | kernel.CLONE_NEWTIME, "refuse", "allow"))
     code.add("ioctl", (_LOAD, _ARGUMENT[1]))
-    for request in (_TIOCSTI, _TIOCLINUX, _TIOCSETD):
+    for request in REFUSED_REQUESTS.values():
         code.add((_EQUAL, request, "refuse", ""))
+    code.add("seccomp", (_LOAD, _ARGUMENT[1]), (_ANY_BIT, _NEW_LISTENER, "foreign", "allow"))
     code.add("allow", (_RETURN, _ALLOW))
-    code.add("refuse", _fail(errno.EPERM))
+    code.add("foreign", _fail(errno.EPERM))
     code.add("absent", _fail(errno.ENOSYS))
-    code.add("family", _fail(errno.EAFNOSUPPORT))
-    code.add("protocol", _fail(errno.EPROTONOSUPPORT))
+    answers = {"refuse": errno.EPERM, "hidden": errno.ENOSYS, "family": errno.EAFNOSUPPORT, "protocol": errno.EPROTONOSUPPORT}
+    for label, number in answers.items():
+        code.add(label, (_RETURN, _NOTIFY) if notify else _fail(number))
     return code.assemble()
 
 
@@ -143,7 +149,7 @@ def _add_socket(code: _Assembler) -> None:
         (_EQUAL, socket.AF_NETLINK, "netlink", "family"),
         "inet",
         (_LOAD, _ARGUMENT[1]),
-        (_AND, _TYPE_MASK),
+        (_AND, TYPE_MASK),
         (_EQUAL, socket.SOCK_STREAM, "stream", ""),
         (_EQUAL, socket.SOCK_DGRAM, "datagram", "refuse"),
         "stream",

@@ -68,6 +68,8 @@ def _weaker(leaves: Leaves) -> list[str]:
             lines.append(f"{each.leaf.name}: shared placement: abstract unix sockets of the host are within its reach")
         if each.backstop:
             lines.append(f"{each.leaf.name}: nothing stands behind the nft table: {each.backstop}")
+        if each.unheard:
+            lines.append(f"{each.leaf.name}: denied system calls make no rows: {each.unheard}")
         if not each.account.own:
             lines.append(f"{each.leaf.name}: runs as login user {each.account.name}, whose readable files it can read")
     return lines

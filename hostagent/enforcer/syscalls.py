@@ -18,6 +18,9 @@ class Architecture:
 ABSENT = ("io_uring_setup", "io_uring_enter", "io_uring_register", "clone3", "openat2")
 """Answered "no such system call", for which every library has a way round: they would hide others from the filter."""
 
+WATCHED_ABSENT = frozenset({"io_uring_setup"})
+"""Of these, calls that are worth a row: without a ring the others have nothing to work on, and clone3 is every thread's start."""
+
 MODES = {"chmod": 1, "fchmod": 1, "fchmodat": 2, "fchmodat2": 2, "mknod": 1, "mknodat": 2, "creat": 1}
 """Calls that set a file's mode, and which argument it is."""
 
@@ -47,7 +50,7 @@ X86_64 = Architecture(0xC000003E, {
     "setdomainname": 171, "syslog": 103, "lookup_dcookie": 212, "nfsservctl": 180, "iopl": 172, "ioperm": 173,
     "uselib": 134, "vhangup": 153, "fanotify_init": 300, "open_tree_attr": 467, "socketpair": 53, "openat2": 437,
     "chmod": 90, "fchmod": 91, "fchmodat": 268, "fchmodat2": 452, "mknod": 133, "mknodat": 259, "creat": 85, "open": 2,
-    "openat": 257,
+    "openat": 257, "seccomp": 317,
 }, x32=True)
 
 AARCH64 = Architecture(0xC00000B7, {
@@ -61,6 +64,7 @@ AARCH64 = Architecture(0xC00000B7, {
     "quotactl_fd": 443, "settimeofday": 170, "clock_settime": 112, "sethostname": 161, "setdomainname": 162, "syslog": 116,
     "lookup_dcookie": 18, "nfsservctl": 42, "vhangup": 58, "fanotify_init": 262, "open_tree_attr": 467,
     "socketpair": 199, "openat2": 437, "fchmod": 52, "fchmodat": 53, "fchmodat2": 452, "mknodat": 33, "openat": 56,
+    "seccomp": 277,
 })
 # fmt: on
 

@@ -7,17 +7,19 @@ import socket
 import struct
 
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
+from hostagent.enforcer.deniedcalls import judge
 from hostagent.enforcer.seccomp import build_filter
 from hostagent.enforcer.syscalls import AARCH64, ABSENT, ARCHITECTURES, MODES, OPENS, REFUSED, X86_64, Architecture
 
 ALLOW = 0
+NOTIFY = -1
 
 
 def interpret(program: bytes, number: int, audit: int, arguments: tuple[int, ...] = ()) -> int:
-    """Return 0 if the call is allowed, else the errno."""
+    """Return 0 if the call is allowed, -1 if it is put to the listener, else the errno."""
     padded = (*arguments, 0, 0, 0, 0, 0, 0)[:6]
     data = struct.pack("<IIQ6Q", number & 0xFFFFFFFF, audit, 0, *(value & (1 << 64) - 1 for value in padded))
     instructions = list(struct.iter_unpack("<HBBI", program))
@@ -37,7 +39,7 @@ def interpret(program: bytes, number: int, audit: int, arguments: tuple[int, ...
             case 0x45:
                 at += yes if accumulator & k else no
             case 0x06:
-                return 0 if k == 0x7FFF0000 else k & 0xFFFF
+                return {0x7FFF0000: ALLOW, 0x7FC00000: NOTIFY}.get(k, k & 0xFFFF)
             case _:
                 raise AssertionError(hex(code))
     raise AssertionError("ran off the end")
@@ -150,3 +152,62 @@ def test_every_call_gets_an_answer(number: int, first: int, second: int) -> None
         errno.EAFNOSUPPORT,
         errno.EPROTONOSUPPORT,
     }
+
+
+@example(number=X86_64.numbers["socket"], first=17, second=3, third=768)
+@example(number=X86_64.numbers["socket"], first=2, second=1, third=262)
+@example(number=X86_64.numbers["socket"], first=2, second=2, third=1)
+@example(number=X86_64.numbers["socketpair"], first=40, second=1, third=0)
+@example(number=X86_64.numbers["io_uring_setup"], first=8, second=0, third=0)
+@given(
+    number=st.one_of(st.sampled_from(sorted(X86_64.numbers.values())), st.integers(0, 600)),
+    first=st.one_of(st.integers(0, 60), st.integers(0, 2**64 - 1)),
+    second=st.one_of(st.integers(0, 12), st.integers(0, 2**64 - 1)),
+    third=st.one_of(st.integers(0, 300), st.integers(0, 2**64 - 1)),
+)
+def test_a_call_put_to_enforcerd_is_answered_as_the_silent_filter_would(number: int, first: int, second: int, third: int) -> None:
+    silent = interpret(build_filter(X86_64), number, X86_64.audit, (first, second, third, third))
+    asked = interpret(build_filter(X86_64, notify=True), number, X86_64.audit, (first, second, third, third))
+    if asked == NOTIFY:
+        assert (judge(X86_64, number, (first, second, third, third, 0, 0)).error, silent != ALLOW) == (silent, True)
+    else:
+        assert asked == silent
+
+
+def test_a_workload_never_gets_a_listener_of_its_own(architecture: Architecture) -> None:
+    """The newest filter that notifies is the one that is asked, and its listener may answer "continue"."""
+    program = build_filter(architecture, notify=True)
+    number = architecture.numbers["seccomp"]
+    answers = [interpret(program, number, architecture.audit, (1, flags, 1)) for flags in (0, 1, 8, 9, 0x28)]
+    assert answers == [ALLOW, ALLOW, errno.EPERM, errno.EPERM, errno.EPERM]
+
+
+def test_what_every_program_tries_is_answered_by_the_kernel_alone(architecture: Architecture) -> None:
+    program = build_filter(architecture, notify=True)
+    assert [interpret(program, architecture.numbers[name], architecture.audit) for name in ("clone3", "openat2")] == [errno.ENOSYS] * 2
+
+
+def test_foreign_architectures_never_reach_enforcerd() -> None:
+    program = build_filter(X86_64, notify=True)
+    assert [interpret(program, 102, 0x40000003), interpret(program, 0x40000000 | 41, X86_64.audit, (2, 1, 0))] == [errno.EPERM] * 2
+
+
+@pytest.mark.parametrize(
+    ("name", "arguments", "what"),
+    [
+        ("socket", (17, 3 | socket.SOCK_CLOEXEC, 0x300), "socket(AF_PACKET, SOCK_RAW)"),
+        ("socket", (40, 1, 0), "socket(AF_VSOCK, SOCK_STREAM)"),
+        ("socket", (2, 3, 1), "socket(AF_INET, SOCK_RAW)"),
+        ("socket", (10, 2, 58), "socket(AF_INET6, SOCK_DGRAM, IPPROTO_ICMPV6)"),
+        ("socket", (2, 1, 262), "socket(AF_INET, SOCK_STREAM, IPPROTO_MPTCP)"),
+        ("socket", (16, 3, 12), "socket(AF_NETLINK, SOCK_RAW)"),
+        ("socket", (99, 99, 0), "socket(other family, SOCK_RAW)"),
+        ("unshare", (0x50000000,), "unshare(CLONE_NEWUSER|CLONE_NEWNET)"),
+        ("clone", (0x10000011,), "clone(CLONE_NEWUSER)"),
+        ("ioctl", (0, 0x5412), "ioctl(TIOCSTI)"),
+        ("openat", (0, 0, 0o101, 0o4755), "openat(set-user-id)"),
+        ("setns", (3, 0), "setns"),
+    ],
+)
+def test_a_denied_call_is_named_with_the_argument_that_decided(name: str, arguments: tuple[int, ...], what: str) -> None:
+    assert judge(X86_64, X86_64.numbers[name], (*arguments, *(0,) * (6 - len(arguments)))).what == what
