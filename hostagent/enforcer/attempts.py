@@ -25,7 +25,7 @@ _INTERVAL_S = 1.0
 _AT_ONCE = 1000.0
 _PER_S = 500.0
 _PER_TURN = 16
-_ROWS = 32
+_ROWS = 128
 """Most different rows of one leaf in one interval; the rest are counted together."""
 
 _Key = tuple[str, str, str]

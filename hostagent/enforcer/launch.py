@@ -2,7 +2,7 @@
 
 Two processes are made. The first becomes pid 1 of a new pid namespace: it enters the leaf (before it could make a socket),
 joins the leaf's network, builds the view, and stays as the reaper; when it ends the kernel ends everything inside. The
-second gives up every privilege and becomes the program. They report over a socket pair: ``here``, ``calls`` with the descriptor
+second gives up every privilege and becomes the program. They report over a socket pair: ``masked PATH`` with a listener, ``here``, ``calls`` with the descriptor
 on which the program's denied system calls arrive, ``unheard REASON`` if there can be none, ``started START EXE`` with the
 descriptors for the launcher, ``failed CODE REASON``, or ``exit STATUS``.
 """
@@ -136,7 +136,9 @@ def _first(plan: Plan, control: socket.socket) -> NoReturn:
         kernel.not_dumpable()
         # When memory runs out, this goes before what governs it; without CAP_SYS_RESOURCE it cannot be taken back.
         Path("/proc/self/oom_score_adj").write_text(_OOM_SCORE)
-        build(plan.view)
+        for path, listener in build(plan.view):
+            socket.send_fds(control, [f"masked {path}".encode(errors="surrogateescape")], [listener.fileno()])
+            listener.close()
         nothing = os.open("/dev/null", os.O_RDWR)
         for number in range(3):
             os.dup2(nothing, number)

@@ -366,6 +366,8 @@ class Leaves:
             governed.main_pid = message.pid
         elif word == "calls":
             self.attempts.hear_calls(governed, message.descriptors[0])
+        elif word == "masked":
+            self.attempts.hear_dials(governed, message.descriptors[0], rest)
         elif word == "unheard":
             governed.unheard = rest
         elif word == "started":

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import socket
 import stat
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -23,6 +24,10 @@ _FRESH_SIZE = "12%"  # of the host's memory, each of four: left alone, any one o
 _STAGE = "/run/.hostagent"
 _DEVICES = {"null": (1, 3), "zero": (1, 5), "full": (1, 7), "random": (1, 8), "urandom": (1, 9), "tty": (5, 0)}
 _TTY_GID = 5
+_LISTENERS = 64
+_WAITING = 16
+OTHERS = "other unix sockets"
+"""What the last listener stands for, where more are in view than have one each."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,8 +56,11 @@ class View:
     files: Mapping[str, bytes] = field(default_factory=dict)
 
 
-def build(view: View) -> None:
+def build(view: View) -> list[tuple[str, socket.socket]]:
     """Turn the calling process's mount namespace into the workload's view.
+
+    Returns the listeners that stand in for unix sockets left in view, each with its path. Whoever dials one is to be turned away
+    by whoever holds it; nobody serves it.
 
     Raises:
         OSError: a step failed; the process must not go on.
@@ -73,12 +81,13 @@ def build(view: View) -> None:
     # After the declared paths: one that holds a hidden folder must not bring it back.
     for path in view.hidden:
         _hide(path)
-    _mask_sockets(view)
+    masks = _mask_sockets(view)
     for number, (path, content) in enumerate(targets.items()):
         _replace(path, content, f"{_STAGE}/{number}")
     if view.home:
         Path(view.home).mkdir(mode=0o700, parents=True)
         os.chown(view.home, view.uid, view.gid)
+    return masks
 
 
 def _tmpfs(path: str, mode: str) -> None:
@@ -158,14 +167,26 @@ def _make_place(path: str, *, folder: bool) -> None:
         Path(path).touch()
 
 
-def _mask_sockets(view: View) -> None:
-    cover = f"{_STAGE}/refused"
-    Path(cover).touch(mode=0o000)
-    for path in sorted(view.sockets):
+def _mask_sockets(view: View) -> list[tuple[str, socket.socket]]:
+    """Put a listener of ours over each unix socket in view. Beyond 64 they share the last one: each is a descriptor held."""
+    masks: list[tuple[str, socket.socket]] = []
+    for real in sorted({os.path.realpath(path) for path in view.sockets}):
         with contextlib.suppress(FileNotFoundError, NotADirectoryError):
-            real = os.path.realpath(path)
-            if stat.S_ISSOCK(os.lstat(real).st_mode):
-                kernel.mount(cover, real, "", kernel.MS_BIND)
+            if not stat.S_ISSOCK(os.lstat(real).st_mode):
+                continue
+            if len(masks) < _LISTENERS:
+                masks.append((real if len(masks) < _LISTENERS - 1 else OTHERS, _refusing(f"{_STAGE}/refused-{len(masks)}")))
+            kernel.mount(f"{_STAGE}/refused-{len(masks) - 1}", real, "", kernel.MS_BIND)
+    return masks
+
+
+def _refusing(place: str) -> socket.socket:
+    """Return a listener at ``place`` that everybody may dial: a dial that is not permitted would leave no trace."""
+    listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+    listener.bind(place)
+    Path(place).chmod(0o666)
+    listener.listen(_WAITING)
+    return listener
 
 
 def _replace(path: str, content: bytes, staged: str) -> None:

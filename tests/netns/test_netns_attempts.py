@@ -5,13 +5,14 @@ from __future__ import annotations
 import json
 import os
 import signal
+import tempfile
 import time
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
-from tests.netns.stage import Stage, stage, wait_for
+from tests.netns.stage import Stage, stage, unix_socket_pair, wait_for
 
 pytestmark = pytest.mark.root
 
@@ -182,3 +183,58 @@ def test_while_enforcerd_hangs_a_denied_call_waits_and_the_other_threads_go_on(l
     finally:
         os.kill(host.enforcer.pid, signal.SIGCONT)
     wait_for("the answer", (out / "answered").exists)
+
+
+_DIALS = """
+def dial(path, kind=socket.SOCK_STREAM):
+    with socket.socket(socket.AF_UNIX, kind) as s:
+        s.settimeout(10)
+        try:
+            s.connect(path)
+            return s.recv(9).decode()
+        except OSError as error:
+            return errno.errorcode[error.errno]
+print(json.dumps([[dial(p) for p in PATHS] for _ in range(3)] + [dial(PATHS[0], socket.SOCK_DGRAM), dial(PATHS[0] + "-absent")]))
+"""
+
+
+@pytest.mark.parametrize("workload", PLACEMENTS)
+def test_a_dial_of_a_masked_socket_is_closed_and_a_row_with_its_path(both: Stage, workload: str) -> None:
+    with tempfile.TemporaryDirectory(prefix="hostagent-test-", dir="/opt") as name:
+        Path(name).chmod(0o755)
+        servers = [unix_socket_pair(Path(name) / f"{number}.sock") for number in range(2)]
+        paths = [str(Path(name) / f"{number}.sock") for number in range(2)]
+        try:
+            answers = both.probe(workload, _CALLS + _DIALS, PATHS=paths)
+            for server in servers:
+                server.setblocking(False)
+                with pytest.raises(BlockingIOError):
+                    server.accept()
+        finally:
+            for server in servers:
+                server.close()
+    assert answers == [["", ""]] * 3 + ["EPROTOTYPE", "ENOENT"]
+    wait_for("the leaf's end", lambda: both.status()["leaves"] == [])
+    assert _rows(both, workload, "mount") == dict.fromkeys(paths, 3)
+
+
+def test_more_sockets_than_listeners_share_the_last_one(both: Stage) -> None:
+    with tempfile.TemporaryDirectory(prefix="hostagent-test-", dir="/opt") as name:
+        Path(name).chmod(0o755)
+        paths = [str(Path(name) / f"{number:03d}.sock") for number in range(100)]
+        servers = [unix_socket_pair(Path(path)) for path in paths]
+        before = len(os.listdir(f"/proc/{_enforcer(both)}/fd"))
+        answers = both.probe("isolated", _CALLS + _DIALS, PATHS=paths)
+        for server in servers:
+            server.close()
+    wait_for("the leaf's end", lambda: both.status()["leaves"] == [])
+    assert answers[:3] == [[""] * 100] * 3
+    rows = _rows(both, "isolated", "mount")
+    assert sum(rows.values()) == 300
+    assert rows["other unix sockets"] >= 37 * 3
+    assert len(os.listdir(f"/proc/{_enforcer(both)}/fd")) == before
+
+
+def _enforcer(host: Stage) -> int:
+    assert host.enforcer is not None
+    return host.enforcer.pid
