@@ -7,7 +7,7 @@ PYTHON := $(VENV)/bin/python
 STAMP := $(VENV)/.installed
 TESTS_STAMP := $(VENV)/.installed-tests
 
-.PHONY: help setup setup-tests demo test lint test-fast bench bench-quick test-regress lock clean
+.PHONY: help setup setup-tests demo test lint test-fast bench bench-quick test-regress lifecycle lock clean
 
 help: ## Show this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## /{printf "  make %-14s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -44,6 +44,9 @@ bench: setup-tests ## Ratios against direct, a bare forwarder and pgbouncer
 
 bench-quick: setup-tests ## The same in a minute, for a look and for continuous integration; keeps no results
 	@$(PYTHON) -m bench --quick
+
+lifecycle: setup-tests ## No leak under load: 1000 reloads, restarts, crashes, flushes, a full connection table; prints the figures
+	@$(PYTHON) -m tests.lifecycle
 
 test-regress: setup-tests ## PostgreSQL's own regression suite through the proxy, compared with direct
 	@$(PYTHON) -m tests.regress

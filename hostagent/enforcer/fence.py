@@ -76,7 +76,13 @@ class Fence:
             if not each.isolated and each.listeners is not None
         ]
         text = ruleset.shared(
-            self._settings.table, self._slice.name, self._slice.level, shared, loopback_ports, self._settings.log_group
+            self._settings.table,
+            self._slice.name,
+            self._slice.level,
+            shared,
+            loopback_ports,
+            self._settings.log_group,
+            self._settings.shared_ports,
         )
         self.table.load(text, anew=anew)
         took = time.monotonic() - began

@@ -24,6 +24,7 @@ from hostagent.enforcer.listeners import bind_free
 from hostagent.enforcer.peers import Peer
 from hostagent.enforcer.removal import remove_runtime
 from hostagent.enforcer.settings import Settings
+from hostagent.enforcer.slicewatch import SliceWatch
 from hostagent.enforcer.watch import RefusalWatch
 from hostagent.ipc import Admit, Admitted, Exited, Failed, Launch, Launched, Listen, Listening, Retire, Retired, State
 from hostagent.model.errors import HostagentError, NotPermittedError
@@ -75,6 +76,8 @@ class Leaves:
         self.watch.begin()
         if self.fence.table.watch is not None:
             self._selector.register(self.fence.table.watch, selectors.EVENT_READ, self._table_changed)
+        slice_watch = SliceWatch(self.slice.path)
+        self._selector.register(slice_watch, selectors.EVENT_READ, lambda: self._slice_changed(slice_watch))
 
     def abandon(self) -> None:
         """We stop: programs, fence and what the proxy serves stay as they are, as if we had been killed."""
@@ -101,6 +104,13 @@ class Leaves:
                 self._fail(each, f"the proxy did not answer within {_STEP_S:.0f} s ({each.stage.value})")
         self.watch.tick(now)
         self.attempts.tick(now)
+        self._see_to_the_fence()
+
+    def _slice_changed(self, slice_watch: SliceWatch) -> None:
+        if slice_watch.changed():
+            self._see_to_the_fence()
+
+    def _see_to_the_fence(self) -> None:
         if not self.fence.current and not self.fence.removed:
             self._restore("the slice was recreated" if self.fence.stale else "the fence is not in force")
 

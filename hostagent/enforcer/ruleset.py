@@ -90,7 +90,13 @@ def isolated(table: str, port: int, dns_port: int, loopback_ports: Iterable[int]
 
 
 def shared(
-    table: str, slice_path: str, level: int, leaves: Sequence[SharedLeaf], loopback_ports: Iterable[int], log_group: int
+    table: str,
+    slice_path: str,
+    level: int,
+    leaves: Sequence[SharedLeaf],
+    loopback_ports: Iterable[int],
+    log_group: int,
+    ports: range = range(700, 900),
 ) -> str:
     """Return the commands that fill the host's own table.
 
@@ -103,6 +109,7 @@ def shared(
         leaves: those in shared placement.
         loopback_ports: ports on loopback that are declared targets.
         log_group: the NFLOG group that refused packets go to; the packet's mark names the leaf.
+        ports: where listeners are bound.
     """
     here = f'socket cgroupv2 level {level} "{slice_path}"'
     leaf = f"socket cgroupv2 level {level + 1}"
@@ -155,6 +162,10 @@ def shared(
                 f'oifname "lo" ct direction reply ct mark & {MARK_MASK:#010x} == {MARK_PREFIX:#010x} tcp flags & (syn | ack) == syn | ack meta mark set ct mark',
                 f'meta mark & {MARK_MASK:#010x} == {MARK_PREFIX:#010x} oifname != "lo" {refuse}',
                 f'meta mark & {MARK_MASK:#010x} == {MARK_PREFIX:#010x} oifname != "lo" counter drop',
+                # What a listener sends after its connection was forgotten (`conntrack -F`) meets no socket, and Linux sends the
+                # reset that answers it to ::1 out of the device that the address belongs to.
+                # Also after the leaf's end, when its port is no listener's any more.
+                f'oifname != "lo" ip6 daddr ::1 tcp dport {ports.start}-{ports.stop - 1} tcp flags & (syn | rst) == rst counter drop',
             ),
             _chain(
                 "own_loopback",

@@ -52,6 +52,9 @@ def wait_for(what: str, condition: Any, seconds: float = _WAIT_S) -> Any:
 class Stage:
     """Built by ``stage``; everything it makes is taken down again."""
 
+    sink_module = "tests.netns.sink"
+    proxy_module = "tests.netns.standin_proxy"
+
     def __init__(self, folder: Path, workloads: Sequence[Mapping[str, object]], loopback_ports: Sequence[int]) -> None:
         self.folder = folder
         folder.chmod(0o755)
@@ -128,7 +131,7 @@ class Stage:
         )
 
     def start_sink(self) -> None:
-        self.sink = self._spawn("tests.netns.sink", "lan", str(self.sink_log), network=self.internet)
+        self.sink = self._spawn(self.sink_module, "lan", str(self.sink_log), network=self.internet)
         wait_for("the sink", lambda: self.sink_log.exists() and self.sink_log.read_text())
 
     def start_enforcer(self) -> None:
@@ -147,7 +150,7 @@ class Stage:
             self.proxy.wait()
         with open(self.folder / "proxy.err", "a") as errors:
             arguments = (self.socket_path, str(self.proxy_log))
-            self.proxy = self._spawn("tests.netns.standin_proxy", *arguments, network=self.internet, uid=PROXY_UID, stderr=errors)
+            self.proxy = self._spawn(self.proxy_module, *arguments, network=self.internet, uid=PROXY_UID, stderr=errors)
         wait_for("the proxy", lambda: self.status()["proxy"] == "standin" or self.proxy.poll() is not None)
         assert self.proxy.poll() is None, (self.folder / "proxy.err").read_text()
 
@@ -243,8 +246,9 @@ def stage(
     loopback_ports: Sequence[int] = (5432,),
     proxy: bool = True,
     plain_table: bool = False,
+    kind: type[Stage] = Stage,
 ) -> Iterator[Stage]:
-    built = Stage(folder, workloads, loopback_ports)
+    built = kind(folder, workloads, loopback_ports)
     built.settings["plain_table"] = plain_table
     try:
         built.wire()
