@@ -37,7 +37,7 @@ def status_command(config_path: str | None, as_json: bool) -> None:
     else:
         _print(report)
     service_problems = [report["service"].get(name) for name in ("problem", "policy_problem", "workloads_problem")]
-    broken = report["evidence"] or any(service_problems)
+    broken = report["evidence"] or report["auditor"]["problem"] or any(service_problems)
     raise SystemExit(0 if report["fence"]["loaded"] and report["proxy"] and not broken else 1)
 
 
@@ -49,6 +49,7 @@ def _print(report: dict[str, Any]) -> None:
     click.echo(f"proxy     {report['proxy'] or 'NOT ATTACHED: dials are refused, nothing can be launched'}")
     _print_service(report["service"])
     click.echo(f"evidence  {report['evidence'] or 'written'}")
+    _print_auditor(report["auditor"])
     click.echo(f"running   {len(report['leaves'])}")
     for leaf in report["leaves"]:
         age = int(time.time() - leaf["started_at"]) if leaf["started_at"] else 0
@@ -58,6 +59,12 @@ def _print(report: dict[str, Any]) -> None:
         )
     for line in report["weaker"]:
         click.echo(f"note      {line}")
+
+
+def _print_auditor(auditor: dict[str, Any]) -> None:
+    looked = f"{auditor['sockets']} sockets of {auditor['processes']} processes, {auditor['findings']} findings"
+    age = f"last look {time.time() - auditor['last_at']:.1f} s ago" if auditor["last_at"] else "no look yet"
+    click.echo(f"auditor   {auditor['problem'] or f'{age}: {looked}'}")
 
 
 def _print_service(service: dict[str, Any]) -> None:

@@ -50,8 +50,8 @@ def attach(leaf: Path, mark: int) -> None:
     """
     descriptor = os.open(leaf, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
     try:
-        _attach(descriptor, _EGRESS, _only((_INTERFACE, _LOOPBACK), (_MARK, mark)))
-        _attach(descriptor, _INGRESS, _only((_INTERFACE, _LOOPBACK)))
+        attach_program(descriptor, _PROG_TYPE_CGROUP_SKB, _EGRESS, _only((_INTERFACE, _LOOPBACK), (_MARK, mark)))
+        attach_program(descriptor, _PROG_TYPE_CGROUP_SKB, _INGRESS, _only((_INTERFACE, _LOOPBACK)))
     finally:
         os.close(descriptor)
 
@@ -62,28 +62,34 @@ def _only(*wanted: tuple[int, int]) -> bytes:
     for position, (offset, value) in enumerate(wanted):
         # Over the remaining comparisons and the two instructions that let through.
         over = 2 * (len(wanted) - position - 1) + 2
-        code += _instruction(_LOAD_WORD, 2, 1, offset) + _instruction(_JUMP_NOT_EQUAL, 2, 0, over, value)
-    through = _instruction(_SET, 0, 0, 0, 1) + _instruction(_EXIT)
-    return code + through + _instruction(_SET) + _instruction(_EXIT)
+        code += instruction(_LOAD_WORD, 2, 1, offset) + instruction(_JUMP_NOT_EQUAL, 2, 0, over, value)
+    through = instruction(_SET, 0, 0, 0, 1) + instruction(_EXIT)
+    return code + through + instruction(_SET) + instruction(_EXIT)
 
 
-def _instruction(code: int, destination: int = 0, source: int = 0, offset: int = 0, value: int = 0) -> bytes:
+def instruction(code: int, destination: int = 0, source: int = 0, offset: int = 0, value: int = 0) -> bytes:
+    """Return one eBPF instruction (RFC 9669 §3)."""
     return struct.pack("=BBhi", code, source << 4 | destination, offset, value)
 
 
-def _attach(cgroup: int, direction: int, code: bytes) -> None:
+def attach_program(cgroup: int, kind: int, attach_type: int, code: bytes) -> None:
+    """Attach a program of ``kind`` (``BPF_PROG_TYPE_*``) to a cgroup, beside what is there; it goes with the cgroup.
+
+    Raises:
+        OSError: the kernel has no cgroup BPF, or somebody attached a program above that allows none below.
+    """
     instructions = ctypes.create_string_buffer(code, len(code))
     # It calls no helper, so no helper's licence binds it.
     licence = ctypes.create_string_buffer(b"none")
     count = len(code) // 8
     load = struct.pack(
         "=IIQQIIQII16sII",
-        *(_PROG_TYPE_CGROUP_SKB, count, ctypes.addressof(instructions), ctypes.addressof(licence)),
-        *(0, 0, 0, 0, 0, b"hostagent", 0, direction),
+        *(kind, count, ctypes.addressof(instructions), ctypes.addressof(licence)),
+        *(0, 0, 0, 0, 0, b"hostagent", 0, attach_type),
     )
     program = _bpf(_PROG_LOAD, load, "load a cgroup program")
     try:
-        _bpf(_PROG_ATTACH, struct.pack("=IIII", cgroup, program, direction, _ALLOW_MULTI), "attach a cgroup program")
+        _bpf(_PROG_ATTACH, struct.pack("=IIII", cgroup, program, attach_type, _ALLOW_MULTI), "attach a cgroup program")
     finally:
         os.close(program)
 

@@ -41,6 +41,7 @@ MOUNT_ATTR_IDMAP = 0x00100000
 _SYS_OPEN_TREE = 428
 _SYS_MOVE_MOUNT = 429
 _SYS_CLOSE_RANGE = 436
+_SYS_PIDFD_GETFD = 438
 _SYS_MOUNT_SETATTR = 442
 
 _PR_SET_DUMPABLE = 4
@@ -191,6 +192,21 @@ def set_notifying_filter(program: bytes) -> int:
     number = _SYS_SECCOMP[os.uname().machine]
     arguments = (_SECCOMP_SET_MODE_FILTER, _SECCOMP_FILTER_FLAG_NEW_LISTENER, ctypes.byref(structure))
     return system_call(number, *arguments, what="SECCOMP_SET_MODE_FILTER")
+
+
+def take_descriptor(process: int, number: int) -> int:
+    """Return a duplicate of descriptor ``number`` of the process (or thread) behind a pidfd (pidfd_getfd(2)).
+
+    Raises:
+        OSError: EBADF (closed meanwhile), ESRCH (ended meanwhile), EPERM (not ours to look into).
+    """
+    return system_call(_SYS_PIDFD_GETFD, ctypes.c_int(process), ctypes.c_int(number), ctypes.c_uint(0), what="pidfd_getfd")
+
+
+def disconnect(descriptor: int) -> None:
+    """Break a TCP or UDP socket off its peer, whoever else holds it: a reset, and nothing queued leaves (connect(2), AF_UNSPEC)."""
+    nowhere = bytes(16)
+    _check(_libc.connect(ctypes.c_int(descriptor), nowhere, ctypes.c_uint(len(nowhere))), "disconnect")
 
 
 def close_from(first: int) -> None:

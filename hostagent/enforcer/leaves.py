@@ -15,6 +15,7 @@ from pathlib import Path
 
 from hostagent.enforcer import backstop, canary, ruleset
 from hostagent.enforcer.attempts import AttemptWatch
+from hostagent.enforcer.auditor import Auditor
 from hostagent.enforcer.cgroup import Slice
 from hostagent.enforcer.evidence import Evidence
 from hostagent.enforcer.fence import Fence
@@ -54,6 +55,7 @@ class Leaves:
         self._next_id = 100
         self.watch = RefusalWatch(settings, evidence, selector, self.live)
         self.attempts = AttemptWatch(evidence, selector)
+        self.auditor = Auditor(settings, evidence, self.live, self.end)
 
     # -- the service's own life ------------------------------------------------------------------------------------
 
@@ -212,6 +214,8 @@ class Leaves:
             raise HostagentError("the proxy is not running; nothing can be admitted (hostagent status)")
         if not self.fence.current:
             raise HostagentError("the fence is being loaded again; try once more")
+        if unseen := self.auditor.refusal(time.monotonic()):
+            raise HostagentError(unseen)
         taken = {each.account.uid for each in self.live()}
         numbers = {each.number for each in self.live()}
         return Governed(
@@ -277,6 +281,7 @@ class Leaves:
     def _prepare(self, governed: Governed) -> None:
         """Make leaf, rules and listeners, and prove that they hold."""
         governed.leaf.create()
+        self.auditor.mark(governed)
         ports = self._settings.loopback_ports()
         if governed.isolated:
             governed.isolate(self._settings, ports)

@@ -103,9 +103,12 @@ class Server:
     def _serve(self) -> None:
         next_tick = time.monotonic() + _TICK_S
         while not self._stopping:
-            for key, _ in self._selector.select(max(0.0, next_tick - time.monotonic())):
+            due = min(next_tick, self._leaves.auditor.due)
+            for key, _ in self._selector.select(max(0.0, due - time.monotonic())):
                 if key.fileobj in self._selector.get_map():
                     key.data()
+            if time.monotonic() >= self._leaves.auditor.due:
+                self._leaves.auditor.step(time.monotonic())
             if time.monotonic() >= next_tick:
                 self._leaves.tick(time.monotonic())
                 for peer in self._door.overdue(time.monotonic()):

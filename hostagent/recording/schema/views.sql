@@ -180,6 +180,13 @@ select utc(at_ns) as time, (fields ->> 'component') as component, (fields ->> 'c
        (fields ->> 'version') as version, (fields ->> 'detail') as detail, writer, seq
 from recorded.event where kind = 'service';
 
+create or replace view audits as
+select utc(at_ns) as time, workload, (fields ->> 'leaf') as leaf, (fields ->> 'finding') as finding,
+       try_cast((fields ->> 'pid') as bigint) as pid, try_cast((fields ->> 'start_ns') as bigint) as start_ns, (fields ->> 'exe') as exe,
+       (fields ->> 'detail') as detail, (fields ->> 'action') as action,
+       try_cast((fields ->> 'elapsed_us') as bigint) as elapsed_us, writer, seq
+from recorded.event where kind = 'audit';
+
 create or replace view tamper as
 select writer, seq, segment, position, kind, detail from live.tamper;
 

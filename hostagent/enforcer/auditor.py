@@ -1,0 +1,297 @@
+"""The auditor: looks again and again at what governed processes hold, and ends those that hold what was made elsewhere.
+
+The second net. Launching closes every way that is known to bring a descriptor in; this finds what came all the same: sockets
+passed in, whether connected or not, processes that somebody moved into a leaf or out of it. One look at everything takes
+place every ``EVERY_S``, in small steps between which the loop does its other work; so whatever is held for longer than
+``BOUND_S`` is found. What cannot be looked at is said in ``problem``, and after ``PATIENCE_S`` of that nothing is launched.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import os
+import signal
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from hostagent.enforcer import kernel, leafmark
+from hostagent.enforcer.descriptors import Table, tables
+from hostagent.enforcer.evidence import Evidence
+from hostagent.enforcer.governed import Governed, Stage
+from hostagent.enforcer.held import FINE, Inside, Verdict, judge, network_cookie
+from hostagent.enforcer.launch import start_ticks
+from hostagent.enforcer.settings import Settings
+from hostagent.model.event import EventKind
+
+log = logging.getLogger(__name__)
+
+EVERY_S = 0.5
+BOUND_S = 1.0
+"""Longest time from a foreign descriptor's arrival to its holder's end, as long as one look takes less than ``EVERY_S``."""
+PATIENCE_S = 5.0
+_STEP_S = 0.004
+_MOST_DESCRIPTORS = 100_000
+"""Of one leaf: more could not be looked at within the bound."""
+_TICK_NS = 1_000_000_000 // os.sysconf("SC_CLK_TCK")
+
+
+@dataclass(slots=True)
+class _Watched:
+    """What is known of one leaf: the sockets that were judged fine, by device and inode, for as long as they are held."""
+
+    governed: Governed
+    cookie: int
+    pid_namespace: int
+    marked: bool
+    fine: set[tuple[int, int]] = field(default_factory=set)
+
+
+@dataclass(slots=True)
+class _Look:
+    """One look at everything, so far. ``leaf_held`` counts the descriptors of the leaf at hand."""
+
+    began: float
+    spent: float = 0.0
+    sockets: int = 0
+    processes: int = 0
+    leaf_held: int = 0
+
+
+class Auditor:
+    """Call ``step`` when ``due`` has come. ``problem`` says why it cannot look, empty when it can."""
+
+    def __init__(
+        self, settings: Settings, evidence: Evidence, live: Callable[[], list[Governed]], end: Callable[[Governed, str], None]
+    ) -> None:
+        """Nothing is looked at until ``step``; ``end`` ends a leaf and gives the reason to its launcher."""
+        self.due = 0.0
+        self.problem = ""
+        self._settings = settings
+        self._evidence = evidence
+        self._live = live
+        self._end = end
+        self._unmarked: dict[str, str] = {}
+        self._watched: dict[str, _Watched] = {}
+        self._running: Iterator[None] | None = None
+        self._look = _Look(0.0)
+        self._last = _Look(0.0)
+        self._last_at = 0.0
+        self._completed = time.monotonic()
+        self._findings = 0
+
+    # -- the loop's side ---------------------------------------------------------------------------------------------------
+
+    def mark(self, governed: Governed) -> None:
+        """Mark a new leaf's sockets, before anything is made in it."""
+        try:
+            leafmark.attach(governed.leaf.path, governed.number)
+        except OSError as error:
+            self._unmarked[governed.leaf.name] = str(error)
+            log.warning("leaf %s: its sockets carry no mark: %s", governed.leaf.name, error)
+
+    def step(self, now: float) -> None:
+        """Look on for a few milliseconds; when everything was looked at, rest until the next ``due``."""
+        if self._running is None:
+            self._look = _Look(now)
+            self._running = self._everything()
+        began = time.perf_counter()
+        try:
+            while time.perf_counter() - began < _STEP_S:
+                next(self._running)
+            self.due = now
+        except StopIteration:
+            self._look.spent += time.perf_counter() - began
+            self._complete(now)
+            return
+        except Exception as error:
+            # Whatever it is, the loop must go on and the look be tried again; meanwhile ``refusal`` keeps the door shut.
+            log.exception("the auditor")
+            self._fail(now, repr(error))
+        self._look.spent += time.perf_counter() - began
+
+    def refusal(self, now: float) -> str:
+        """Return why nothing may be launched now, empty when the last complete look is recent enough."""
+        if now - self._completed <= PATIENCE_S:
+            return ""
+        return f"the auditor has not seen everything for {now - self._completed:.0f} s: {self.problem or 'it is too slow'}"
+
+    def report(self) -> dict[str, Any]:
+        """Return the state for ``status``.
+
+        Keys: ``last_at`` (unix seconds of the last complete look, 0 before the first), ``took_us`` of this process for it,
+        ``sockets`` and ``processes`` looked at, ``findings`` since the start, ``problem``.
+        """
+        return {
+            "last_at": self._last_at,
+            "took_us": int(self._last.spent * 1e6),
+            "sockets": self._last.sockets,
+            "processes": self._last.processes,
+            "findings": self._findings,
+            "problem": self.problem or self.refusal(time.monotonic()),
+        }
+
+    def weaker(self) -> list[str]:
+        """Return what is weaker than it could be, one line each."""
+        live = {each.leaf.name for each in self._live()}
+        return [
+            f"{name}: its sockets are told from others by owner and network alone, not by their maker's cgroup: {reason}"
+            for name, reason in self._unmarked.items()
+            if name in live
+        ]
+
+    def _complete(self, now: float) -> None:
+        self._running = None
+        self._last = self._look
+        self._last_at = time.time()
+        self._completed = time.monotonic()
+        self.due = max(now, self._look.began + EVERY_S)
+        if self.problem:
+            self.problem = ""
+            self._evidence.service("started", "the auditor sees everything again")
+
+    def _fail(self, now: float, reason: str) -> None:
+        self._running = None
+        self.due = now + EVERY_S
+        if not self.problem:
+            self._evidence.service("failed", f"the auditor cannot see everything: {reason}")
+        self.problem = reason
+
+    # -- one look ----------------------------------------------------------------------------------------------------------
+
+    def _everything(self) -> Iterator[None]:
+        """Look at every running leaf; pauses wherever the loop may do something else."""
+        live = {each.leaf.name: each for each in self._live()}
+        self._unmarked = {name: reason for name, reason in self._unmarked.items() if name in live}
+        self._watched = {name: watched for name, watched in self._watched.items() if name in live}
+        for name, governed in live.items():
+            if governed.stage is Stage.RUNNING:
+                watched = self._watched.get(name) or self._watch(governed)
+                if watched is not None:
+                    self._watched[name] = watched
+                    yield from self._leaf(watched)
+            yield
+
+    def _watch(self, governed: Governed) -> _Watched | None:
+        assert governed.process is not None
+        try:
+            namespace = Path(f"/proc/{governed.process.pid}/ns/pid").stat().st_ino
+        except (FileNotFoundError, ProcessLookupError):
+            return None
+        if governed.isolated:
+            with kernel.in_network(governed.network):
+                cookie = network_cookie()
+        else:
+            cookie = network_cookie()
+        return _Watched(governed, cookie, namespace, marked=governed.leaf.name not in self._unmarked)
+
+    def _leaf(self, watched: _Watched) -> Iterator[None]:
+        governed = watched.governed
+        assert governed.process is not None
+        self._look.leaf_held = 0
+        held: set[tuple[int, int]] = set()
+        processes = governed.leaf.processes()
+        inside = self._inside(watched)
+        for pid in processes:
+            if governed.stage is not Stage.RUNNING or governed.reason:
+                return
+            self._look.processes += 1
+            # The first process is ours: it runs nothing of the workload's, and it holds the socket that it reports over.
+            if pid != governed.process.pid and self._belongs(watched, pid):
+                for table in tables(pid):
+                    with contextlib.closing(table):
+                        yield from self._table(watched, table, inside, held)
+            yield
+        watched.fine &= held
+        self._look.sockets += len(held)
+
+    def _inside(self, watched: _Watched) -> Inside:
+        governed = watched.governed
+        return Inside(
+            number=governed.number,
+            marked=watched.marked,
+            cookie=watched.cookie,
+            uid=governed.account.uid if governed.account.own else -1,
+            servers=frozenset({self._settings.proxy_uid}),
+            has=lambda pid: pid in governed.leaf.processes(),
+        )
+
+    def _belongs(self, watched: _Watched, pid: int) -> bool:
+        """Whether ``pid`` is of the leaf's own pid namespace; one that was moved in from outside is ended."""
+        try:
+            namespace = Path(f"/proc/{pid}/ns/pid").stat().st_ino
+        except (FileNotFoundError, ProcessLookupError):
+            return False
+        if namespace == watched.pid_namespace:
+            return True
+        with contextlib.suppress(ProcessLookupError):
+            pidfd = os.pidfd_open(pid)
+            try:
+                if pid in watched.governed.leaf.processes():
+                    facts = self._facts(watched, "moved-process", pid, "not started in this leaf; moved in from outside")
+                    signal.pidfd_send_signal(pidfd, signal.SIGKILL)
+                    self._record(watched, facts)
+            finally:
+                os.close(pidfd)
+        return False
+
+    def _table(self, watched: _Watched, table: Table, inside: Inside, held: set[tuple[int, int]]) -> Iterator[None]:
+        """Look at one table of descriptors."""
+        for batch in table.sockets():
+            self._look.leaf_held += batch.looked_at
+            if self._look.leaf_held > _MOST_DESCRIPTORS:
+                self._foreign(watched, table.pid, Verdict("too-many-descriptors", f"more than {_MOST_DESCRIPTORS}"))
+                return
+            for number, key in batch.found:
+                held.add(key)
+                if key not in watched.fine and self._socket(watched, table, number, inside):
+                    return
+            yield
+
+    def _socket(self, watched: _Watched, table: Table, number: int, inside: Inside) -> bool:
+        """Judge one descriptor; return whether its leaf was ended for it."""
+        taken = table.take(number, watched.governed.leaf)
+        if taken is None:
+            return False
+        try:
+            status = os.fstat(taken)
+            verdict = judge(taken, inside)
+        finally:
+            os.close(taken)
+        if verdict is FINE:
+            watched.fine.add((status.st_dev, status.st_ino))
+        if not verdict.finding:
+            return False
+        self._foreign(watched, table.pid, Verdict(verdict.finding, f"descriptor {number}: {verdict.detail}"))
+        return True
+
+    # -- what was found ----------------------------------------------------------------------------------------------------
+
+    def _foreign(self, watched: _Watched, pid: int, verdict: Verdict) -> None:
+        """End the whole leaf: the descriptor may have been passed on inside it already."""
+        facts = self._facts(watched, verdict.finding, pid, verdict.detail)
+        self._end(watched.governed, f"the auditor found a {verdict.finding}: {verdict.detail}")
+        self._record(watched, facts)
+
+    def _facts(self, watched: _Watched, finding: str, pid: int, detail: str) -> dict[str, object]:
+        exe = ""
+        with contextlib.suppress(OSError):
+            exe = str(Path(f"/proc/{pid}/exe").readlink())
+        return {
+            "leaf": watched.governed.leaf.name,
+            "finding": finding,
+            "pid": pid,
+            "start_ns": start_ticks(pid) * _TICK_NS,
+            "exe": exe,
+            "detail": detail,
+        }
+
+    def _record(self, watched: _Watched, facts: dict[str, object]) -> None:
+        self._findings += 1
+        elapsed = int((time.monotonic() - self._look.began) * 1e6)
+        fields = facts | {"action": "killed", "elapsed_us": elapsed}
+        self._evidence.note(EventKind.AUDIT, watched.governed.workload.name, fields)
+        log.warning("leaf %s: %s: %s", watched.governed.leaf.name, facts["finding"], facts["detail"])
