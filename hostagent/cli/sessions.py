@@ -95,15 +95,27 @@ def _story(head: dict[str, object], events: list[dict[str, object]]) -> str:
         ("identity", f"{head['subject'] or 'none'} ({head['issuer'] or 'no issuer'})"),
         ("groups", head["groups"]),
         ("purpose", head["purpose"]),
-        ("process", f"{head['exe'] or 'unknown'} pid {head['pid'] or 'unknown'} ({head['attribution'] or 'leaf'})"),
+        *_process(head),
         ("target", f"{head['target'] or 'none'} at {head['destination']} as {head['upstream_user'] or 'nobody'}"),
         ("database", head["database"]),
         ("opened", head["opened"]),
         ("closed", head["closed"]),
         ("outcome", f"{head['outcome']} {head['reason'] or ''}".rstrip()),
     ]
-    lines = [f"{name:>9}  {cell(value)}" for name, value in facts if value not in (None, "", [])]
+    lines = [f"{name:>10}  {cell(value)}" for name, value in facts if value not in (None, "", [])]
     return "\n".join([*lines, "", *(_line(event) for event in events)])
+
+
+def _process(head: dict[str, object]) -> list[tuple[str, str]]:
+    """Return the program that dialled and those that led to it, a line each; one line where that is not certain."""
+    lineage = head.get("lineage")
+    if not isinstance(lineage, list) or not lineage:
+        return [("process", f"{head['exe'] or 'unknown'} pid {head['pid'] or 'unknown'} ({head['attribution'] or 'leaf'})")]
+    names = ["process", *["started by"] * (len(lineage) - 1)]
+    return [
+        (name, f"{link['exe']} pid {link['pid']} uid {link['uid']}: {' '.join(map(str, link['argv'] or []))}")
+        for name, link in zip(names, lineage, strict=True)
+    ]
 
 
 def _line(event: dict[str, object]) -> str:

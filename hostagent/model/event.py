@@ -25,12 +25,14 @@ result        statement (id), outcome (ok, error, denied, cancelled, withdrawn, 
               elapsed_us
 hold          ticket, statement, rule, approvers, digest, expires_at, reason
 answer        ticket, statement, granted, by, reason
-dns           name, type, outcome (answered, refused), answers, reason
+dns           name, type, outcome (answered, refused), answers, reason; a connection to port 53: type TCP, outcome connected,
+              leaf, peer, destination
 refusal       layer (proxy, dns, nft, seccomp, bpf, mount), leaf, source, destination, transport, reason, count
 close         reason, bytes_up, bytes_down, statements, elapsed_us
 gap           reason, count
-kernel_flow   leaf, cookie, transport, source, destination, netns, pid, start_ns, uid, comm, attribution (cgroup-only,
-              process), lineage [{pid, start_ns, exe, argv (redacted), uid, comm}], the nearest process first
+kernel_flow   leaf, cookie, transport, source, destination, netns, established, count (above 1: dials beyond the rate that is
+              recorded one by one, without source and process), pid, start_ns, uid, comm, attribution (cgroup-only, process),
+              lineage [{pid, start_ns, exe, argv (redacted), uid, comm}], the nearest program first
 audit         leaf, finding (foreign-socket, unconnected-socket, moved-process, unix-listener, ...), pid, start_ns, exe,
               detail, action (killed, masked, reported), elapsed_us
 verify        cause (demand, reload, periodic), outcome (passed, failed), attempts [{name, outcome}], failed [names],

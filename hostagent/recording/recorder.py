@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import json
 import logging
+import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import NamedTuple
 
+from hostagent.recording.ledger import Ledger
 from hostagent.recording.reader import Batch, JournalReader, Reading, writers
 from hostagent.recording.store import Store
 
@@ -32,8 +35,19 @@ class Recorder:
     time is taken at once. ``seal_rows`` bounds the live tables, and with them the cost of publishing.
     """
 
-    def __init__(self, journal: Path, store: Store, *, interval: float = 1.25, seal_rows: int = 100_000) -> None:
+    def __init__(
+        self,
+        journal: Path,
+        store: Store,
+        *,
+        interval: float = 1.25,
+        seal_rows: int = 100_000,
+        wall_ns: Callable[[], int] = time.time_ns,
+    ) -> None:
         """Continue where the store's readings stand."""
+        self.ledger = Ledger(store)
+        self._wall_ns = wall_ns
+        self._read_ns = 0
         self._journal = journal
         self._store = store
         self._interval = interval
@@ -47,12 +61,18 @@ class Recorder:
     def turn(self, now: float) -> Turn:
         """Do what is due at ``now`` (monotonic seconds)."""
         self._find_writers()
-        if now - self._last < self._interval or not (self._unpublished or self._pending()):
+        if now - self._last < self._interval:
             return Turn(0, published=False, more=False)
-        self._last = now
-        rows, more = self._read()
-        if more:
-            self._last = float("-inf")
+        rows, more, began = 0, False, self._wall_ns()
+        if self._unpublished or self._pending():
+            self._last = now
+            rows, more = self._read()
+            if more:
+                self._last = float("-inf")
+        else:
+            self._read_ns = began
+        if not more and self.ledger.check(now, self._read_ns):
+            self._unpublished = True
         if self._unpublished:
             self._store.publish()
             self._unpublished = False
@@ -60,13 +80,14 @@ class Recorder:
         return Turn(rows, published=False, more=more)
 
     def drain(self) -> int:
-        """Read everything there is, without publishing; returns the rows."""
+        """Read and judge everything there is, without publishing; returns the rows."""
         self._find_writers()
         total = 0
         while True:
             rows, more = self._read()
             total += rows
             if not more:
+                self.ledger.settle(self._read_ns)
                 return total
 
     def _find_writers(self) -> None:
@@ -81,6 +102,7 @@ class Recorder:
     def _read(self) -> tuple[int, bool]:
         total = 0
         for _ in range(_ROUNDS):
+            began = self._wall_ns()
             batches = [batch for reader in self._readers.values() if (batch := _read_one(reader)) is not None]
             changed = [
                 batch
@@ -88,6 +110,7 @@ class Recorder:
                 if batch.events or batch.faults or batch.reading != self._known.get(batch.reading.writer)
             ]
             if not changed:
+                self._read_ns = began
                 return total, False
             total += self._store.ingest(changed)
             self._known |= {batch.reading.writer: batch.reading for batch in changed}
@@ -97,6 +120,7 @@ class Recorder:
                 self._store.seal()
             # What was appended while this ran can wait for the next turn: each insert has its fixed price.
             if not any(batch.full for batch in changed):
+                self._read_ns = began
                 return total, False
         return total, True
 

@@ -24,15 +24,15 @@ from hostagent.journal import Fault
 from hostagent.journal.verify import Accepted
 from hostagent.model.errors import HostagentError
 from hostagent.recording.reader import Batch, Reading
-from hostagent.recording.schema import sql
+from hostagent.recording.schema import sql, views
 
 log = logging.getLogger(__name__)
 
 STORAGE_VERSION = "v1.2.0"
-SCHEMA_VERSION = 1
+SCHEMA_VERSION = 2
 PUBLISHED = "sessions.duckdb"
 SEALED = "sealed"
-TYPED = ("connection", "login", "statement", "result", "close")
+TYPED = ("connection", "login", "statement", "result", "close", "kernel_flow")
 TABLES = (*TYPED, "event")
 _COMMON = ("writer", "seq", "at_ns", "flow", "workload")
 _SETTINGS = {
@@ -236,7 +236,7 @@ class Store:
         generations = [int(path.name.partition("-")[0]) for path in self.sealed.iterdir() if path.name[:1].isdigit()]
         connection.execute("insert into live.about values (?, ?)", [SCHEMA_VERSION, max(generations, default=0) + 1])
         self._refresh_views()
-        connection.execute(sql("views"))
+        connection.execute(views())
         connection.execute("commit")
 
     def _discard_orphans(self) -> None:

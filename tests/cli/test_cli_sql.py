@@ -24,6 +24,11 @@ from hostagent.recording.store import Store
 AT = 1_790_000_000_000_000_000
 EVIL = "drop table x -- \x1b]0;owned\x07\x1b[2J\u202e\x9b"
 
+CHAIN = [
+    {"pid": 9, "start_ns": 90, "exe": "/usr/bin/driver", "argv": ["driver"], "uid": 7, "comm": "driver"},
+    {"pid": 8, "start_ns": 80, "exe": "/bin/bash", "argv": ["bash", "-c", "<9 characters>"], "uid": 7, "comm": "bash"},
+]
+
 
 @pytest.fixture(scope="module")
 def database() -> Iterator[str]:
@@ -35,7 +40,8 @@ def database() -> Iterator[str]:
                 Event(EventKind.STATEMENT, AT + 1_000_000, "f1", "bot", {"statement": "f1.1", "text": EVIL, "decision": "deny", "rules": [], "reason": "nothing allows it"}),
                 Event(EventKind.RESULT, AT + 2_000_000, "f1", "bot", {"statement": "f1.1", "outcome": "denied", "sqlstate": "42501"}),
                 Event(EventKind.CONNECTION, AT + 3_000_000, "f10", "bot", {"target": "shop", "outcome": "denied", "subject": "billing"}),
-                Event(EventKind.CONNECTION, AT + 4_000_000, "f22", "bot", {"target": "shop", "outcome": "denied", "subject": "billing"}),
+                Event(EventKind.CONNECTION, AT + 4_000_000, "f22", "bot", {"target": "shop", "outcome": "denied", "subject": "billing", "leaf": "l", "peer": "10.0.0.1:4", "destination": "192.0.2.1:5432"}),
+                Event(EventKind.KERNEL_FLOW, AT + 3_900_000, "", "bot", {"leaf": "l", "source": "10.0.0.1:4", "destination": "192.0.2.1:5432", "pid": 9, "attribution": "process", "lineage": CHAIN}),
             ]
         )  # fmt: skip
     with Store(folder / "evidence") as store:
@@ -87,6 +93,14 @@ def test_a_session_is_told_as_a_story(database: str) -> None:
     assert "drop table x -- \\x1b]0;owned\\x07\\x1b[2J\\u202e\\x9b" in done.output
     assert "[rules: default]" in done.output
     assert "nothing allows it" in done.output
+
+
+def test_a_session_shows_the_programs_that_led_to_it(database: str) -> None:
+    done = CliRunner().invoke(sessions, ["show", "f22", "--database", database])
+    assert [line.strip() for line in done.output.splitlines() if " pid " in line] == [
+        "process  /usr/bin/driver pid 9 uid 7: driver",
+        "started by  /bin/bash pid 8 uid 7: bash -c <9 characters>",
+    ]
 
 
 def test_a_session_can_be_named_by_the_beginning_of_its_id(database: str) -> None:

@@ -23,6 +23,10 @@ def story() -> list[Event]:
         return Event(kind, next(clock), flow, "bot", fields)
 
     who = {"issuer": "local", "subject": "billing-bot", "groups": ["agents"], "purpose": "billing", "token_id": "t1"}
+    chain = [
+        {"pid": 43, "start_ns": 9, "exe": "/bin/x", "argv": ["x", "<9 characters>"], "uid": 64000, "comm": "x"},
+        {"pid": 42, "start_ns": 7, "exe": "/bin/bash", "argv": ["bash"], "uid": 64000, "comm": "bash"},
+    ]
     statement = {
         "statement": "f1.1", "ordinal": 0, "verb": "SELECT", "effects": ["read"],
         "resources": [{"kind": "relation", "name": "customers", "access": "read"}], "completeness": "full",
@@ -57,7 +61,8 @@ def story() -> list[Event]:
         event(EventKind.LAUNCH, {"leaf": "l1", "pid": 42, "start_ticks": 7, "exe": "/bin/x", "argv": ["x", "y"], "uid": 64000}, ""),
         event(EventKind.DNS, {"name": "db.example", "type": "A", "outcome": "answered", "answers": ["192.0.2.1"]}, ""),
         event(EventKind.DNS, {"name": "evil.example", "type": "A", "outcome": "refused", "answers": [], "reason": "no target"}, ""),
-        event(EventKind.CONNECTION, {"leaf": "l1", "transport": "tcp", "peer": "127.0.0.1:5", "destination": "192.0.2.1:5432", "target": "shop", "protocol": "postgres", "outcome": "accepted", "rules": ["to-shop"], "policy": "p1", "pid": 43, "exe": "/bin/x", "attribution": "process", **who}),
+        event(EventKind.KERNEL_FLOW, {"leaf": "l1", "cookie": 77, "transport": "tcp", "source": "127.0.0.1:5", "destination": "192.0.2.1:5432", "netns": 5, "established": True, "count": 1, "pid": 43, "start_ns": 9, "uid": 64000, "comm": "x", "attribution": "process", "lineage": chain}, ""),
+        event(EventKind.CONNECTION, {"leaf": "l1", "transport": "tcp", "peer": "127.0.0.1:5", "destination": "192.0.2.1:5432", "target": "shop", "protocol": "postgres", "outcome": "accepted", "rules": ["to-shop"], "policy": "p1", "attribution": "cgroup-only", **who}),
         event(EventKind.LOGIN, {"outcome": "ok", "database": "shop", "user": "me", "upstream_user": "app", "rules": ["to-shop"], "policy": "p1", "tls_client": "", "tls_server": "TLSv1.3"}),
         event(EventKind.STATEMENT, statement),
         event(EventKind.RESULT, result),

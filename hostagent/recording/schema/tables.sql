@@ -39,6 +39,14 @@ create table live.close (
     reason varchar, bytes_up bigint, bytes_down bigint, statements bigint, elapsed_us bigint
 );
 
+-- "count" above 1: so many dials beyond the rate that is recorded one by one, without source, cookie and process.
+create table live.kernel_flow (
+    writer varchar, seq ubigint, at_ns bigint, flow varchar, workload varchar,
+    leaf varchar, cookie ubigint, transport varchar, source varchar, destination varchar, netns ubigint,
+    established boolean, "count" bigint, pid bigint, start_ns bigint, uid bigint, comm varchar, attribution varchar,
+    lineage struct(pid bigint, start_ns bigint, exe varchar, argv varchar[], uid bigint, comm varchar)[]
+);
+
 create table live.event (
     writer varchar, seq ubigint, at_ns bigint, flow varchar, workload varchar,
     kind varchar, fields json
@@ -55,6 +63,9 @@ create table live.reading (
     writer varchar primary key, branch integer, segment bigint, position bigint, seq ubigint, head varchar,
     key varchar, host varchar
 );
+
+-- One row while there were kernel flows: when all journals were last read to their ends. Flows are judged up to here.
+create table live.checked (at_ns bigint);
 
 -- The sealed files, one row per table of a seal.
 create table live.sealed (

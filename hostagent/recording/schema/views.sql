@@ -3,6 +3,20 @@
 
 create or replace macro utc(nanoseconds) as make_timestamp(nanoseconds // 1000);
 
+-- Private: each connection with the process that the kernel saw dialling, where it saw one. The latest dial of the same leaf with
+-- the same two addresses; anything less certain stays cgroup-only.
+create or replace view recorded.attributed as
+select c.* replace (
+           case when c.at_ns - k.at_ns <= 5000000000 and k.attribution = 'process' then k.pid else c.pid end as pid,
+           case when c.at_ns - k.at_ns <= 5000000000 and k.attribution = 'process' then k.lineage[1].exe else c.exe end as exe,
+           case when c.at_ns - k.at_ns <= 5000000000 and k.attribution = 'process' then 'process'
+                else c.attribution end as attribution),
+       case when c.at_ns - k.at_ns <= 5000000000 and k.attribution = 'process' then k.lineage end as lineage
+from recorded.connection c
+asof left join (
+    select leaf, source, destination, at_ns, at_ns - 50000000 as from_ns, pid, attribution, lineage from recorded.kernel_flow
+) k on k.leaf = c.leaf and k.source = c.peer and k.destination = c.destination and c.at_ns >= k.from_ns;
+
 create or replace view sessions as
 with asked as (
     select flow, count(*) as statements, count(*) filter (decision = 'deny') as denied,
@@ -22,7 +36,7 @@ with asked as (
 )
 select
     c.flow as session, c.workload, c.issuer, c.subject, c."groups", c.purpose, c.token_id,
-    c.pid, c.exe, c.attribution, c.leaf, c.peer, c.destination, c.transport, c.protocol, c.target,
+    c.pid, c.exe, c.attribution, c.lineage, c.leaf, c.peer, c.destination, c.transport, c.protocol, c.target,
     l."database", l."user" as requested_user, l.upstream_user, l.application, l.tls_client, l.tls_server,
     utc(c.at_ns) as opened, utc(e.at_ns) as closed,
     case when c.outcome = 'denied' or l.outcome = 'denied' then 'denied'
@@ -38,7 +52,7 @@ select
     coalesce(b.errors, 0) as errors, coalesce(b."rows", 0) as "rows", coalesce(b.masked_values, 0) as masked_values,
     coalesce(e.bytes_up, 0) as bytes_up, coalesce(e.bytes_down, 0) as bytes_down,
     e.elapsed_us, c.writer, c.seq
-from recorded.connection c
+from recorded.attributed c
 left join logged_in using (flow)
 left join ended using (flow)
 left join asked a using (flow)
@@ -82,7 +96,7 @@ select
     s.writer, s.seq
 from recorded.statement s
 left join recorded.result r using (flow, statement)
-left join recorded.connection c using (flow)
+left join recorded.attributed c using (flow)
 left join answers a on a.ticket = nullif(s.ticket, '');
 
 create or replace view responses as
@@ -215,7 +229,10 @@ select writer, seq, utc(at_ns) as time, flow as session, workload, 'result' as k
 from recorded.result
 union all by name
 select writer, seq, utc(at_ns) as time, flow as session, workload, 'close' as kind,
-       to_json(struct_pack(reason, bytes_up, bytes_down, statements, elapsed_us)) as fields from recorded.close;
+       to_json(struct_pack(reason, bytes_up, bytes_down, statements, elapsed_us)) as fields from recorded.close
+union all by name
+select writer, seq, utc(at_ns) as time, flow as session, workload, 'kernel_flow' as kind,
+       to_json(struct_pack(leaf, source, destination, pid, attribution, established, "count")) as fields from recorded.kernel_flow;
 
 create or replace view timeline as
 select session, time, kind, workload,
@@ -244,3 +261,30 @@ from recorded.result r anti join recorded.statement s on s.flow = r.flow and s.s
 union all
 select 'session without identity', c.flow, null, utc(c.at_ns), c.workload, c.writer, c.seq
 from recorded.connection c where c.outcome = 'accepted' and coalesce(c.subject, '') = '';
+
+create or replace view kernel_flows as
+select utc(at_ns) as time, workload, leaf, transport, source, destination, established, coalesce("count", 1) as "count",
+       pid, start_ns, uid, comm, attribution, coalesce(lineage, []) as lineage, cookie, netns, writer, seq
+from recorded.kernel_flow;
+
+create or replace view unmatched_flows as
+select utc(at_ns) as time, workload, leaf, source, destination, coalesce("count", 1) as "count", missing,
+       pid, lineage[1].exe as exe, attribution, coalesce(lineage, []) as lineage, writer, seq
+from ({ledger});
+
+create or replace view alarms as
+select 'unmatched flow' as alarm, time, workload,
+       concat(leaf, ' dialled ', destination, ' from ', coalesce(nullif(source, ''), 'several ports'), ', the proxy has no record of it') as what,
+       writer, seq
+from unmatched_flows
+union all by name
+select 'auditor' as alarm, time, workload, concat(leaf, ': ', finding, ': ', detail) as what, writer, seq
+from audits where action = 'killed'
+union all by name
+select 'verify failed' as alarm, utc(at_ns) as time, workload,
+       concat_ws(' ', (fields ->> 'cause'), 'verify:', (fields ->> 'failed')) as what, writer, seq
+from recorded.event where kind = 'verify' and (fields ->> 'outcome') = 'failed'
+union all by name
+select 'unaccounted' as alarm, time, workload, problem as what, writer, seq from unaccounted
+union all by name
+select 'tamper' as alarm, concat(kind, ': ', detail) as what, writer, seq from live.tamper;

@@ -1,0 +1,45 @@
+-- The completeness ledger: what the kernel saw, beside what the proxy recorded. A template: the three braces name the rows to
+-- look at, so that one text serves the public view (everything) and recorderd's check every few seconds (the newest).
+--
+-- First each connection takes the latest dial of the same leaf with the same two addresses, at most 5 s older. What is left on
+-- both sides is compared by count, per leaf, destination and ten seconds: dials and refusals beyond the rate that is recorded
+-- one by one come as counts, and conntrack may give a connection another source port. A dial that nobody answered carries
+-- nothing and is no alarm. Nothing is judged before it is 5 s old at the time when all journals were last read to their ends.
+
+with watermark as (
+    select coalesce(max(at_ns), 0) - 5000000000 as due_ns from live.checked
+), dials as (
+    select * from {kernel_flow} where at_ns <= (select due_ns from watermark)
+), accepted as (
+    select leaf, peer, destination, at_ns from {connection}
+    union all by name
+    select (fields ->> 'leaf') as leaf, (fields ->> 'peer') as peer, (fields ->> 'destination') as destination, at_ns
+    from {event} where kind = 'dns' and (fields ->> 'type') = 'TCP'
+), met as (
+    select a.leaf, a.destination, a.at_ns, d.writer, d.seq, coalesce(a.at_ns - d.at_ns <= 5000000000, false) as found
+    from accepted a
+    asof left join (select *, at_ns - 50000000 as from_ns from dials) d
+      on a.leaf = d.leaf and a.peer = d.source and a.destination = d.destination and a.at_ns >= d.from_ns
+), remaining as (
+    select d.*, d.at_ns // 10000000000 as span
+    from dials d anti join (select writer, seq from met where found) m on d.writer = m.writer and d.seq = m.seq
+    where coalesce(d.established, true)
+), spare as (
+    select leaf, destination, at_ns, 1 as "count" from met where not found
+    union all by name
+    select (fields ->> 'leaf') as leaf, (fields ->> 'destination') as destination, at_ns,
+           coalesce(try_cast((fields ->> 'count') as bigint), 1) as "count"
+    from {event} where kind = 'refusal' and (fields ->> 'layer') in ('proxy', 'dns')
+), groups as (
+    select leaf, destination, span, sum(coalesce("count", 1))::bigint as dialled from remaining group by all
+), counted as (
+    select g.leaf, g.destination, g.span, any_value(g.dialled) as dialled, coalesce(sum(s."count"), 0)::bigint as recorded
+    from groups g left join spare s
+      on s.leaf = g.leaf and (s.destination = g.destination or s.destination = 'various'
+                              or (s.destination = '' and g.destination like '%:53'))
+     and s.at_ns between g.span * 10000000000 - 1000000000 and (g.span + 1) * 10000000000 + 5000000000
+    group by all
+)
+select r.*, c.dialled - c.recorded as missing
+from remaining r join counted c on r.leaf = c.leaf and r.destination = c.destination and r.span = c.span
+where c.dialled > c.recorded
