@@ -33,6 +33,7 @@ def list_command(config_path: str | None, as_json: bool) -> None:
                 "protocol": item.protocol,
                 "hosts": list(item.hosts),
                 "port": item.port,
+                "sockets": list(item.sockets),
                 "tls": item.tls.value,
                 "databases": sorted(item.databases),
                 "users": sorted(item.users),
@@ -46,7 +47,8 @@ def list_command(config_path: str | None, as_json: bool) -> None:
     if not targets:
         click.echo(f"No targets: {config.targets} holds no document.")
     for item in targets.values():
-        hosts = ", ".join(item.hosts)
+        hosts = f"{', '.join(item.hosts)} port {item.port}" if item.hosts else ""
+        places = ", ".join(filter(None, [hosts, *item.sockets]))
         databases = ", ".join(sorted(item.databases)) or "any"
-        click.echo(f"{item.name}: {item.protocol} at {hosts} port {item.port}; databases: {databases}; TLS: {item.tls.value}")
+        click.echo(f"{item.name}: {item.protocol} at {places}; databases: {databases}; TLS: {item.tls.value}")
     click.echo(f"Placeholder password for clients that demand SCRAM: {placeholder}")

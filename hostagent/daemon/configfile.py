@@ -10,7 +10,9 @@ from typing import TypeVar
 
 from hostagent.documents import Config, parse_config, parse_target, parse_workload
 from hostagent.documents.config import DEFAULT_CONFIG_PATH
+from hostagent.ipc.codec import MAXIMUM_UNIX_SOCKETS
 from hostagent.model.errors import DocumentError
+from hostagent.model.flow import Endpoint
 from hostagent.model.target import Target
 from hostagent.model.workload import Workload
 
@@ -51,15 +53,17 @@ def load_targets(config: Config) -> dict[str, Target]:
     """Return every declared target by name.
 
     Raises:
-        DocumentError: any document is wrong, or two targets claim the same host and port.
+        DocumentError: any document is wrong, or two targets claim the same host and port, or the same unix socket.
     """
     targets = _load_folder(Path(config.targets), parse_target)
-    claimed: dict[tuple[str, int], str] = {}
+    claimed: dict[Endpoint, str] = {}
     for target in targets.values():
-        for host in target.hosts:
-            other = claimed.setdefault((host, target.port), target.name)
+        for place in (*(Endpoint(host, target.port) for host in target.hosts), *(Endpoint(path, 0) for path in target.sockets)):
+            other = claimed.setdefault(place, target.name)
             if other != target.name:
-                raise DocumentError(f"targets {other} and {target.name} both claim {host}:{target.port}")
+                raise DocumentError(f"targets {other} and {target.name} both claim {place}")
+    if sum(len(target.sockets) for target in targets.values()) > MAXIMUM_UNIX_SOCKETS:
+        raise DocumentError(f"all targets together may have at most {MAXIMUM_UNIX_SOCKETS} unix sockets")
     return targets
 
 

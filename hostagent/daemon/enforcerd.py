@@ -78,6 +78,7 @@ def settings_from(config: Config, journal: Journal) -> Settings:
         journal=journal,
         workloads=lambda: load_workloads(config),
         loopback_ports=lambda: frozenset(each.port for each in load_targets(config).values() if each.loopback),
+        unix_targets=lambda: tuple(path for each in load_targets(config).values() for path in each.sockets),
         ca_file=config.ca_certificate,
         hidden=(config.paths.config, config.paths.state),
         slice_name=config.enforcement.slice,

@@ -151,10 +151,11 @@ class Proxy:
 
     def _listen(self, request: Listen, sockets: list[socket.socket]) -> None:
         workload, launcher = self._launchers.get(request.leaf, ("", ""))
-        if workload != request.workload or len(sockets) != 6:
+        if workload != request.workload or len(sockets) != 6 + len(request.sockets) + len(request.inbound):
             raise DocumentError(f"leaf {request.leaf} was not admitted as {request.workload}")
-        tcp, datagram, stream = sockets[:2], [sockets[2], sockets[3]], sockets[4:]
-        self._service.listen(request.leaf, workload, launcher, tcp)
+        tcp, datagram, stream, more = sockets[:2], sockets[2:4], sockets[4:6], sockets[6:]
+        paths = dict(zip(request.sockets, more, strict=False))
+        self._service.listen(request.leaf, workload, launcher, tcp, paths=paths, uid=request.uid)
         previous = self._dns.pop(request.leaf, None)
         if previous is not None:
             previous.stop()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ipaddress
+import posixpath
 import re
 from typing import Annotated, Literal
 
@@ -10,6 +11,10 @@ from pydantic import Field, field_validator, model_validator
 
 from hostagent.documents.named import Named, Strict, named_document
 from hostagent.model.target import CredentialSource, Login, Target, UpstreamTLS
+
+MAXIMUM_SOCKETS = 8
+_LONGEST_PATH = 107
+"""Bytes of a path in ``struct sockaddr_un`` (unix(7)), the ending zero aside."""
 
 _HOST_NAME = re.compile(r"(?=.{1,253}$)[a-z0-9_]([a-z0-9_-]{0,62})(\.[a-z0-9_]([a-z0-9_-]{0,62}))*")
 
@@ -43,10 +48,11 @@ class _Login(Strict):
 
 class _Document(Named):
     protocol: Literal["postgres"]
-    hosts: list[str] = Field(min_length=1)
+    hosts: list[str] = []
+    sockets: Annotated[list[str], Field(max_length=MAXIMUM_SOCKETS)] = []
     port: Annotated[int, Field(ge=1, le=65535)] = 5432
     login: _Login
-    tls: Literal["verify", "disable"] = "verify"
+    tls: Literal["verify", "disable"] | None = None
     ca_file: str = ""
     server_name: str = ""
     databases: list[str] = []
@@ -58,6 +64,38 @@ class _Document(Named):
     @classmethod
     def _hosts(cls, hosts: list[str]) -> list[str]:
         return [_canonical_host(host) for host in hosts]
+
+    @field_validator("sockets")
+    @classmethod
+    def _sockets(cls, sockets: list[str]) -> list[str]:
+        for path in sockets:
+            _check_socket(path)
+        return sockets
+
+    @model_validator(mode="after")
+    def _reachable(self) -> _Document:
+        if not self.hosts and not self.sockets:
+            raise ValueError("give hosts (names or addresses), sockets (paths of unix sockets), or both")
+        if not self.hosts and self.tls == "verify":
+            raise ValueError("tls: verify needs hosts; there is no TLS over a unix socket")
+        if not self.hosts and len(self.sockets) > 1:
+            raise ValueError("several sockets and no hosts: give each its own document, or hosts for them all")
+        return self
+
+
+def _check_socket(path: str) -> None:
+    """Refuse what cannot be stood in for: our socket takes the place of a file in a folder that a workload cannot change."""
+    if path.startswith(("@", "\0")):
+        raise ValueError(f"{path!r} is an abstract name, which has no place to stand at; only paths can be governed")
+    if not path.startswith("/") or path != posixpath.normpath(path) or path.startswith("//") or "\0" in path:
+        raise ValueError(f"{path!r} must be an absolute path without '.', '..', '//' or '/' at the end")
+    if len(path.encode()) > _LONGEST_PATH:
+        raise ValueError(f"{path!r} is longer than {_LONGEST_PATH} bytes, so no client could dial it")
+    top, *below = path[1:].split("/")
+    if top in ("proc", "sys", "dev"):
+        raise ValueError(f"{path!r}: nothing can stand in /{top}")
+    if len(below) < (1 if top in ("run", "tmp") else 2):
+        raise ValueError(f"{path!r} must be in a folder of its own: what else is in the folder is not seen by workloads")
 
 
 def _canonical_host(host: str) -> str:
@@ -80,17 +118,19 @@ def parse_target(name: str, text: str) -> Target:
     """
     document = named_document(name, text, _Document)
     credential = document.login.credential
+    tls = document.tls or ("verify" if document.hosts else "disable")
     return Target(
         name=name,
         protocol=document.protocol,
         hosts=tuple(document.hosts),
         port=document.port,
         login=Login(document.login.user, credential.source() if credential else None),
-        tls=UpstreamTLS(document.tls),
+        tls=UpstreamTLS(tls),
         ca_file=document.ca_file,
         server_name=document.server_name,
         databases=frozenset(document.databases),
         users=frozenset(document.users),
         parameters=frozenset(document.parameters),
         labels=dict(document.labels),
+        sockets=tuple(document.sockets),
     )

@@ -22,6 +22,7 @@ from hostagent.enforcer.refusals import PacketLog
 from hostagent.enforcer.seccomp import build_filter
 from hostagent.enforcer.settings import ISOLATED_PORT, Settings
 from hostagent.enforcer.syscalls import ARCHITECTURES
+from hostagent.enforcer.unixdoors import UnixDoor
 from hostagent.enforcer.unixsockets import pathnames
 from hostagent.enforcer.view import Bind, View
 from hostagent.ipc import Launch
@@ -84,6 +85,7 @@ class Governed:
     started_at: float = 0.0
     loopback_ports: frozenset[int] = field(default_factory=frozenset)
     backstop: str = ""
+    unix: list[UnixDoor] = field(default_factory=list)
     unheard: str = ""
 
     @property
@@ -147,6 +149,7 @@ class Governed:
         if self.listeners is not None:
             self.listeners.close()
             self.listeners = None
+        self.unix.clear()
         if self.log is not None:
             self.log.close()
             self.log = None
@@ -214,6 +217,7 @@ def build_plan(governed: Governed, settings: Settings) -> Plan:
         sockets=pathnames(),
         binds=tuple(_bind(item.path, account, writable=item.writable) for item in workload.paths),
         files=files,
+        standins=tuple(door.stand_in for door in governed.unix),
     )
     env = environment(
         request.env,
@@ -254,7 +258,7 @@ def _bind(path: str, account: Account, *, writable: bool) -> Bind:
         raise HostagentError(f"declared path {path}: {error.strerror}") from error
     inode = (owner.st_dev, owner.st_ino)
     if stat.S_ISSOCK(owner.st_mode):
-        raise HostagentError(f"declared path {path} is a socket; unix-socket targets are not supported yet")
+        raise HostagentError(f"declared path {path} is a socket: name it in a target document (sockets)")
     # Files of root are never mapped: what the workload made there would be root's, set-uid bit and all.
     if not account.own or owner.st_uid == 0:
         return Bind(path, writable, inode)

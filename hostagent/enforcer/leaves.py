@@ -13,7 +13,7 @@ import selectors
 import time
 from pathlib import Path
 
-from hostagent.enforcer import backstop, canary, ruleset
+from hostagent.enforcer import backstop, canary, doors, ruleset
 from hostagent.enforcer.attempts import AttemptWatch
 from hostagent.enforcer.auditor import Auditor
 from hostagent.enforcer.cgroup import Slice
@@ -68,6 +68,7 @@ class Leaves:
             HostagentError: the host cannot be fenced.
         """
         self.slice.create()
+        doors.clear(self._settings.runtime)
         self.fence.load([], self._settings.loopback_ports())
         for name in self.slice.leaves():
             processes = self.slice.leaf(name).processes()
@@ -293,6 +294,7 @@ class Leaves:
             canary.prove_leaf(governed.listeners, governed.enter, routed=False)
             self.watch.forget()
             self._back(governed)
+        doors.open_doors(governed, self._settings)
         governed.loopback_ports = ports
         self.watch.add(governed)
         governed.stage = Stage.LISTENING
@@ -320,6 +322,8 @@ class Leaves:
             port=listeners.port,
             dns_port=listeners.dns_port,
             loopback_ports=sorted(governed.loopback_ports),
+            sockets=[door.path for door in governed.unix],
+            uid=governed.account.uid,
         )
         self._ask(governed, body, Listening, listeners.descriptors, again=again)
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 import errno
 import socket
 from collections.abc import Iterable
+from typing import Protocol
 
 from hostagent.model.errors import HostagentError
 
@@ -16,8 +17,26 @@ _BACKLOG = 512
 _LOOPBACK = ((socket.AF_INET, "127.0.0.1"), (socket.AF_INET6, "::1"))
 
 
+class Door(Protocol):
+    """A listener beside the six, with the same life."""
+
+    listener: socket.socket
+
+    def open(self) -> None:
+        """Let dials in."""
+
+    def shut(self) -> None:
+        """Refuse dials from now on. ``open`` undoes it."""
+
+    def close(self) -> None:
+        """Give everything back."""
+
+
 class Listeners:
-    """Six sockets: TCP, DNS over UDP and DNS over TCP, each for IPv4 and IPv6, in the order of ``ipc.Listen``."""
+    """Six sockets: TCP, DNS over UDP and DNS over TCP, each for IPv4 and IPv6, in the order of ``ipc.Listen``.
+
+    ``doors`` are those that come after them.
+    """
 
     def __init__(self, port: int, dns_port: int) -> None:
         """Bind, in the network namespace that the calling process is in; nothing is dialled through until ``open``.
@@ -28,6 +47,7 @@ class Listeners:
         self.port = port
         self.dns_port = dns_port
         self._sockets: list[socket.socket] = []
+        self.doors: list[Door] = []
         try:
             for kind, number in ((socket.SOCK_STREAM, port), (socket.SOCK_DGRAM, dns_port), (socket.SOCK_STREAM, dns_port)):
                 for family, address in _LOOPBACK:
@@ -39,7 +59,7 @@ class Listeners:
     @property
     def descriptors(self) -> list[int]:
         """The descriptors in the order of ``ipc.Listen``."""
-        return [each.fileno() for each in self._sockets]
+        return [each.fileno() for each in (*self._sockets, *(door.listener for door in self.doors))]
 
     @property
     def tcp(self) -> list[socket.socket]:
@@ -55,6 +75,8 @@ class Listeners:
         for each in self._streams():
             each.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
             each.listen(_BACKLOG)
+        for door in self.doors:
+            door.open()
 
     def shut(self) -> None:
         """Refuse dials from now on, reset what was queued, keep the ports. ``open`` undoes it."""
@@ -65,12 +87,17 @@ class Listeners:
                 if error.errno != errno.ENOTCONN:  # was not listening
                     raise
             each.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 0)
+        for door in self.doors:
+            door.shut()
 
     def close(self) -> None:
         """Give the ports back (once the proxy's copies are closed too)."""
         for each in self._sockets:
             each.close()
         self._sockets.clear()
+        for door in self.doors:
+            door.close()
+        self.doors.clear()
 
     def _streams(self) -> list[socket.socket]:
         return [each for each in self._sockets if each.type == socket.SOCK_STREAM]

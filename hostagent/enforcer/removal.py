@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 from pathlib import Path
 
+from hostagent.enforcer import unixdoors
 from hostagent.enforcer.cgroup import Slice
 from hostagent.enforcer.nft import HostTable
 
@@ -16,6 +17,7 @@ def remove_runtime(runtime: str) -> None:
     for name in _FILES:
         with contextlib.suppress(FileNotFoundError):
             Path(runtime, name).unlink()
+    unixdoors.clear(runtime)
 
 
 def remove_everything(slice_name: str, table: str, runtime: str) -> list[str]:

@@ -23,6 +23,7 @@ class Settings:
     ``shared_ports`` are the ports of listeners in the host's own namespace (shared placement), two per leaf, below
     ``ip_unprivileged_port_start`` so that nobody unprivileged can take one over. ``plain_table``: do not own the host's table
     even where the kernel can (before Linux 6.9 it cannot); weaker, for trying how that holds.
+    ``unix_targets`` are the paths of targets' unix sockets, asked at each launch.
     """
 
     runtime: str
@@ -41,6 +42,7 @@ class Settings:
     log_group: int = 5
     reserved_uids: frozenset[int] = frozenset()
     plain_table: bool = False
+    unix_targets: Callable[[], tuple[str, ...]] = tuple
 
     @property
     def socket_path(self) -> str:

@@ -17,6 +17,7 @@ from pathlib import Path
 
 from hostagent.enforcer import kernel
 from hostagent.enforcer.plainpath import open_plain
+from hostagent.enforcer.standins import StandIn, stand_in
 from hostagent.model.errors import HostagentError
 
 _FRESH = ("/run", "/tmp", "/var/tmp")  # noqa: S108 - these are replaced, not used
@@ -54,6 +55,7 @@ class View:
     sockets: frozenset[str]
     binds: tuple[Bind, ...] = ()
     files: Mapping[str, bytes] = field(default_factory=dict)
+    standins: tuple[StandIn, ...] = ()
 
 
 def build(view: View) -> list[tuple[str, socket.socket]]:
@@ -82,6 +84,7 @@ def build(view: View) -> list[tuple[str, socket.socket]]:
     for path in view.hidden:
         _hide(path)
     masks = _mask_sockets(view)
+    stand_in(view.standins, _FRESH)
     for number, (path, content) in enumerate(targets.items()):
         _replace(path, content, f"{_STAGE}/{number}")
     if view.home:

@@ -13,7 +13,14 @@ from hostagent.model.errors import LocalWireError, RemoteWireError
 MAXIMUM_PACKET = 180_000
 """Bytes. Fits an unprivileged peer's default send buffer, so a packet is never refused half way."""
 
-MAXIMUM_DESCRIPTORS = 8
+MAXIMUM_UNIX_SOCKETS = 64
+"""Of all targets together: every leaf gets a listener for each."""
+
+MAXIMUM_INBOUND = 16
+"""Ports of one workload into which connections are let."""
+
+MAXIMUM_DESCRIPTORS = 6 + MAXIMUM_UNIX_SOCKETS + MAXIMUM_INBOUND
+"""With one packet; the kernel's own limit is 253 (SCM_MAX_FD)."""
 
 NUMBERS: dict[int, type[Body]] = {
     0: messages.Failed,

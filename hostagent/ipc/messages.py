@@ -12,7 +12,7 @@ number name           asked by                  answered with
 12/13  Reload         root                      Reloaded
 20/21  Attach         the proxy's user          Attached
 22/23  Admit          enforcerd, of the proxy   Admitted
-24/25  Listen         enforcerd, of the proxy   Listening; six descriptors come with the request
+24/25  Listen         enforcerd, of the proxy   Listening; descriptors come with the request
 26/27  Retire         enforcerd, of the proxy   Retired
 33     Exited         (enforcerd, unasked)      sent once to the launcher, with the id of its Launch
 ====== ============== ========================= ==========================================================
@@ -164,6 +164,10 @@ class Listen(Body, frozen=True):
     carry every other TCP connection, with SO_ORIGINAL_DST. ``port`` and ``dns_port`` are where they are bound on loopback: a
     connection whose original destination is one of these was not redirected and must be refused. ``loopback_ports`` are
     the ports on 127.0.0.0/8 and ::1 that are redirected too (declared loopback targets).
+
+    After these six: a unix listener for each path of ``sockets``, which stands at that path in the leaf's view (who dials it
+    must have ``uid``). Then a TCP listener of the host for each of ``inbound`` (address, port): what is accepted there is
+    for the leaf, not from it.
     """
 
     leaf: str
@@ -172,6 +176,9 @@ class Listen(Body, frozen=True):
     port: int
     dns_port: int
     loopback_ports: list[int]
+    sockets: list[str] = []
+    uid: int = -1
+    inbound: list[tuple[str, int]] = []
 
 
 class Listening(Body, frozen=True):

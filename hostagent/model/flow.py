@@ -27,13 +27,20 @@ class Placement(enum.StrEnum):
 
 @dataclass(frozen=True, slots=True, order=True)
 class Endpoint:
-    """A network address: textual IP (IPv4 or IPv6, never v4-mapped) and port."""
+    """Where something listens: textual IP (IPv4 or IPv6, never v4-mapped) and port, or a unix socket's path and port 0."""
 
     host: str
     port: int
 
+    @property
+    def is_path(self) -> bool:
+        """Whether it is a unix socket."""
+        return self.host.startswith("/")
+
     def __str__(self) -> str:
-        """Return ``host:port`` with IPv6 in brackets."""
+        """Return ``host:port`` with IPv6 in brackets, or the path."""
+        if self.is_path or not self.host:
+            return self.host
         return f"[{self.host}]:{self.port}" if ":" in self.host else f"{self.host}:{self.port}"
 
 
@@ -42,7 +49,7 @@ class Flow:
     """One connection accepted on a leaf's listener.
 
     ``leaf`` is the kernel's own answer to who connected (the listener is the identity);
-    ``destination`` is the address the workload dialled, before redirection.
+    ``destination`` is the address the workload dialled, before redirection; ``transport`` is tcp or unix.
     """
 
     flow_id: str

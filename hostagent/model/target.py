@@ -36,7 +36,8 @@ class Target:
 
     ``hosts`` are names or addresses; ``databases``, ``users`` and ``parameters`` are what a client may *ask for*
     at start-up (empty ``databases``/``users``: any; ``parameters``: names added to the built-in harmless ones).
-    ``loopback`` marks a server on the host's own loopback which the workload reaches as 127.0.0.1/::1.
+    ``sockets`` are paths where, in a workload's view, our own unix socket stands for this server; without ``hosts`` the
+    server itself is reached by the same path outside. ``loopback`` marks a server on the host's own loopback which the workload reaches as 127.0.0.1/::1.
     """
 
     name: str
@@ -51,8 +52,9 @@ class Target:
     users: frozenset[str] = frozenset()
     parameters: frozenset[str] = frozenset()
     labels: Mapping[str, str] = field(default_factory=dict)
+    sockets: tuple[str, ...] = ()
 
     @property
     def loopback(self) -> bool:
         """Whether every host is this machine's loopback."""
-        return all(h in ("localhost", "::1") or h.startswith("127.") for h in self.hosts)
+        return bool(self.hosts) and all(h in ("localhost", "::1") or h.startswith("127.") for h in self.hosts)

@@ -11,6 +11,7 @@ import asyncio
 from hostagent.model.errors import RemoteWireError
 from hostagent.model.flow import Endpoint
 from hostagent.model.target import Target, UpstreamTLS
+from hostagent.proxy.dialling import open_streams
 from hostagent.proxy.tls import upstream_context
 from hostagent.wire.postgres.startup import Encryption, build_encryption_request
 
@@ -28,7 +29,7 @@ async def deliver_cancel(target: Target, name: str, address: Endpoint, request: 
         OSError: not reachable, or TLS failed.
         RemoteWireError: the target does not offer the TLS that its document demands.
     """
-    reader, writer = await asyncio.open_connection(address.host, address.port)
+    reader, writer = await open_streams(address)
     try:
         if target.tls is UpstreamTLS.VERIFY:
             writer.write(build_encryption_request(Encryption.SSL))

@@ -20,6 +20,7 @@ from hostagent.model.command import Command, Forward, StartTLS
 from hostagent.model.errors import HostagentError, RemoteWireError
 from hostagent.model.flow import Endpoint
 from hostagent.model.target import Target
+from hostagent.proxy.dialling import open_streams
 from hostagent.proxy.tls import end_point_hash, upstream_context, upstream_name
 from hostagent.wire.postgres.backend import parse_data_row, parse_fields
 from hostagent.wire.postgres.frontend import build_query
@@ -133,7 +134,7 @@ async def _ask(
 
 @asynccontextmanager
 async def _connected(address: Endpoint) -> AsyncIterator[tuple[asyncio.StreamReader, asyncio.StreamWriter]]:
-    reader, writer = await asyncio.open_connection(address.host, address.port)
+    reader, writer = await open_streams(address)
     try:
         yield reader, writer
     finally:

@@ -11,7 +11,8 @@ import ipaddress
 import logging
 import socket
 import struct
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from types import MappingProxyType
 
 from hostagent.model.flow import Endpoint
 
@@ -32,13 +33,24 @@ Accepted = Callable[[socket.socket, Endpoint, Endpoint], None]
 class Listeners:
     """The listening sockets of one leaf."""
 
-    def __init__(self, leaf: str, workload: str, sockets: Sequence[socket.socket], accepted: Accepted) -> None:
-        """``accepted(connection, peer, destination)`` gets every connection; it owns the socket from then on."""
+    def __init__(
+        self,
+        leaf: str,
+        workload: str,
+        sockets: Sequence[socket.socket],
+        accepted: Accepted,
+        paths: Mapping[str, socket.socket] = MappingProxyType({}),
+    ) -> None:
+        """``accepted(connection, peer, destination)`` gets every connection; it owns the socket from then on.
+
+        ``paths`` are unix listeners by the path where they stand in the leaf's view.
+        """
         self.leaf = leaf
         self.workload = workload
-        self._sockets = list(sockets)
+        self._sockets = [*sockets, *paths.values()]
+        self._paths = {listener: Endpoint(path, 0) for path, listener in paths.items()}
         self._accepted = accepted
-        self._own = {_endpoint(listener.getsockname()).port for listener in self._sockets}
+        self._own = {_endpoint(listener.getsockname()).port for listener in sockets}
 
     def start(self) -> None:
         """Begin accepting on the running event loop."""
@@ -57,7 +69,7 @@ class Listeners:
 
     def is_own(self, endpoint: Endpoint) -> bool:
         """Whether ``endpoint`` is one of these listeners: a direct dial, not a redirected connection."""
-        return endpoint.port in self._own and ipaddress.ip_address(endpoint.host).is_loopback
+        return not endpoint.is_path and endpoint.port in self._own and ipaddress.ip_address(endpoint.host).is_loopback
 
     def _accept(self, listener: socket.socket) -> None:
         for _ in range(_ACCEPTS_PER_WAKE):
@@ -74,8 +86,10 @@ class Listeners:
                 return
             try:
                 connection.setblocking(False)
-                if connection.family != socket.AF_UNIX:
-                    connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+                if listener in self._paths:
+                    self._accepted(connection, Endpoint("", 0), self._paths[listener])
+                    continue
+                connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
                 destination = original_destination(connection)
             except OSError as error:
                 # Reset before we looked, or not redirected at all: either way there is nobody to serve.

@@ -14,6 +14,7 @@ import time
 import uuid
 from collections.abc import Coroutine, Mapping
 from dataclasses import dataclass, field
+from types import MappingProxyType
 from typing import NamedTuple
 
 from hostagent.approval import Desk
@@ -32,12 +33,14 @@ from hostagent.proxy.authority import Authority
 from hostagent.proxy.cancel import deliver_cancel
 from hostagent.proxy.catalogue import Catalogues, CatalogueView
 from hostagent.proxy.context import PolicyStore
+from hostagent.proxy.dialling import dial, upstream_of
 from hostagent.proxy.dns import Resolver
 from hostagent.proxy.flood import Flood
 from hostagent.proxy.identities import Identities
 from hostagent.proxy.listener import Listeners
 from hostagent.proxy.session import Session
 from hostagent.proxy.tls import end_point_hash, upstream_context, upstream_name
+from hostagent.proxy.unixpeer import Dialler, dialler
 
 log = logging.getLogger(__name__)
 
@@ -51,6 +54,7 @@ class Leaf:
     launcher: str
     listeners: Listeners
     flood: Flood
+    uid: int = -1
     sessions: set[Session] = field(default_factory=set)
 
 
@@ -62,6 +66,7 @@ class _Served(NamedTuple):
     context: SessionContext
     view: CatalogueView
     login: asyncio.TimerHandle
+    upstream: Endpoint | None
 
 
 @dataclass(frozen=True, slots=True)
@@ -95,15 +100,33 @@ class Service:
 
     # -- what the surroundings tell --------------------------------------------------------------------------------------
 
-    def listen(self, name: str, workload: str, launcher: str, sockets: list[socket.socket]) -> None:
-        """Serve a leaf's listeners from now on; a leaf announced again gets the new ones."""
+    def listen(
+        self,
+        name: str,
+        workload: str,
+        launcher: str,
+        sockets: list[socket.socket],
+        *,
+        paths: Mapping[str, socket.socket] = MappingProxyType({}),
+        uid: int = -1,
+    ) -> None:
+        """Serve a leaf's listeners from now on; a leaf announced again gets the new ones.
+
+        Args:
+            name: the leaf.
+            workload: what runs there.
+            launcher: who started it.
+            sockets: TCP listeners.
+            paths: unix listeners by the path at which they stand in its view.
+            uid: the leaf's; only that may dial the unix listeners.
+        """
         self.retire(name, "announced anew")
 
         def accepted(connection: socket.socket, peer: Endpoint, destination: Endpoint) -> None:
             self._accepted(leaf, connection, peer, destination)
 
         flood = Flood(name, workload, self._parts.journal.append)
-        leaf = Leaf(name, workload, launcher, Listeners(name, workload, sockets, accepted), flood)
+        leaf = Leaf(name, workload, launcher, Listeners(name, workload, sockets, accepted, paths), flood, uid)
         self._leaves[name] = leaf
         leaf.listeners.start()
 
@@ -153,17 +176,19 @@ class Service:
     # -- connections -----------------------------------------------------------------------------------------------------
 
     def _accepted(self, leaf: Leaf, connection: socket.socket, peer: Endpoint, destination: Endpoint) -> None:
-        flow = Flow(uuid.uuid4().hex, leaf.workload, leaf.name, peer, destination)
+        transport = "unix" if destination.is_path else "tcp"
+        flow = Flow(uuid.uuid4().hex, leaf.workload, leaf.name, peer, destination, transport)
         target = self._target_at(destination)
         identity = self._parts.identities.current(leaf.workload)
-        reason = self._refusal(leaf, destination, target, identity)
+        process = self._dialler(leaf, connection) if destination.is_path else None
+        reason = process.stranger if process and process.stranger else self._refusal(leaf, destination, target, identity)
         if reason and leaf.flood.takes(destination, reason):
             connection.close()
             return
         fields: dict[str, object] = {
             "leaf": leaf.name,
-            "transport": "tcp",
-            "peer": str(peer),
+            "transport": transport,
+            "peer": str(peer) if process is None else f"uid {process.uid}",
             "destination": str(destination),
             "target": target.name if target else "",
             "protocol": target.protocol if target else "",
@@ -173,6 +198,8 @@ class Service:
             "policy": self._parts.policy.current.hash,
             "attribution": "cgroup-only",
         }
+        if process is not None:
+            fields["pid"] = process.pid  # which called connect(2); whether it is still that program nobody has looked
         if identity is not None:
             fields |= {
                 "issuer": identity.issuer,
@@ -196,9 +223,18 @@ class Service:
     def _target_at(self, destination: Endpoint) -> Target | None:
         """Return the target whose port and (listed or resolved) address the workload dialled."""
         for target in self._parts.targets.values():
-            if target.port == destination.port and self._parts.resolver.host_of(target, destination.host) is not None:
+            if destination.is_path:
+                if destination.host in target.sockets:
+                    return target
+            elif target.port == destination.port and self._parts.resolver.host_of(target, destination.host) is not None:
                 return target
         return None
+
+    def _dialler(self, leaf: Leaf, connection: socket.socket) -> Dialler:
+        try:
+            return dialler(connection, leaf.uid, self._parts.config.enforcement.slice, leaf.name)
+        except OSError as error:
+            return Dialler(0, -1, f"nobody knows who dialled: {error.strerror}")
 
     def _refusal(self, leaf: Leaf, destination: Endpoint, target: Target | None, identity: Identity | None) -> str:
         if leaf.listeners.is_own(destination):
@@ -229,12 +265,14 @@ class Service:
             demand_scram=settings.client_auth == "scram",
             placeholder=settings.placeholder_password,
             wake=lambda: session.wake(),  # noqa: PLW0108 - the session is made of the context
+            tls=not flow.destination.is_path,  # PostgreSQL offers none over unix sockets either
         )
         session = Session(flow, Gate(context), self, self._parts.journal)
         leaf.sessions.add(session)
         limit = self._parts.config.limits.login_timeout_s
         login = asyncio.get_running_loop().call_later(limit, self._login_late, session, limit)
-        self._sessions[session] = _Served(leaf, target, context, view, login)
+        upstream = upstream_of(target, flow.destination, self._parts.resolver)
+        self._sessions[session] = _Served(leaf, target, context, view, login, upstream)
         return session
 
     @staticmethod
@@ -264,22 +302,23 @@ class Service:
     # -- what sessions ask (session.Outside) -----------------------------------------------------------------------------
 
     def connect(self, session: Session, protocol: asyncio.Protocol) -> None:
-        """Dial the address that the workload dialled: it is one of the target's own (checked when accepted)."""
+        """Dial what the workload dialled, which is one of the target's own places (checked when accepted)."""
         self._start(session, self._dial(session, self._sessions[session], protocol))
 
     async def _dial(self, session: Session, served: _Served, protocol: asyncio.Protocol) -> None:
-        target, view = served.target, served.view
-        destination = session.flow.destination
+        target, view, place = served.target, served.view, served.upstream
         view.database = session.database
+        if place is None:
+            session.connect_failed(f"{target.name}: none of its hosts has an address now")
+            return
         try:
             async with asyncio.timeout(self._parts.config.limits.connect_timeout_s):
-                await self._parts.catalogues.prepare(target, destination, session.database)
-                loop = asyncio.get_running_loop()
-                await loop.create_connection(lambda: protocol, destination.host, destination.port)
+                await self._parts.catalogues.prepare(target, place, session.database)
+                await dial(lambda: protocol, place)
         except TimeoutError:
-            session.connect_failed(f"{target.name} at {destination} did not answer in time")
+            session.connect_failed(f"{target.name} at {place} did not answer in time")
         except OSError as error:
-            session.connect_failed(f"{target.name} at {destination}: {error.strerror or error}")
+            session.connect_failed(f"{target.name} at {place}: {error.strerror or error}")
 
     def client_tls(self, session: Session) -> ssl.SSLContext:
         """Return the context with our leaf certificate for every name of the session's target."""
@@ -291,8 +330,7 @@ class Service:
 
     def server_tls(self, session: Session) -> tuple[ssl.SSLContext, str]:
         """Return the verifying context and the name the target must prove."""
-        target = self._sessions[session].target
-        dialled = session.flow.destination.host
+        target, dialled = self._sessions[session].target, self._upstream(session).host
         name = upstream_name(target, dialled, self._parts.resolver.host_of(target, dialled) or "")
         return upstream_context(target), name
 
@@ -315,11 +353,11 @@ class Service:
         self._start(session, self._cancel(session, self._sessions[session].target, data))
 
     async def _cancel(self, session: Session, target: Target, data: bytes) -> None:
-        destination = session.flow.destination
-        name = upstream_name(target, destination.host, self._parts.resolver.host_of(target, destination.host) or "")
+        place = self._upstream(session)
+        name = upstream_name(target, place.host, self._parts.resolver.host_of(target, place.host) or "")
         try:
             async with asyncio.timeout(self._parts.config.limits.connect_timeout_s):
-                await deliver_cancel(target, name, destination, data)
+                await deliver_cancel(target, name, place, data)
         except (OSError, TimeoutError, HostagentError) as error:
             log.warning("a cancel request could not be delivered: %s", error, extra={"flow": session.flow.flow_id})
         finally:
@@ -328,7 +366,7 @@ class Service:
     def refresh_catalogue(self, session: Session) -> None:
         """Fetch the catalogue of the session's database anew."""
         target = self._sessions[session].target
-        self._start(session, self._parts.catalogues.refresh(target, session.flow.destination, session.database))
+        self._start(session, self._parts.catalogues.refresh(target, self._upstream(session), session.database))
 
     def closed(self, session: Session) -> None:
         """Forget a session that is over."""
@@ -339,6 +377,9 @@ class Service:
         for ticket_id in [ticket for ticket, holder in self._held.items() if holder is session]:
             del self._held[ticket_id]
             self._parts.desk.withdraw(ticket_id, "the session ended")
+
+    def _upstream(self, session: Session) -> Endpoint:
+        return self._sessions[session].upstream or session.flow.destination
 
     def _names(self, session: Session) -> tuple[str, ...]:
         target = self._sessions[session].target

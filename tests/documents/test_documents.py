@@ -55,6 +55,43 @@ def test_target_document_becomes_the_noun() -> None:
     )
 
 
+_SOCKETS = "protocol: postgres\nlogin: {user: proxy}\n"
+
+
+def test_a_target_may_be_a_unix_socket_alone_or_beside_its_hosts() -> None:
+    path = "/run/postgresql/.s.PGSQL.5432"
+    alone = parse_target("local", f"{_SOCKETS}sockets: [{path}]")
+    assert (alone.hosts, alone.sockets, alone.tls, alone.loopback) == ((), (path,), UpstreamTLS.DISABLE, False)
+    both = parse_target("local", f"{_SOCKETS}sockets: [{path}, /tmp/.s.PGSQL.5432]\nhosts: [localhost]")
+    assert (both.sockets, both.tls, both.loopback) == ((path, "/tmp/.s.PGSQL.5432"), UpstreamTLS.VERIFY, True)
+
+
+@pytest.mark.parametrize(
+    ("more", "complaint"),
+    [
+        ("", "give hosts"),
+        ('sockets: ["@crm"]', "abstract"),
+        ('sockets: ["\\0crm"]', "abstract"),
+        ("sockets: [run/db]", "absolute"),
+        ("sockets: [/run/../etc/db]", "absolute"),
+        ("sockets: [/run//db]", "absolute"),
+        ("sockets: [//run/db]", "absolute"),
+        ("sockets: [/run/db/]", "absolute"),
+        (f"sockets: [/run/{'x' * 103}]", "longer than 107"),
+        ("sockets: [/proc/1/root/run/db]", "/proc"),
+        ("sockets: [/dev/log]", "/dev"),
+        ("sockets: [/db]", "folder of its own"),
+        ("sockets: [/etc/db]", "folder of its own"),
+        ("sockets: [/run/a, /run/b]", "each its own document"),
+        ("sockets: [/run/a]\ntls: verify", "no TLS over a unix socket"),
+        (f"hosts: [a]\nsockets: [{', '.join(f'/run/{number}' for number in range(9))}]", "sockets"),
+    ],
+)
+def test_a_unix_socket_that_nothing_can_stand_in_for_is_refused(more: str, complaint: str) -> None:
+    with pytest.raises(DocumentError, match=complaint):
+        parse_target("local", f"{_SOCKETS}{more}")
+
+
 @pytest.mark.parametrize(
     ("text", "complaint"),
     [

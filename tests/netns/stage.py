@@ -247,9 +247,11 @@ def stage(
     proxy: bool = True,
     plain_table: bool = False,
     kind: type[Stage] = Stage,
+    unix_targets: Sequence[str] = (),
 ) -> Iterator[Stage]:
     built = kind(folder, workloads, loopback_ports)
     built.settings["plain_table"] = plain_table
+    built.settings["unix_targets"] = list(unix_targets)
     try:
         built.wire()
         built.start_sink()

@@ -7,6 +7,7 @@ A workload called "unwanted" is refused.
 
 from __future__ import annotations
 
+import contextlib
 import json
 import selectors
 import socket
@@ -85,6 +86,11 @@ class StandIn:
         except OSError:  # shut by enforcerd
             return
         with connection:
+            if listener.family == socket.AF_UNIX:
+                self.write(leaf=leaf, unix=listener.getsockname())
+                with contextlib.suppress(BrokenPipeError):  # it left without waiting
+                    connection.sendall(f"{leaf} unix\n".encode())
+                return
             destination = original(connection)
             self.write(leaf=leaf, tcp=destination, peer=peer[0], port=listener.getsockname()[1])
             connection.sendall(f"{leaf} {destination}\n".encode())

@@ -153,7 +153,7 @@ class World:
         run(*as_postgres(), *initdb, "--auth=scram-sha-256", "-E", "UTF8", "--no-sync", "--locale=C.UTF-8", quiet=True)
         with (data / "cluster" / "pg_hba.conf").open("w", encoding="utf-8") as hba:
             # Plain connections are for the bench, whose rivals speak no TLS either.
-            hba.write("local all postgres peer\nhostssl all all all scram-sha-256\nhost all all all scram-sha-256\n")
+            hba.write("local all postgres peer\nlocal all all scram-sha-256\nhostssl all all all scram-sha-256\nhost all all all scram-sha-256\n")
         settings = {
             "listen_addresses": "*",
             "unix_socket_directories": str(data),
