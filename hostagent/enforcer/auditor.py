@@ -210,12 +210,15 @@ class Auditor:
 
     def _inside(self, watched: _Watched) -> Inside:
         governed = watched.governed
+        assert governed.process is not None
         return Inside(
             number=governed.number,
             marked=watched.marked,
             cookie=watched.cookie,
             uid=governed.account.uid if governed.account.own else -1,
-            servers=frozenset({self._settings.proxy_uid}),
+            # Both live as long as this look: neither number can be another's.
+            servers=frozenset({os.getpid(), governed.process.pid}),
+            server_uid=self._settings.proxy_uid,
             has=lambda pid: pid in governed.leaf.processes(),
         )
 

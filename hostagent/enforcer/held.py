@@ -39,8 +39,8 @@ class Inside:
     """What being made inside a leaf means.
 
     ``number`` the leaf's, in its mark; ``marked`` whether the kernel can answer for it; ``cookie`` the network namespace's;
-    ``uid`` the workload's own uid, or -1 for a login user, whom others share; ``servers`` uids behind the unix sockets that
-    we put into a workload's view; ``has`` whether a process is in the leaf.
+    ``uid`` the workload's own uid, or -1 for a login user, whom others share; ``servers`` the pids, ``server_uid`` the uid behind
+    the unix sockets that we put into a workload's view; ``has`` whether a process is in the leaf.
     """
 
     number: int
@@ -48,6 +48,7 @@ class Inside:
     cookie: int
     uid: int
     servers: frozenset[int]
+    server_uid: int
     has: Callable[[int], bool]
 
 
@@ -139,7 +140,7 @@ def _elsewhere(held: socket.socket, owner: int, inside: Inside) -> str:
 def _foreign_peer(held: socket.socket, inside: Inside) -> str:
     """Return who is at the other end, if that is somebody outside who is not one of our own servers."""
     pid, uid = _peer(held)
-    if uid == _NOBODY or uid in inside.servers or pid == os.getpid():
+    if uid in (_NOBODY, inside.server_uid) or pid in inside.servers:
         return ""
     if inside.uid >= 0:
         return "" if uid == inside.uid else f"uid {uid}, pid {pid}"

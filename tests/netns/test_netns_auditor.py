@@ -18,7 +18,7 @@ import pytest
 
 from hostagent.enforcer import kernel
 from hostagent.enforcer.auditor import BOUND_S
-from tests.netns.stage import SINK_4, Stage, stage, wait_for
+from tests.netns.stage import SINK_4, Stage, stage, unix_socket_pair, wait_for
 
 pytestmark = pytest.mark.root
 
@@ -198,6 +198,26 @@ def test_status_tells_when_the_auditor_last_saw_everything(audited: Stage) -> No
         assert report["problem"] == ""
         assert time.time() - report["last_at"] < 5
         assert (report["processes"] >= 2, report["sockets"] >= 1) == (True, True)
+
+
+_DIALLER = """
+import socket, sys, time
+kept = []
+for _ in range(3):
+    dial = socket.socket(socket.AF_UNIX)
+    dial.connect(sys.argv[1])
+    kept.append(dial)
+time.sleep(2)
+print("done")
+"""
+
+
+@pytest.mark.parametrize("workload", [*BOTH, "login"])
+def test_who_dialled_a_masked_socket_is_left_alone(audited: Stage, workload: str) -> None:
+    path = audited.folder / "letters" / f"masked-{workload}"
+    with unix_socket_pair(path):
+        done = audited.run(workload, "/usr/bin/python3", "-I", "-c", _DIALLER, str(path))
+    assert (done.returncode, done.stdout, done.stderr) == (0, "done\n", "")
 
 
 _ORDINARY = """
