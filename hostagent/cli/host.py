@@ -1,4 +1,4 @@
-"""``hostagent status``, ``doctor``, ``kill`` and ``uninstall``: the state of enforcement on this host."""
+"""``hostagent status``, ``doctor``, ``kill``, ``quarantine``, ``release`` and ``uninstall``: the state of enforcement on this host."""
 
 from __future__ import annotations
 
@@ -50,6 +50,9 @@ def _print(report: dict[str, Any]) -> None:
     _print_service(report["service"])
     click.echo(f"evidence  {report['evidence'] or 'written'}")
     _print_auditor(report["auditor"])
+    for name, entry in report["quarantine"].items():
+        since = time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(entry["at"]))
+        click.echo(f"quarantine {name} since {since}, by {entry['by']}{': ' + entry['reason'] if entry['reason'] else ''}")
     click.echo(f"running   {len(report['leaves'])}")
     for leaf in report["leaves"]:
         age = int(time.time() - leaf["started_at"]) if leaf["started_at"] else 0
@@ -115,6 +118,38 @@ def kill_command(config_path: str | None, name: str, reason: str) -> None:
     answer, _ = EnforcerConnection(load_config(config_path).enforcer_socket).ask(Kill(name, reason), Killed)
     for leaf in answer.leaves:
         click.echo(f"killed {leaf}")
+
+
+@click.command("quarantine")
+@click.argument("name")
+@click.option("--reason", default="", help="Goes into the record, and to whoever tries to launch it.")
+@click.pass_obj
+def quarantine_command(config_path: str | None, name: str, reason: str) -> None:
+    """End every process of workload NAME at once and refuse its launches until `hostagent release NAME`. Root only.
+
+    Outlasts restarts. NAME may also be one of its running leaves. A launch of it exits 77.
+    """
+    from hostagent.cli.enforcerlink import EnforcerConnection
+    from hostagent.daemon.configfile import load_config
+    from hostagent.ipc import Quarantine, Quarantined
+
+    answer, _ = EnforcerConnection(load_config(config_path).enforcer_socket).ask(Quarantine(name, reason), Quarantined)
+    for leaf in answer.leaves:
+        click.echo(f"killed {leaf}")
+    click.echo("in quarantine: launches are refused until it is released")
+
+
+@click.command("release")
+@click.argument("name")
+@click.pass_obj
+def release_command(config_path: str | None, name: str) -> None:
+    """Let workload NAME, which is in quarantine, be launched again. Root only."""
+    from hostagent.cli.enforcerlink import EnforcerConnection
+    from hostagent.daemon.configfile import load_config
+    from hostagent.ipc import Release, Released
+
+    EnforcerConnection(load_config(config_path).enforcer_socket).ask(Release(name), Released)
+    click.echo(f"released {name}")
 
 
 @click.command("uninstall")

@@ -23,6 +23,8 @@ _COMMANDS = {
     "status": _Entry("hostagent.cli.host", "status_command", "Show what is governed, by what, and what is missing."),
     "doctor": _Entry("hostagent.cli.host", "doctor_command", "Check this host and say how to fix what is missing."),
     "kill": _Entry("hostagent.cli.host", "kill_command", "End every process of a workload."),
+    "quarantine": _Entry("hostagent.cli.host", "quarantine_command", "End a workload and keep it from being launched."),
+    "release": _Entry("hostagent.cli.host", "release_command", "Let a quarantined workload be launched again."),
     "uninstall": _Entry("hostagent.cli.host", "uninstall_command", "Take the fence down and remove every trace."),
     "approvals": _Entry("hostagent.cli.approvals", "approvals", "See and answer held operations."),
     "identity": _Entry("hostagent.cli.identity", "identity", "See and revoke workload identities."),

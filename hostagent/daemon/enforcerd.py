@@ -85,6 +85,7 @@ def settings_from(config: Config, journal: Journal) -> Settings:
         table=config.enforcement.table,
         uid_first=config.enforcement.uid_first,
         uid_count=config.enforcement.uid_count,
+        quarantine_file=f"{config.paths.state}/enforcerd/quarantine.json",
         reserved_uids=frozenset({proxy.pw_uid, recorder.pw_uid}),
     )
 

@@ -23,6 +23,7 @@ from hostagent.enforcer.governed import Governed, Stage, account_for, build_plan
 from hostagent.enforcer.launch import receive, start
 from hostagent.enforcer.listeners import bind_free
 from hostagent.enforcer.peers import Peer
+from hostagent.enforcer.quarantine import Quarantine
 from hostagent.enforcer.removal import remove_runtime
 from hostagent.enforcer.settings import Settings
 from hostagent.enforcer.slicewatch import SliceWatch
@@ -56,6 +57,7 @@ class Leaves:
         self.watch = RefusalWatch(settings, evidence, selector, self.live)
         self.attempts = AttemptWatch(evidence, selector)
         self.auditor = Auditor(settings, evidence, self.live, self.end)
+        self.quarantine = Quarantine(settings, evidence, self.live, self.end)
 
     # -- the service's own life ------------------------------------------------------------------------------------
 
@@ -234,6 +236,7 @@ class Leaves:
         if workload is None or peer.name not in workload.launchers:
             # One answer for both: whoever may not launch it need not learn that it exists.
             raise NotPermittedError(f"{peer.name} may not launch workload {request.workload!r} (launchers in its document)")
+        self.quarantine.check(workload.name)
         if workload.inbound:
             raise HostagentError(f"workload {workload.name}: inbound ports are not supported yet; remove `inbound`")
         if not request.argv:

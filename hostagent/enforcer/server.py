@@ -32,6 +32,10 @@ from hostagent.ipc import (
     Launch,
     Listening,
     Packet,
+    Quarantine,
+    Quarantined,
+    Release,
+    Released,
     Reload,
     Reloaded,
     Retired,
@@ -202,6 +206,11 @@ class Server:
             case Kill(name=name, reason=reason):
                 killed = self._leaves.kill(name, reason or f"killed by {peer.name}")
                 peer.send(packet_id, Killed(killed))
+            case Quarantine(name=name, reason=reason):
+                peer.send(packet_id, Quarantined(self._leaves.quarantine.impose(name, peer.name, reason)))
+            case Release(name=name):
+                self._leaves.quarantine.lift(name, peer.name)
+                peer.send(packet_id, Released())
             case Reload():
                 self._leaves.reload()
                 peer.send(packet_id, Reloaded())

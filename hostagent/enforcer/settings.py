@@ -22,8 +22,9 @@ class Settings:
     ``uid_first``/``uid_count`` are the uids given to workloads without ``user:``; nothing else may use them.
     ``shared_ports`` are the ports of listeners in the host's own namespace (shared placement), two per leaf, below
     ``ip_unprivileged_port_start`` so that nobody unprivileged can take one over. ``plain_table``: do not own the host's table
-    even where the kernel can (before Linux 6.9 it cannot); weaker, for trying how that holds.
-    ``unix_targets`` are the paths of targets' unix sockets, asked at each launch.
+    even where the kernel can (before Linux 6.9 it cannot); weaker, for trying how that holds. ``unix_targets`` are the paths of
+    targets' unix sockets, asked at each launch. ``quarantine_file`` is where the workloads that must not run are kept, in a folder
+    of root's; empty: a restart forgets them.
     """
 
     runtime: str
@@ -43,6 +44,7 @@ class Settings:
     reserved_uids: frozenset[int] = frozenset()
     plain_table: bool = False
     unix_targets: Callable[[], tuple[str, ...]] = tuple
+    quarantine_file: str = ""
 
     @property
     def socket_path(self) -> str:

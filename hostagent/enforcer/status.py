@@ -17,7 +17,7 @@ def report(settings: Settings, leaves: Leaves, evidence: Evidence) -> dict[str, 
     """Return the report, JSON-compatible.
 
     Keys: ``fence`` (table, slice, slice_id, loaded, owned), ``proxy`` (worker name, empty when none), ``leaves`` (a list, see
-    below), ``auditor`` (see ``Auditor.report``), ``weaker`` (lines for a person), ``evidence`` (why it cannot be written, empty
+    below), ``auditor`` and ``quarantine`` (see their ``report``), ``weaker`` (lines for a person), ``evidence`` (why it cannot be written, empty
     when it can). A leaf has ``leaf``,
     ``workload``, ``launcher``, ``placement``, ``uid``, ``pid``, ``stage``, ``served``, ``session``, ``started_at``,
     ``processes``.
@@ -34,6 +34,7 @@ def report(settings: Settings, leaves: Leaves, evidence: Evidence) -> dict[str, 
         "proxy": leaves.proxy.worker if leaves.proxy is not None else "",
         "leaves": [_leaf(each) for each in leaves.live()],
         "auditor": leaves.auditor.report(),
+        "quarantine": leaves.quarantine.report(),
         "weaker": _weaker(leaves),
         "evidence": evidence.failed,
     }
@@ -66,6 +67,8 @@ def _weaker(leaves: Leaves) -> list[str]:
     if leaves.watch.problem:
         lines.append(leaves.watch.problem)
     lines.extend(leaves.auditor.weaker())
+    if leaves.quarantine.problem:
+        lines.append(f"nothing is launched: {leaves.quarantine.problem}")
     for each in leaves.live():
         if not each.isolated:
             lines.append(f"{each.leaf.name}: shared placement: abstract unix sockets of the host are within its reach")

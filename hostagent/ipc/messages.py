@@ -10,6 +10,8 @@ number name           asked by                  answered with
 8 / 9  Kill           root                      Killed
 10/11  Uninstall      root                      Uninstalled
 12/13  Reload         root                      Reloaded
+14/15  Quarantine     root                      Quarantined
+16/17  Release        root                      Released
 20/21  Attach         the proxy's user          Attached
 22/23  Admit          enforcerd, of the proxy   Admitted
 24/25  Listen         enforcerd, of the proxy   Listening; descriptors come with the request
@@ -103,6 +105,29 @@ class Killed(Body, frozen=True):
     """These leaves were killed."""
 
     leaves: list[str]
+
+
+class Quarantine(Body, frozen=True):
+    """End every leaf of a workload and refuse its launches until Release, over restarts too."""
+
+    name: str
+    reason: str = ""
+
+
+class Quarantined(Body, frozen=True):
+    """It is in force; these leaves were killed."""
+
+    leaves: list[str]
+
+
+class Release(Body, frozen=True):
+    """Let a workload be launched again."""
+
+    name: str
+
+
+class Released(Body, frozen=True):
+    """It may."""
 
 
 class Uninstall(Body, frozen=True):

@@ -36,6 +36,8 @@ _ROWS: dict[type[Body], tuple[frozenset[Role], frozenset[State]]] = {
     messages.Signal: (_ANY_CLI, frozenset({State.RUNNING, State.ENDED})),
     messages.Status: (_ANY_CLI, frozenset({State.FRESH})),
     messages.Kill: (_ROOT, frozenset({State.FRESH})),
+    messages.Quarantine: (_ROOT, frozenset({State.FRESH})),
+    messages.Release: (_ROOT, frozenset({State.FRESH})),
     messages.Uninstall: (_ROOT, frozenset({State.FRESH})),
     messages.Reload: (_ROOT, frozenset({State.FRESH})),
     messages.Attach: (_PROXY, frozenset({State.FRESH})),

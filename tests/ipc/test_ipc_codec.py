@@ -23,6 +23,10 @@ from hostagent.ipc import (
     Listen,
     Listening,
     Packet,
+    Quarantine,
+    Quarantined,
+    Release,
+    Released,
     Reload,
     Reloaded,
     Retire,
@@ -53,6 +57,10 @@ EXAMPLES: list[Body] = [
     StatusReport({"proxy": "p", "leaves": []}),
     Kill("bot", "why"),
     Killed(["bot-1"]),
+    Quarantine("bot", "why"),
+    Quarantined(["bot-1"]),
+    Release("bot"),
+    Released(),
     Uninstall(),
     Uninstalled(["table"]),
     Reload(),
@@ -119,7 +127,7 @@ def test_a_message_too_large_for_a_packet_is_our_error() -> None:
 
 
 PERMITTED: dict[tuple[Role, State], set[type[Body]]] = {
-    (Role.ROOT, State.FRESH): {Launch, Status, Kill, Uninstall, Reload},
+    (Role.ROOT, State.FRESH): {Launch, Status, Kill, Quarantine, Release, Uninstall, Reload},
     (Role.USER, State.FRESH): {Launch, Status},
     (Role.PROXY, State.FRESH): {Attach},
     (Role.ROOT, State.RUNNING): {Signal},

@@ -1,8 +1,8 @@
 """enforcerd under test: the real ``Server`` with documents from the command line and a journal of JSON lines.
 
 ``python -m tests.netns.enforcer_process SETTINGS-JSON``. Keys: runtime, proxy_uid, slice, table, journal, ca, workloads
-(a list of mappings with ``name`` and any other field of the model's ``Workload``), loopback_ports, hidden, plain_table and unix_targets
-(both optional).
+(a list of mappings with ``name`` and any other field of the model's ``Workload``), loopback_ports, hidden; optional: plain_table,
+unix_targets, quarantine_file.
 """
 
 from __future__ import annotations
@@ -68,6 +68,7 @@ def main(text: str) -> None:
         table=given["table"],
         unix_targets=lambda: tuple(given.get("unix_targets", [])),
         plain_table=given.get("plain_table", False),
+        quarantine_file=given.get("quarantine_file", ""),
     )
     Server(settings).run(lambda: print("ready", flush=True))
 
