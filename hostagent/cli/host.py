@@ -44,7 +44,8 @@ def status_command(config_path: str | None, as_json: bool) -> None:
 def _print(report: dict[str, Any]) -> None:
     fence = report["fence"]
     owned = "owned by enforcerd, kept when it dies" if fence["owned"] else "not owned"
-    click.echo(f"fence     {'up' if fence['loaded'] else 'NOT LOADED'}: table inet {fence['table']} ({owned})")
+    what = f"table inet {fence['table']} ({owned})" if report["firewall"] == "nft" else f"iptables chain {fence['table']}-fence"
+    click.echo(f"fence     {'up' if fence['loaded'] else 'NOT LOADED'}: {what}")
     click.echo(f"slice     {fence['slice']} (id {fence['slice_id']})")
     click.echo(f"proxy     {report['proxy'] or 'NOT ATTACHED: dials are refused, nothing can be launched'}")
     _print_service(report["service"])

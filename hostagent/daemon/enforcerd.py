@@ -86,6 +86,7 @@ def settings_from(config: Config, journal: Journal) -> Settings:
         uid_first=config.enforcement.uid_first,
         uid_count=config.enforcement.uid_count,
         quarantine_file=f"{config.paths.state}/enforcerd/quarantine.json",
+        firewall=config.enforcement.firewall,
         reserved_uids=frozenset({proxy.pw_uid, recorder.pw_uid}),
     )
 

@@ -33,6 +33,7 @@ class Enforcement(Strict):
     table: Annotated[str, Field(pattern=r"^[a-z][a-z0-9_]{0,15}$")] = "hostagent"
     uid_first: Annotated[int, Field(ge=1000)] = 64000
     uid_count: Annotated[int, Field(ge=1, le=65536)] = 1000
+    firewall: Annotated[str, Field(pattern="^(auto|nft|iptables)$")] = "auto"
 
 
 class Users(Strict):

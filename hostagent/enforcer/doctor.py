@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
-from hostagent.enforcer import backstop, kernel, network, nft, ruleset
+from hostagent.enforcer import backstop, iptables, kernel, network, nft, ruleset, xtables
 from hostagent.enforcer.cgroup import find_mount
 from hostagent.enforcer.launch import in_child
 from hostagent.enforcer.refusals import PacketLog
@@ -40,8 +40,7 @@ def examine(users: Iterable[str]) -> list[Check]:
     """
     if os.geteuid() != 0:
         return [Check("root", ok=False, detail="not root", fix="sudo hostagent doctor")]
-    checks = [_kernel(), _architecture(), _cgroup(), _program("nft", "nftables"), _program("setpriv", "util-linux")]
-    checks.append(_try("nftables: socket cgroupv2, redirect, reject", _rules, "a kernel with CONFIG_NF_TABLES, NFT_SOCKET, NFT_REDIR, NFT_REJECT_INET, NFT_FIB_INET, NFT_LOG (modprobe nft_socket)"))
+    checks = [_kernel(), _architecture(), _cgroup(), _program("setpriv", "util-linux"), *_firewall()]
     checks.append(_try("cgroup programs (shared placement before Linux 6.9)", _backstop, "a kernel with CONFIG_CGROUP_BPF"))
     checks.append(_try("packet log (NFLOG)", _log, "modprobe nfnetlink_log nft_log"))
     checks.append(_try("namespaces, mounts and seccomp", _launch_parts, "run outside of a container, or give it CAP_SYS_ADMIN"))
@@ -70,6 +69,16 @@ def _cgroup() -> Check:
         return Check("cgroup v2", ok=True, detail=find_mount(Path("/proc/self/mountinfo").read_text()))
     except HostagentError as error:
         return Check("cgroup v2", ok=False, detail=str(error), fix="mount -t cgroup2 none /sys/fs/cgroup")
+
+
+def _firewall() -> list[Check]:
+    """nftables, with what it must be able to do; where it does not work and iptables does, that is no fault."""
+    fix = "a kernel with CONFIG_NF_TABLES, NFT_SOCKET, NFT_REDIR, NFT_REJECT_INET, NFT_FIB_INET, NFT_LOG (modprobe nft_socket)"
+    checks = [_program("nft", "nftables"), _try("nftables: socket cgroupv2, redirect, reject", _rules, fix)]
+    if all(each.ok for each in checks):
+        return checks
+    other = _try("iptables instead of nftables", _iptables, "apt-get install nftables")
+    return [other] if other.ok else [*checks, other]
 
 
 def _program(name: str, package: str) -> Check:
@@ -128,6 +137,14 @@ def _rules() -> str:
         finally:
             probe.rmdir()
     return ""
+
+
+def _iptables() -> str:
+    with kernel.in_network(network.create()):
+        problem = xtables.works()
+        if problem:
+            raise HostagentError(problem)
+    return f"works; {iptables.SHARED_REFUSED}"
 
 
 def _backstop() -> str:

@@ -12,8 +12,8 @@ from collections.abc import Iterable
 
 from hostagent.enforcer import canary, ruleset
 from hostagent.enforcer.cgroup import Slice
+from hostagent.enforcer.firewall import choose
 from hostagent.enforcer.governed import Governed
-from hostagent.enforcer.nft import HostTable
 from hostagent.enforcer.settings import Settings
 
 
@@ -21,8 +21,13 @@ class Fence:
     """Keeps the table in step with the slice and its shared leaves."""
 
     def __init__(self, settings: Settings, slice_: Slice) -> None:
-        """Nothing is loaded until ``load``. ``removed`` says that the table is gone because we took it down."""
-        self.table = HostTable(settings.table, slice_.mount, plain=settings.plain_table)
+        """Nothing is loaded until ``load``. ``removed`` says that the table is gone because we took it down.
+
+        Raises:
+            HostagentError: no firewall works here.
+        """
+        self.firewall = choose(settings.firewall)
+        self.table = self.firewall.host_table(settings, slice_.name, slice_.mount)
         self._settings = settings
         self._slice = slice_
         self._loaded_id = 0
@@ -31,8 +36,8 @@ class Fence:
 
     @property
     def current(self) -> bool:
-        """Whether the rules name the slice as it is now."""
-        return self._loaded_id != 0 and self._loaded_id == self._slice.id
+        """Whether the rules name the slice as it is now, and are still there as far as that can be seen."""
+        return self._loaded_id != 0 and self._loaded_id == self._slice.id and self.table.intact()
 
     @property
     def stale(self) -> bool:

@@ -11,9 +11,10 @@ import signal
 import stat
 from dataclasses import dataclass, field
 
-from hostagent.enforcer import canary, kernel, network, nft, ruleset, userns
+from hostagent.enforcer import canary, kernel, network, userns
 from hostagent.enforcer.cgroup import Leaf
 from hostagent.enforcer.environment import environment
+from hostagent.enforcer.firewall import choose
 from hostagent.enforcer.launch import Plan, Process
 from hostagent.enforcer.listeners import Listeners
 from hostagent.enforcer.lookups import replaced_files, system_bundle
@@ -103,13 +104,10 @@ class Governed:
         """Load the rules of the leaf's own namespace.
 
         Raises:
-            HostagentError: nft refused.
+            HostagentError: nft or iptables refused.
         """
-        text = ruleset.isolated(
-            settings.table, ISOLATED_PORT, ISOLATED_PORT + 1, loopback_ports, settings.log_group
-        )
         with kernel.in_network(self.network):
-            nft.run(ruleset.create(settings.table) + text)
+            choose(settings.firewall).load_isolated(settings, loopback_ports)
         self.loopback_ports = loopback_ports
 
     def isolate(self, settings: Settings, loopback_ports: frozenset[int]) -> None:

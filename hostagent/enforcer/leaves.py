@@ -30,6 +30,7 @@ from hostagent.enforcer.slicewatch import SliceWatch
 from hostagent.enforcer.watch import RefusalWatch
 from hostagent.ipc import Admit, Admitted, Exited, Failed, Launch, Launched, Listen, Listening, Retire, Retired, State
 from hostagent.model.errors import HostagentError, NotPermittedError
+from hostagent.model.flow import Placement
 from hostagent.model.workload import Workload
 
 log = logging.getLogger(__name__)
@@ -239,6 +240,8 @@ class Leaves:
         self.quarantine.check(workload.name)
         if workload.inbound:
             raise HostagentError(f"workload {workload.name}: inbound ports are not supported yet; remove `inbound`")
+        if workload.placement is Placement.SHARED and self.fence.firewall.shared_refused:
+            raise HostagentError(f"workload {workload.name}: {self.fence.firewall.shared_refused}")
         if not request.argv:
             raise HostagentError("no command given")
         return workload

@@ -119,6 +119,10 @@ class HostTable:
         first = made + ruleset.delete(self.name) + made if anew else made
         return first + text + ruleset.signature(self.name, word)
 
+    def intact(self) -> bool:
+        """Return whether the table is as it was loaded: nobody else can change it, or ``watch`` says when."""
+        return True
+
     def remove(self) -> None:
         """Take the table down, if there is one."""
         self._give()

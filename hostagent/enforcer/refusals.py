@@ -169,14 +169,14 @@ class Tally:
             key = (leaf, "various", "", "various")
         self._counts[key] = self._counts.get(key, 0) + 1
 
-    def take(self) -> list[tuple[str, dict[str, object]]]:
-        """Return leaf and event fields of each row, and start anew."""
+    def take(self, layer: str = "nft") -> list[tuple[str, dict[str, object]]]:
+        """Return leaf and event fields of each row, and start anew. ``layer``: which firewall refused."""
         counts, self._counts = self._counts, {}
         return [
             (
                 leaf,
                 {
-                    "layer": "nft",
+                    "layer": layer,
                     "leaf": leaf,
                     "source": source,
                     "destination": destination,

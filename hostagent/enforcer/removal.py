@@ -7,7 +7,7 @@ from pathlib import Path
 
 from hostagent.enforcer import unixdoors
 from hostagent.enforcer.cgroup import Slice
-from hostagent.enforcer.nft import HostTable
+from hostagent.enforcer.firewall import remove_tables
 
 _FILES = ("enforcerd.sock",)
 
@@ -33,7 +33,7 @@ def remove_everything(slice_name: str, table: str, runtime: str) -> list[str]:
     for name in slice_.leaves():
         slice_.leaf(name).remove()
         removed.append(f"leaf {name}")
-    HostTable(table, slice_.mount).remove()
+    remove_tables(table, slice_.mount)
     removed.append(f"table inet {table}")
     if slice_.id:
         slice_.remove()

@@ -24,7 +24,7 @@ class Settings:
     ``ip_unprivileged_port_start`` so that nobody unprivileged can take one over. ``plain_table``: do not own the host's table
     even where the kernel can (before Linux 6.9 it cannot); weaker, for trying how that holds. ``unix_targets`` are the paths of
     targets' unix sockets, asked at each launch. ``quarantine_file`` is where the workloads that must not run are kept, in a folder
-    of root's; empty: a restart forgets them.
+    of root's; empty: a restart forgets them. ``firewall`` is "nft", "iptables", or "auto" for the first of them that works.
     """
 
     runtime: str
@@ -45,6 +45,7 @@ class Settings:
     plain_table: bool = False
     unix_targets: Callable[[], tuple[str, ...]] = tuple
     quarantine_file: str = ""
+    firewall: str = "auto"
 
     @property
     def socket_path(self) -> str:

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 def report(settings: Settings, leaves: Leaves, evidence: Evidence) -> dict[str, Any]:
     """Return the report, JSON-compatible.
 
-    Keys: ``fence`` (table, slice, slice_id, loaded, owned), ``proxy`` (worker name, empty when none), ``leaves`` (a list, see
+    Keys: ``fence`` (table, slice, slice_id, loaded, owned), ``firewall`` ("nft" or "iptables"), ``proxy`` (worker name, empty when none), ``leaves`` (a list, see
     below), ``auditor`` and ``quarantine`` (see their ``report``), ``weaker`` (lines for a person), ``evidence`` (why it cannot be written, empty
     when it can). A leaf has ``leaf``,
     ``workload``, ``launcher``, ``placement``, ``uid``, ``pid``, ``stage``, ``served``, ``session``, ``started_at``,
@@ -31,6 +31,7 @@ def report(settings: Settings, leaves: Leaves, evidence: Evidence) -> dict[str, 
             "loaded": leaves.fence.current,
             "owned": leaves.fence.table.owned,
         },
+        "firewall": leaves.fence.firewall.value,
         "proxy": leaves.proxy.worker if leaves.proxy is not None else "",
         "leaves": [_leaf(each) for each in leaves.live()],
         "auditor": leaves.auditor.report(),
@@ -58,7 +59,13 @@ def _leaf(each: Governed) -> dict[str, Any]:
 
 def _weaker(leaves: Leaves) -> list[str]:
     lines = ["no eBPF: which process inside a workload made a connection is not recorded (attribution: cgroup-only)"]
-    if not leaves.fence.table.owned:
+    if leaves.fence.firewall.shared_refused:
+        lines.append(leaves.fence.firewall.shared_refused)
+        lines.append(
+            "another tool's `iptables -F` takes the host's fence away for up to half a second; no workload depends on it: each is"
+            " isolated and held in its own network namespace"
+        )
+    elif not leaves.fence.table.owned:
         lines.append(
             "the nft table is not owned (kernel below 6.9): another tool's `nft flush ruleset` removes it; it is loaded again"
             " within milliseconds, and meanwhile shared placement is held by the leaves' own cgroup programs (its connections"

@@ -7,6 +7,7 @@ import selectors
 from collections.abc import Callable
 
 from hostagent.enforcer.evidence import Evidence
+from hostagent.enforcer.firewall import choose
 from hostagent.enforcer.governed import Governed
 from hostagent.enforcer.refusals import PacketLog, Tally
 from hostagent.enforcer.ruleset import MARK_MASK, MARK_PREFIX
@@ -31,6 +32,7 @@ class RefusalWatch:
         """Nothing is read until ``begin``; ``live`` names the leaves that marks in shared placement stand for."""
         self.problem = ""
         self._group = settings.log_group
+        self._firewall = settings.firewall
         self._evidence = evidence
         self._selector = selector
         self._live = live
@@ -78,7 +80,7 @@ class RefusalWatch:
 
     def flush(self) -> None:
         """Write down what was counted."""
-        for leaf, fields in self._tally.take():
+        for leaf, fields in self._tally.take(choose(self._firewall).value):
             self._evidence.note(EventKind.REFUSAL, self._workloads.get(leaf, ""), fields)
 
     def _read(self, governed: Governed) -> None:

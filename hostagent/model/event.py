@@ -27,7 +27,7 @@ hold          ticket, statement, rule, approvers, digest, expires_at, reason
 answer        ticket, statement, granted, by, reason
 dns           name, type, outcome (answered, refused), answers, reason; a connection to port 53: type TCP, outcome connected,
               leaf, peer, destination
-refusal       layer (proxy, dns, nft, seccomp, bpf, mount), leaf, source, destination, transport, reason, count
+refusal       layer (proxy, dns, nft, iptables, seccomp, bpf, mount), leaf, source, destination, transport, reason, count
 close         reason, bytes_up, bytes_down, statements, elapsed_us
 gap           reason, count
 kernel_flow   leaf, cookie, transport, source, destination, netns, established, count (above 1: dials beyond the rate that is

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from hostagent.enforcer import ruleset
+from hostagent.enforcer import iptables, ruleset
 
 GOLDEN = Path(__file__).parent / "golden"
 LEAVES = [
@@ -18,6 +18,28 @@ CASES = {
     "shared": ruleset.shared("hostagent", "governed.slice", 1, LEAVES, [5432], 5),
     "shared-empty": ruleset.shared("hostagent", "governed.slice", 1, [], [], 5),
 }
+
+XTABLES = {family.program: iptables.isolated(family, 901, 902, [5432, 3306], 5) for family in iptables.FAMILIES} | {
+    f"{family.program}-host": iptables.host(family, "hostagent-fence", "governed.slice", 5, present)
+    for family, present in zip(
+        iptables.FAMILIES,
+        (["-P OUTPUT ACCEPT"], ["-P OUTPUT ACCEPT", f"-A {iptables.jump('hostagent-fence', 'governed.slice')}", "-A OUTPUT -j others"]),
+        strict=True,
+    )
+}
+
+
+@pytest.mark.parametrize("name", sorted(XTABLES))
+def test_the_rules_for_iptables_are_the_ones_that_were_read_and_agreed(name: str) -> None:
+    assert XTABLES[name] == (GOLDEN / f"{name}.rules").read_text()
+
+
+def test_on_iptables_nothing_gets_out_before_anything_is_redirected_and_a_reload_changes_the_redirection_alone() -> None:
+    for family in iptables.FAMILIES:
+        before, after = (iptables.isolated(family, 901, 902, ports, 5) for ports in ([], [3306]))
+        assert before.index("*filter") < before.index("*nat")
+        assert before.partition("*nat")[0] == after.partition("*nat")[0]
+        assert ":OUTPUT DROP" in before.partition("*nat")[0]
 
 
 @pytest.mark.parametrize("name", sorted(CASES))

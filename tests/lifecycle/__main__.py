@@ -16,12 +16,13 @@ from tests.lifecycle.rig import Figures, Measurement, rig
 
 _INSIDE = "HOSTAGENT_LIFECYCLE_INSIDE"
 _RATE = 1000.0
-_HEAD = f"{'event':<31} {'placement':<15} {'times':>5} {'attempts':>8} {'per s':>6} {'leaked':>6} {'governed out':>12} {'others failed':>13} {'others out':>10}  governed met"
+_HEAD = f"{'event':<31} {'placement':<19} {'times':>5} {'attempts':>8} {'per s':>6} {'leaked':>6} {'governed out':>12} {'others failed':>13} {'others out':>10}  governed met"
 
 
 def measure(event: Event, placement: str, times: int, folder: Path) -> Figures:
     """Run one event under load and return its figures."""
-    with rig(folder, plain="plain" in placement) as built, Measurement(built, event.name, placement, times=times) as measurement:
+    variant = {"plain": "plain" in placement, "iptables": "iptables" in placement}
+    with rig(folder, **variant) as built, Measurement(built, event.name, placement, times=times) as measurement:
         event.body(measurement, times)
     return measurement.figures
 
@@ -51,7 +52,7 @@ def row(figures: Figures) -> str:
     strays += f"; {figures.resets} bare resets of the kernel on the wire" if figures.resets else ""
     note = f"; {figures.note}" if figures.note else ""
     return (
-        f"{figures.event:<31} {figures.placement:<15} {figures.times:>5} {figures.attempts + sum(figures.strays.values()):>8} {figures.rate:>6.0f}"
+        f"{figures.event:<31} {figures.placement:<19} {figures.times:>5} {figures.attempts + sum(figures.strays.values()):>8} {figures.rate:>6.0f}"
         f" {figures.leaked:>6} {figures.outage * 1000:>9.0f} ms {sum(figures.control_failed.values()):>6}/{figures.control_attempts:<6}"
         f" {figures.control_gap * 1000:>7.0f} ms  {met}{strays}{note}"
     )

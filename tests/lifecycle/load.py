@@ -107,8 +107,8 @@ class Load:
         step = 1.0 / self.rate
         while True:
             now = time.monotonic()
-            # Behind by more than a tenth of a second (the machine was busy): what was missed is made up in a burst of that.
-            due = max(due, now - 0.1)
+            # Behind, because the machine was busy: what was missed is made up in a burst of at most two seconds' worth.
+            due = max(due, now - 2.0)
             while due <= now and len(self.pending) < _MAXIMUM_PENDING:
                 self.attempt()
                 due += step

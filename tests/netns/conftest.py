@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.netns.stage import Stage, stage
+from tests.netns.stage import FIREWALL, Stage, stage
 
 
 @pytest.fixture
@@ -22,10 +22,16 @@ def place() -> Iterator[Path]:
 @pytest.fixture(scope="module")
 def host() -> Iterator[Stage]:
     with tempfile.TemporaryDirectory(prefix="hatest-") as name:
-        yield from _host(Path(name))
+        yield from _host(Path(name), FIREWALL)
 
 
-def _host(folder: Path) -> Iterator[Stage]:
+@pytest.fixture(scope="module")
+def iptables_host() -> Iterator[Stage]:
+    with tempfile.TemporaryDirectory(prefix="hatest-") as name:
+        yield from _host(Path(name), "iptables")
+
+
+def _host(folder: Path, firewall: str) -> Iterator[Stage]:
     shared = folder / "shared"
     shared.mkdir()
     (shared / "data").write_text("given")
@@ -41,5 +47,5 @@ def _host(folder: Path) -> Iterator[Stage]:
         {"name": "served", "inbound": [8080]},
         {"name": "theirs", "launchers": ["daemon"]},
     ]
-    with stage(folder, workloads) as built:
+    with stage(folder, workloads, firewall=firewall) as built:
         yield built

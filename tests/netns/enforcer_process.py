@@ -2,7 +2,7 @@
 
 ``python -m tests.netns.enforcer_process SETTINGS-JSON``. Keys: runtime, proxy_uid, slice, table, journal, ca, workloads
 (a list of mappings with ``name`` and any other field of the model's ``Workload``), loopback_ports, hidden; optional: plain_table,
-unix_targets, quarantine_file.
+unix_targets, quarantine_file, firewall.
 """
 
 from __future__ import annotations
@@ -69,6 +69,7 @@ def main(text: str) -> None:
         unix_targets=lambda: tuple(given.get("unix_targets", [])),
         plain_table=given.get("plain_table", False),
         quarantine_file=given.get("quarantine_file", ""),
+        firewall=given.get("firewall", "auto"),
     )
     Server(settings).run(lambda: print("ready", flush=True))
 

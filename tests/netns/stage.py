@@ -21,6 +21,9 @@ from hostagent.enforcer import kernel
 from hostagent.enforcer.removal import remove_everything
 
 REPOSITORY = Path(__file__).resolve().parents[2]
+FIREWALL = os.environ.get("HOSTAGENT_TEST_FIREWALL", "auto")
+"""``HOSTAGENT_TEST_FIREWALL=iptables pytest -k 'not shared' ...`` runs any of these suites on the other firewall."""
+
 PROXY_UID = 61000
 SINK_4, HOST_4 = "203.0.113.1", "203.0.113.2"
 SINK_6, HOST_6 = "2001:db8:1::1", "2001:db8:1::2"
@@ -246,12 +249,14 @@ def stage(
     loopback_ports: Sequence[int] = (5432,),
     proxy: bool = True,
     plain_table: bool = False,
+    firewall: str = FIREWALL,
     kind: type[Stage] = Stage,
     unix_targets: Sequence[str] = (),
 ) -> Iterator[Stage]:
     built = kind(folder, workloads, loopback_ports)
     built.settings["plain_table"] = plain_table
     built.settings["unix_targets"] = list(unix_targets)
+    built.settings["firewall"] = firewall
     try:
         built.wire()
         built.start_sink()
