@@ -25,6 +25,7 @@ _COMMANDS = {
     "kill": _Entry("hostagent.cli.host", "kill_command", "End every process of a workload."),
     "quarantine": _Entry("hostagent.cli.host", "quarantine_command", "End a workload and keep it from being launched."),
     "release": _Entry("hostagent.cli.host", "release_command", "Let a quarantined workload be launched again."),
+    "verify": _Entry("hostagent.cli.verify", "verify_command", "Attack the boundary and say whether it holds."),
     "uninstall": _Entry("hostagent.cli.host", "uninstall_command", "Take the fence down and remove every trace."),
     "approvals": _Entry("hostagent.cli.approvals", "approvals", "See and answer held operations."),
     "identity": _Entry("hostagent.cli.identity", "identity", "See and revoke workload identities."),

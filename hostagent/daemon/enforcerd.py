@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ipaddress
 import logging
 import os
 import sys
@@ -88,7 +89,19 @@ def settings_from(config: Config, journal: Journal) -> Settings:
         quarantine_file=f"{config.paths.state}/enforcerd/quarantine.json",
         firewall=config.enforcement.firewall,
         reserved_uids=frozenset({proxy.pw_uid, recorder.pw_uid}),
+        verify_every_s=config.verify.every_s,
+        verify_freeze=config.verify.freeze,
+        target_names=lambda: tuple(name for each in load_targets(config).values() for name in each.hosts if _is_name(name)),
     )
+
+
+def _is_name(host: str) -> bool:
+    """Whether ``host`` is looked up by DNS."""
+    try:
+        ipaddress.ip_address(host)
+    except ValueError:
+        return host != "localhost"
+    return False
 
 
 def _folder(path: str, mode: int) -> None:

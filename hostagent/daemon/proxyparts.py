@@ -20,7 +20,7 @@ from hostagent.mask import DETECTORS, TRANSFORMS
 from hostagent.model.errors import DocumentError, HostagentError
 from hostagent.model.event import Event, EventKind
 from hostagent.model.target import Target
-from hostagent.model.workload import Workload
+from hostagent.model.workload import CANARY, Workload
 from hostagent.proxy.authority import open_authority
 from hostagent.proxy.catalogue import Catalogues
 from hostagent.proxy.context import PolicyStore
@@ -36,6 +36,7 @@ log = logging.getLogger(__name__)
 
 WRITER = "proxyd-0"
 _EXPIRY_S = 0.5
+_CANARY_S = 300.0
 _DOCUMENTS_S = 1.0
 
 
@@ -129,6 +130,10 @@ class Proxy:
     # -- what enforcerd asks ---------------------------------------------------------------------------------------------
 
     async def _admit(self, request: Admit) -> Admitted:
+        if request.workload == CANARY:
+            # Served, so that the whole way is tried; without an identity every connection of it is refused and recorded.
+            self._launchers[request.leaf] = (CANARY, "")
+            return Admitted(admitted=True, expires_at=time.time() + _CANARY_S)
         admission = await self._identities.admit(request.workload, request.launcher)
         identity = admission.identity
         if not admission.admitted or identity is None:
@@ -181,7 +186,7 @@ class Proxy:
         if dns is not None:
             dns.stop()
         admitted = self._launchers.pop(leaf, None)
-        if admitted is not None:
+        if admitted is not None and admitted[0] != CANARY:
             self._identities.release(admitted[0])
 
     # -- what people ask -------------------------------------------------------------------------------------------------

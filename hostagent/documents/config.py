@@ -36,6 +36,13 @@ class Enforcement(Strict):
     firewall: Annotated[str, Field(pattern="^(auto|nft|iptables)$")] = "auto"
 
 
+class VerifySettings(Strict):
+    """How often the boundary is attacked unasked (seconds; 0: never, not even after a reload), and whether failure freezes."""
+
+    every_s: Annotated[float, Field(ge=0)] = 900.0
+    freeze: bool = False
+
+
 class Users(Strict):
     """The accounts of the two unprivileged processes; ``audit`` is the group that may read published evidence."""
 
@@ -72,6 +79,7 @@ class _Document(Strict):
     limits: Limits = Limits()
     identity: IdentitySettings = IdentitySettings()
     postgres: PostgresSettings = PostgresSettings()
+    verify: VerifySettings = VerifySettings()
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,6 +92,7 @@ class Config:
     limits: Limits
     identity: IdentitySettings
     postgres: PostgresSettings
+    verify: VerifySettings
 
     @property
     def workloads(self) -> str:
@@ -150,4 +159,5 @@ def parse_config(name: str, text: str) -> Config:
         limits=document.limits,
         identity=document.identity,
         postgres=document.postgres,
+        verify=document.verify,
     )

@@ -21,7 +21,9 @@ class Fence:
     """Keeps the table in step with the slice and its shared leaves."""
 
     def __init__(self, settings: Settings, slice_: Slice) -> None:
-        """Nothing is loaded until ``load``. ``removed`` says that the table is gone because we took it down.
+        """Nothing is loaded until ``load``.
+
+        ``removed`` says that the table is gone because we took it down, ``rules`` what it was last filled with.
 
         Raises:
             HostagentError: no firewall works here.
@@ -33,6 +35,7 @@ class Fence:
         self._loaded_id = 0
         self._loopback_ports: frozenset[int] = frozenset()
         self.removed = False
+        self.rules = ""
 
     @property
     def current(self) -> bool:
@@ -90,6 +93,7 @@ class Fence:
             self._settings.shared_ports,
         )
         self.table.load(text, anew=anew)
+        self.rules = text
         took = time.monotonic() - began
         self._loaded_id = 0
         unknown = self._slice.leaf(f"canary-{secrets.token_hex(4)}")

@@ -27,6 +27,7 @@ from hostagent.enforcer.quarantine import Quarantine
 from hostagent.enforcer.removal import remove_runtime
 from hostagent.enforcer.settings import Settings
 from hostagent.enforcer.slicewatch import SliceWatch
+from hostagent.enforcer.verification import Own, Verification
 from hostagent.enforcer.watch import RefusalWatch
 from hostagent.ipc import Admit, Admitted, Exited, Failed, Launch, Launched, Listen, Listening, Retire, Retired, State
 from hostagent.model.errors import HostagentError, NotPermittedError
@@ -36,6 +37,7 @@ from hostagent.model.workload import Workload
 log = logging.getLogger(__name__)
 
 _STEP_S = 15.0
+_NEIGHBOUR_S = 60.0
 REFUSED_CODE = 77
 """The command line's exit status for a launch that is not permitted (EX_NOPERM)."""
 
@@ -59,6 +61,8 @@ class Leaves:
         self.attempts = AttemptWatch(evidence, selector)
         self.auditor = Auditor(settings, evidence, self.live, self.end)
         self.quarantine = Quarantine(settings, evidence, self.live, self.end)
+        self._own: dict[str, Own] = {}
+        self.verification = Verification(settings, evidence, selector, self)
 
     # -- the service's own life ------------------------------------------------------------------------------------
 
@@ -89,6 +93,7 @@ class Leaves:
         """We stop: programs, fence and what the proxy serves stay as they are, as if we had been killed."""
         self.watch.flush()
         self.attempts.flush()
+        self.verification.abandon()
 
     def uninstall(self) -> list[str]:
         """Remove table, slice and runtime files; every program must have ended. Returns what was removed."""
@@ -111,6 +116,7 @@ class Leaves:
         self.watch.tick(now)
         self.attempts.tick(now)
         self._see_to_the_fence()
+        self.verification.tick(now)
 
     def _slice_changed(self, slice_watch: SliceWatch) -> None:
         if slice_watch.changed():
@@ -154,6 +160,7 @@ class Leaves:
         for each in self.live():
             if each.isolated and each.network >= 0 and each.loopback_ports != ports:
                 each.load_isolated(self._settings, ports)
+        self.verification.reloaded()
 
     # -- a launcher asks -------------------------------------------------------------------------------------------
 
@@ -212,6 +219,11 @@ class Leaves:
 
     def _new(self, peer: Peer, request: Launch) -> Governed:
         workload = self._permitted(peer, request)
+        if self.verification.frozen:
+            raise HostagentError(self.verification.frozen)
+        return self._make(workload, peer.name, request)
+
+    def _make(self, workload: Workload, launcher: str, request: Launch) -> Governed:
         if self._evidence.failed:
             raise HostagentError(f"evidence cannot be written: {self._evidence.failed}")
         if self.proxy is None:
@@ -225,7 +237,7 @@ class Leaves:
         return Governed(
             leaf=self.slice.leaf(new_name(workload.name)),
             workload=workload,
-            launcher=peer.name,
+            launcher=launcher,
             request=request,
             account=account_for(workload, self._settings, frozenset(taken)),
             number=next(number for number in range(1, 65536) if number not in numbers),
@@ -245,6 +257,49 @@ class Leaves:
         if not request.argv:
             raise HostagentError("no command given")
         return workload
+
+    # -- a program of ours (verification.Host) -----------------------------------------------------------------------
+
+    @property
+    def ready(self) -> bool:
+        """Whether launches can succeed."""
+        return self.proxy is not None and self.fence.current and not self._evidence.failed
+
+    def start_own(self, workload: Workload, own: Own) -> Governed:
+        """Begin the launch of a program of ours, the same way as anybody's.
+
+        Raises:
+            HostagentError: it cannot be begun; nothing was made.
+        """
+        governed = self._make(workload, "", Launch(workload.name, [], {}, "/", tty=False))
+        self._admit(governed, again=False)
+        self._leaves[governed.leaf.name] = governed
+        self._own[governed.leaf.name] = own
+        return governed
+
+    def prepare_neighbour(self, workload: Workload) -> Governed:
+        """Make a leaf with open listeners and no program; see ``end_neighbour``.
+
+        Raises:
+            HostagentError: the fence does not hold; nothing is left.
+        """
+        governed = self._make(workload, "", Launch(workload.name, [], {}, "/", tty=False))
+        governed.give_up_at += _NEIGHBOUR_S
+        self._leaves[governed.leaf.name] = governed
+        try:
+            self._prepare(governed)
+        except (HostagentError, OSError):
+            self.end_neighbour(governed)
+            raise
+        return governed
+
+    def end_neighbour(self, governed: Governed) -> None:
+        """Take back what ``prepare_neighbour`` made."""
+        self._fail(governed, "", recorded=True)
+
+    def host_rules(self) -> tuple[str, str]:
+        """Return what the host's table was filled with, empty where it is not in force, and where cgroup v2 is mounted."""
+        return (self.fence.rules if self.fence.current else ""), self.slice.mount
 
     # -- the proxy answers -----------------------------------------------------------------------------------------
 
@@ -337,6 +392,9 @@ class Leaves:
         governed.served = True
         if again:
             return
+        own = self._own.get(governed.leaf.name)
+        if own is not None:
+            governed.request = own.request(governed)
         plan = build_plan(governed, self._settings)
         try:
             governed.process = start(plan)
@@ -421,6 +479,8 @@ class Leaves:
             if peer is not None:
                 peer.table.state = State.RUNNING
                 peer.send(packet_id, Launched(governed.leaf.name, governed.main_pid), descriptors)
+            elif governed.leaf.name in self._own:
+                self._own[governed.leaf.name].started(os.dup(descriptors[1]))
         finally:
             for descriptor in descriptors:
                 os.close(descriptor)
@@ -471,6 +531,7 @@ class Leaves:
             governed.reason = governed.reason or reason
             governed.leaf.kill()
             return
+        governed.reason = governed.reason or reason
         self._release(governed)
         if not recorded:
             self._evidence.refused(governed.workload.name, governed.launcher, governed.leaf.name, reason)
@@ -495,6 +556,9 @@ class Leaves:
         if self.proxy is not None:
             self._next_id += 1
             self.proxy.ask(self._next_id, Retire(governed.leaf.name), Retired)
+        own = self._own.pop(governed.leaf.name, None)
+        if own is not None:
+            own.ended(governed)
 
 
 def _children() -> set[int]:

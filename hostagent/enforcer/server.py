@@ -46,6 +46,8 @@ from hostagent.ipc import (
     StatusReport,
     Uninstall,
     Uninstalled,
+    Verified,
+    Verify,
 )
 from hostagent.model.errors import HostagentError, NotPermittedError, RemoteWireError
 from hostagent.model.event import EventKind
@@ -214,6 +216,10 @@ class Server:
             case Reload():
                 self._leaves.reload()
                 peer.send(packet_id, Reloaded())
+            case Verify():
+                self._leaves.verification.ask(
+                    lambda result: peer.send(packet_id, Verified(dict(result.attempts), list(result.failed), result.elapsed_us))
+                )
             case Uninstall():
                 self._uninstall(peer, packet_id)
             case Attach(worker=worker):

@@ -25,6 +25,8 @@ class Settings:
     even where the kernel can (before Linux 6.9 it cannot); weaker, for trying how that holds. ``unix_targets`` are the paths of
     targets' unix sockets, asked at each launch. ``quarantine_file`` is where the workloads that must not run are kept, in a folder
     of root's; empty: a restart forgets them. ``firewall`` is "nft", "iptables", or "auto" for the first of them that works.
+    ``verify_every_s``: seconds between two verifications that nobody asked for (0: none, and none after a reload); ``verify_freeze``: while the last one failed,
+    nothing is launched; ``target_names`` are host names that a workload must be able to resolve.
     """
 
     runtime: str
@@ -46,6 +48,9 @@ class Settings:
     unix_targets: Callable[[], tuple[str, ...]] = tuple
     quarantine_file: str = ""
     firewall: str = "auto"
+    verify_every_s: float = 0.0
+    verify_freeze: bool = False
+    target_names: Callable[[], tuple[str, ...]] = tuple
 
     @property
     def socket_path(self) -> str:

@@ -22,7 +22,7 @@ from hostagent.model.errors import HostagentError
 
 _FRESH = ("/run", "/tmp", "/var/tmp")  # noqa: S108 - these are replaced, not used
 _FRESH_SIZE = "12%"  # of the host's memory, each of four: left alone, any one of them could take half of it
-_STAGE = "/run/.hostagent"
+STAGE = "/run/.hostagent"
 _DEVICES = {"null": (1, 3), "zero": (1, 5), "full": (1, 7), "random": (1, 8), "urandom": (1, 9), "tty": (5, 0)}
 _TTY_GID = 5
 _LISTENERS = 64
@@ -77,7 +77,7 @@ def build(view: View) -> list[tuple[str, socket.socket]]:
             _tmpfs(path, "0755" if path == "/run" else "1777")
     _devices()
     _kernel_files()
-    Path(_STAGE).mkdir(mode=0o755)
+    Path(STAGE).mkdir(mode=0o755)
     for path, tree in trees:
         _attach(path, tree)
     # After the declared paths: one that holds a hidden folder must not bring it back.
@@ -86,7 +86,7 @@ def build(view: View) -> list[tuple[str, socket.socket]]:
     masks = _mask_sockets(view)
     stand_in(view.standins, _FRESH)
     for number, (path, content) in enumerate(targets.items()):
-        _replace(path, content, f"{_STAGE}/{number}")
+        _replace(path, content, f"{STAGE}/{number}")
     if view.home:
         Path(view.home).mkdir(mode=0o700, parents=True)
         os.chown(view.home, view.uid, view.gid)
@@ -175,11 +175,11 @@ def _mask_sockets(view: View) -> list[tuple[str, socket.socket]]:
     masks: list[tuple[str, socket.socket]] = []
     for real in sorted({os.path.realpath(path) for path in view.sockets}):
         with contextlib.suppress(FileNotFoundError, NotADirectoryError):
-            if not stat.S_ISSOCK(os.lstat(real).st_mode):
+            if real.startswith(f"{STAGE}/") or not stat.S_ISSOCK(os.lstat(real).st_mode):
                 continue
             if len(masks) < _LISTENERS:
-                masks.append((real if len(masks) < _LISTENERS - 1 else OTHERS, _refusing(f"{_STAGE}/refused-{len(masks)}")))
-            kernel.mount(f"{_STAGE}/refused-{len(masks) - 1}", real, "", kernel.MS_BIND)
+                masks.append((real if len(masks) < _LISTENERS - 1 else OTHERS, _refusing(f"{STAGE}/refused-{len(masks)}")))
+            kernel.mount(f"{STAGE}/refused-{len(masks) - 1}", real, "", kernel.MS_BIND)
     return masks
 
 

@@ -40,6 +40,8 @@ from hostagent.ipc.messages import (
     StatusReport,
     Uninstall,
     Uninstalled,
+    Verified,
+    Verify,
 )
 from hostagent.ipc.table import Role, State, Table
 
@@ -77,6 +79,8 @@ __all__ = [
     "Table",
     "Uninstall",
     "Uninstalled",
+    "Verified",
+    "Verify",
     "decode",
     "encode",
 ]

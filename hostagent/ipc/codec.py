@@ -40,6 +40,8 @@ NUMBERS: dict[int, type[Body]] = {
     15: messages.Quarantined,
     16: messages.Release,
     17: messages.Released,
+    18: messages.Verify,
+    19: messages.Verified,
     20: messages.Attach,
     21: messages.Attached,
     22: messages.Admit,

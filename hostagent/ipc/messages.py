@@ -12,6 +12,7 @@ number name           asked by                  answered with
 12/13  Reload         root                      Reloaded
 14/15  Quarantine     root                      Quarantined
 16/17  Release        root                      Released
+18/19  Verify         root                      Verified, when every attempt has been made
 20/21  Attach         the proxy's user          Attached
 22/23  Admit          enforcerd, of the proxy   Admitted
 24/25  Listen         enforcerd, of the proxy   Listening; descriptors come with the request
@@ -146,6 +147,18 @@ class Reload(Body, frozen=True):
 
 class Reloaded(Body, frozen=True):
     """The documents were taken."""
+
+
+class Verify(Body, frozen=True):
+    """Attack the boundary from throw-away leaves and say what came of it."""
+
+
+class Verified(Body, frozen=True):
+    """What came of it: ``attempts`` by name with outcome; ``failed`` are those that are not as they must be."""
+
+    attempts: dict[str, str]
+    failed: list[str]
+    elapsed_us: int
 
 
 class Attach(Body, frozen=True):

@@ -40,6 +40,7 @@ _ROWS: dict[type[Body], tuple[frozenset[Role], frozenset[State]]] = {
     messages.Release: (_ROOT, frozenset({State.FRESH})),
     messages.Uninstall: (_ROOT, frozenset({State.FRESH})),
     messages.Reload: (_ROOT, frozenset({State.FRESH})),
+    messages.Verify: (_ROOT, frozenset({State.FRESH})),
     messages.Attach: (_PROXY, frozenset({State.FRESH})),
     messages.Admitted: (_PROXY, frozenset({State.ATTACHED})),
     messages.Listening: (_PROXY, frozenset({State.ATTACHED})),

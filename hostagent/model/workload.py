@@ -8,6 +8,9 @@ from dataclasses import dataclass, field
 
 from hostagent.model.flow import Placement
 
+CANARY = "hostagent.verify"
+"""The workload of ``hostagent verify``: no document can have this name, it has no identity, and nothing is allowed to it."""
+
 
 class IdentityKind(enum.StrEnum):
     """Where a workload's token comes from."""

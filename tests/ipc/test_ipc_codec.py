@@ -40,6 +40,8 @@ from hostagent.ipc import (
     Table,
     Uninstall,
     Uninstalled,
+    Verified,
+    Verify,
     decode,
     encode,
 )
@@ -61,6 +63,8 @@ EXAMPLES: list[Body] = [
     Quarantined(["bot-1"]),
     Release("bot"),
     Released(),
+    Verify(),
+    Verified({"isolated: raw socket": "made"}, ["isolated: raw socket"], 1_200_000),
     Uninstall(),
     Uninstalled(["table"]),
     Reload(),
@@ -127,7 +131,7 @@ def test_a_message_too_large_for_a_packet_is_our_error() -> None:
 
 
 PERMITTED: dict[tuple[Role, State], set[type[Body]]] = {
-    (Role.ROOT, State.FRESH): {Launch, Status, Kill, Quarantine, Release, Uninstall, Reload},
+    (Role.ROOT, State.FRESH): {Launch, Status, Kill, Quarantine, Release, Uninstall, Reload, Verify},
     (Role.USER, State.FRESH): {Launch, Status},
     (Role.PROXY, State.FRESH): {Attach},
     (Role.ROOT, State.RUNNING): {Signal},

@@ -70,6 +70,8 @@ def main(text: str) -> None:
         plain_table=given.get("plain_table", False),
         quarantine_file=given.get("quarantine_file", ""),
         firewall=given.get("firewall", "auto"),
+        verify_every_s=given.get("verify_every_s", 0.0),
+        verify_freeze=given.get("verify_freeze", False),
     )
     Server(settings).run(lambda: print("ready", flush=True))
 

@@ -164,6 +164,18 @@ class Stage:
         self.enforcer.wait(20)
         self.enforcer.stdout.close()
 
+    def enforcer_settings(self, **settings: Any) -> None:
+        """Start enforcerd and the proxy anew with other settings."""
+        for process in (self.proxy, self.enforcer):
+            assert process is not None
+            process.send_signal(signal.SIGTERM)
+            process.wait(20)
+            if process.stdout is not None:
+                process.stdout.close()
+        self.settings.update(settings)
+        self.start_enforcer()
+        self.start_proxy()
+
     def stop_proxy(self) -> None:
         assert self.proxy is not None
         self.proxy.kill()

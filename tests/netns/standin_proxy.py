@@ -28,6 +28,7 @@ from hostagent.ipc import (
     decode,
     encode,
 )
+from hostagent.model.workload import CANARY
 
 
 class StandIn:
@@ -93,11 +94,15 @@ class StandIn:
                 return
             destination = original(connection)
             self.write(leaf=leaf, tcp=destination, peer=peer[0], port=listener.getsockname()[1])
-            connection.sendall(f"{leaf} {destination}\n".encode())
+            if not leaf.startswith(CANARY):
+                connection.sendall(f"{leaf} {destination}\n".encode())
 
     def answer(self, leaf: str, receiver: socket.socket) -> None:
         data, peer = receiver.recvfrom(4096)
         self.write(leaf=leaf, dns=data.decode(errors="replace"))
+        if leaf.startswith(CANARY):
+            receiver.sendto(data[:2] + b"\x81\x85" + data[4:], peer)
+            return
         receiver.sendto(b"answer to " + data, peer)
 
 
