@@ -88,6 +88,7 @@ def settings_from(config: Config, journal: Journal) -> Settings:
         uid_count=config.enforcement.uid_count,
         quarantine_file=f"{config.paths.state}/enforcerd/quarantine.json",
         firewall=config.enforcement.firewall,
+        bpf=config.enforcement.bpf,
         reserved_uids=frozenset({proxy.pw_uid, recorder.pw_uid}),
         verify_every_s=config.verify.every_s,
         verify_freeze=config.verify.freeze,

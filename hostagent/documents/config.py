@@ -27,13 +27,17 @@ class Paths(Strict):
 
 
 class Enforcement(Strict):
-    """Names in the kernel, so that a test, a demo and the real service can live on one host."""
+    """Names in the kernel, so that a test, a demo and the real service can live on one host.
+
+    ``bpf``: "auto" puts eBPF programs behind the rules where bcc and the kernel's headers are installed; "off" never does.
+    """
 
     slice: Annotated[str, Field(pattern=r"^[a-z][a-z0-9-]*\.slice$")] = "governed.slice"
     table: Annotated[str, Field(pattern=r"^[a-z][a-z0-9_]{0,15}$")] = "hostagent"
     uid_first: Annotated[int, Field(ge=1000)] = 64000
     uid_count: Annotated[int, Field(ge=1, le=65536)] = 1000
     firewall: Annotated[str, Field(pattern="^(auto|nft|iptables)$")] = "auto"
+    bpf: Annotated[str, Field(pattern="^(auto|off)$")] = "auto"
 
 
 class VerifySettings(Strict):

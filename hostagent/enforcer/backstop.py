@@ -6,26 +6,16 @@ leaves only by loopback, and only with the mark that the table's fence gave it; 
 helper, no compiler: a few instructions, written out below as classic seccomp's are.
 
 They belong to the cgroup: they hold when enforcerd is gone and end with the leaf. Instruction set: RFC 9669; ``struct
-__sk_buff`` and ``union bpf_attr``: linux/bpf.h.
+__sk_buff``: linux/bpf.h.
 """
 
 from __future__ import annotations
 
-import ctypes
 import os
 import struct
 from pathlib import Path
 
-from hostagent.enforcer import kernel
-from hostagent.enforcer.syscalls import ARCHITECTURES
-
-_PROG_LOAD = 5
-_PROG_ATTACH = 8
-_PROG_TYPE_CGROUP_SKB = 8
-_INGRESS = 0
-_EGRESS = 1
-_ALLOW_MULTI = 2
-_ATTRIBUTES = 128
+from hostagent.enforcer.bpf import calls
 
 _MARK = 8
 _INTERFACE = 40
@@ -50,8 +40,8 @@ def attach(leaf: Path, mark: int) -> None:
     """
     descriptor = os.open(leaf, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
     try:
-        attach_program(descriptor, _PROG_TYPE_CGROUP_SKB, _EGRESS, _only((_INTERFACE, _LOOPBACK), (_MARK, mark)))
-        attach_program(descriptor, _PROG_TYPE_CGROUP_SKB, _INGRESS, _only((_INTERFACE, _LOOPBACK)))
+        attach_program(descriptor, calls.PROGRAM_CGROUP_SKB, calls.ATTACH_EGRESS, _only((_INTERFACE, _LOOPBACK), (_MARK, mark)))
+        attach_program(descriptor, calls.PROGRAM_CGROUP_SKB, calls.ATTACH_INGRESS, _only((_INTERFACE, _LOOPBACK)))
     finally:
         os.close(descriptor)
 
@@ -78,24 +68,9 @@ def attach_program(cgroup: int, kind: int, attach_type: int, code: bytes) -> Non
     Raises:
         OSError: the kernel has no cgroup BPF, or somebody attached a program above that allows none below.
     """
-    instructions = ctypes.create_string_buffer(code, len(code))
     # It calls no helper, so no helper's licence binds it.
-    licence = ctypes.create_string_buffer(b"none")
-    count = len(code) // 8
-    load = struct.pack(
-        "=IIQQIIQII16sII",
-        *(kind, count, ctypes.addressof(instructions), ctypes.addressof(licence)),
-        *(0, 0, 0, 0, 0, b"hostagent", 0, attach_type),
-    )
-    program = _bpf(_PROG_LOAD, load, "load a cgroup program")
+    program = calls.load("hostagent", kind, code, "none", attach_type)
     try:
-        _bpf(_PROG_ATTACH, struct.pack("=IIII", cgroup, program, attach_type, _ALLOW_MULTI), "attach a cgroup program")
+        calls.attach(cgroup, program, attach_type)
     finally:
         os.close(program)
-
-
-def _bpf(command: int, attributes: bytes, what: str) -> int:
-    # A longer structure than the kernel knows is fine as long as the rest is zero.
-    buffer = ctypes.create_string_buffer(attributes, _ATTRIBUTES)
-    number = ARCHITECTURES[os.uname().machine].numbers["bpf"]
-    return kernel.system_call(number, ctypes.c_int(command), buffer, ctypes.c_uint(_ATTRIBUTES), what=what)

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from hostagent.enforcer import backstop, iptables, kernel, network, nft, ruleset, xtables
+from hostagent.enforcer.bpf import objects
 from hostagent.enforcer.cgroup import find_mount
 from hostagent.enforcer.launch import in_child
 from hostagent.enforcer.refusals import PacketLog
@@ -24,7 +25,7 @@ _TIMEOUT_S = 20.0
 
 @dataclass(frozen=True, slots=True)
 class Check:
-    """One finding. ``fix`` is a command or an advice, empty when ``ok``."""
+    """One finding. ``fix`` is a command or an advice; one that is ``ok`` has it only where the host could be stronger."""
 
     name: str
     ok: bool
@@ -44,6 +45,7 @@ def examine(users: Iterable[str]) -> list[Check]:
     checks.append(_try("cgroup programs (shared placement before Linux 6.9)", _backstop, "a kernel with CONFIG_CGROUP_BPF"))
     checks.append(_try("packet log (NFLOG)", _log, "modprobe nfnetlink_log nft_log"))
     checks.append(_try("namespaces, mounts and seccomp", _launch_parts, "run outside of a container, or give it CAP_SYS_ADMIN"))
+    checks.append(_programs())
     for name in users:
         checks.extend(_user(name))
     checks.append(_bundle())
@@ -84,6 +86,16 @@ def _firewall() -> list[Check]:
 def _program(name: str, package: str) -> Check:
     path = shutil.which(name)
     return Check(name, path is not None, path or "missing", "" if path else f"apt-get install {package}")
+
+
+def _programs() -> Check:
+    """Nothing needs them, so their absence is no failure."""
+    name = "eBPF programs (optional: a second no, and which process connects)"
+    try:
+        objects.compiled(objects.source(2))
+    except (HostagentError, OSError) as error:
+        return Check(name, ok=True, detail=f"none: {error}", fix="apt-get install python3-bpfcc linux-headers-amd64")
+    return Check(name, ok=True, detail=f"compile with {objects.header_folders()[0]}")
 
 
 def _user(name: str) -> list[Check]:

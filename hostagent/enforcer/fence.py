@@ -11,6 +11,7 @@ import time
 from collections.abc import Iterable
 
 from hostagent.enforcer import canary, ruleset
+from hostagent.enforcer.bpf.programs import Programs
 from hostagent.enforcer.cgroup import Slice
 from hostagent.enforcer.firewall import choose
 from hostagent.enforcer.governed import Governed
@@ -20,10 +21,12 @@ from hostagent.enforcer.settings import Settings
 class Fence:
     """Keeps the table in step with the slice and its shared leaves."""
 
-    def __init__(self, settings: Settings, slice_: Slice) -> None:
+    def __init__(self, settings: Settings, slice_: Slice, programs: Programs) -> None:
         """Nothing is loaded until ``load``.
 
         ``removed`` says that the table is gone because we took it down, ``rules`` what it was last filled with.
+
+        ``programs`` stand aside while the table proves itself.
 
         Raises:
             HostagentError: no firewall works here.
@@ -32,6 +35,7 @@ class Fence:
         self.table = self.firewall.host_table(settings, slice_.name, slice_.mount)
         self._settings = settings
         self._slice = slice_
+        self._programs = programs
         self._loaded_id = 0
         self._loopback_ports: frozenset[int] = frozenset()
         self.removed = False
@@ -99,7 +103,8 @@ class Fence:
         unknown = self._slice.leaf(f"canary-{secrets.token_hex(4)}")
         unknown.create()
         try:
-            canary.prove_slice(unknown.enter)
+            with self._programs.proving(unknown.id):
+                canary.prove_slice(unknown.enter)
         finally:
             unknown.remove()
         self._loaded_id = identifier

@@ -60,6 +60,7 @@ class Account:
 class Governed:
     """One leaf. ``number`` is its small number in packet marks; ``give_up_at`` when the present stage is given up.
 
+    ``cgroup`` is the id by which eBPF programs know it, 0 unless they do.
     ``backstop`` says why a leaf in shared placement has no second no behind the table, empty when it has; ``unheard`` why its
     denied system calls make no rows, empty when they do.
     """
@@ -87,6 +88,7 @@ class Governed:
     loopback_ports: frozenset[int] = field(default_factory=frozenset)
     backstop: str = ""
     unix: list[UnixDoor] = field(default_factory=list)
+    cgroup: int = 0
     unheard: str = ""
 
     @property

@@ -94,6 +94,11 @@ def mount(source: str, target: str, kind: str, flags: int, data: str = "") -> No
     _check(result, f"mount {kind or source} on {target}")
 
 
+def unmount(target: str) -> None:
+    """Unmount what is mounted last on ``target`` (umount2(2))."""
+    _check(_libc.umount2(target.encode(), 0), f"unmount {target}")
+
+
 def open_tree(place: int) -> int:
     """Return the descriptor of a detached copy of the mounts at and below what is open as ``place`` (open_tree(2))."""
     flags = _OPEN_TREE_CLONE | _OPEN_TREE_CLOEXEC | _AT_RECURSIVE | _AT_EMPTY_PATH

@@ -16,6 +16,8 @@ from pathlib import Path
 from hostagent.enforcer import backstop, canary, doors, ruleset
 from hostagent.enforcer.attempts import AttemptWatch
 from hostagent.enforcer.auditor import Auditor
+from hostagent.enforcer.bpf.programs import Programs
+from hostagent.enforcer.bpf.watch import BpfWatch, register
 from hostagent.enforcer.cgroup import Slice
 from hostagent.enforcer.evidence import Evidence
 from hostagent.enforcer.fence import Fence
@@ -48,7 +50,8 @@ class Leaves:
     def __init__(self, settings: Settings, evidence: Evidence, selector: selectors.BaseSelector) -> None:
         """Nothing is touched until ``begin``."""
         self.slice = Slice(settings.slice_name)
-        self.fence = Fence(settings, self.slice)
+        self.programs = Programs(settings.table, self.slice, off=settings.bpf == "off")
+        self.fence = Fence(settings, self.slice, self.programs)
         self.proxy: Peer | None = None
         self._settings = settings
         self._evidence = evidence
@@ -58,6 +61,7 @@ class Leaves:
         self._asked: dict[int, tuple[Governed, bool]] = {}
         self._next_id = 100
         self.watch = RefusalWatch(settings, evidence, selector, self.live)
+        self.bpf = BpfWatch(self.programs, evidence, selector, self.live)
         self.attempts = AttemptWatch(evidence, selector)
         self.auditor = Auditor(settings, evidence, self.live, self.end)
         self.quarantine = Quarantine(settings, evidence, self.live, self.end)
@@ -76,6 +80,7 @@ class Leaves:
         """
         self.slice.create()
         doors.clear(self._settings.runtime)
+        self.programs.install()
         self.fence.load([], self._settings.loopback_ports())
         for name in self.slice.leaves():
             processes = self.slice.leaf(name).processes()
@@ -84,6 +89,7 @@ class Leaves:
             self._evidence.service("failed", detail)
             log.warning("%s", detail)
         self.watch.begin()
+        self.bpf.begin()
         if self.fence.table.watch is not None:
             self._selector.register(self.fence.table.watch, selectors.EVENT_READ, self._table_changed)
         slice_watch = SliceWatch(self.slice.path)
@@ -94,15 +100,18 @@ class Leaves:
         self.watch.flush()
         self.attempts.flush()
         self.verification.abandon()
+        self.bpf.flush()
 
     def uninstall(self) -> list[str]:
         """Remove table, slice and runtime files; every program must have ended. Returns what was removed."""
         if self.live():
             raise HostagentError(f"still running: {', '.join(each.leaf.name for each in self.live())}")
+        self.bpf.close()
+        programs = self.programs.remove()
         self.fence.remove()
         self.slice.remove()
         remove_runtime(self._settings.runtime)
-        return [f"table inet {self._settings.table}", f"cgroup {self.slice.path}", self._settings.socket_path]
+        return [*programs, f"table inet {self._settings.table}", f"cgroup {self.slice.path}", self._settings.socket_path]
 
     def live(self) -> list[Governed]:
         """Return every leaf that has not ended."""
@@ -115,6 +124,7 @@ class Leaves:
                 self._fail(each, f"the proxy did not answer within {_STEP_S:.0f} s ({each.stage.value})")
         self.watch.tick(now)
         self.attempts.tick(now)
+        self.bpf.tick(now)
         self._see_to_the_fence()
         self.verification.tick(now)
 
@@ -345,6 +355,15 @@ class Leaves:
         governed.leaf.create()
         self.auditor.mark(governed)
         ports = self._settings.loopback_ports()
+        with self.programs.proving(governed.leaf.id):
+            self._fortify(governed, ports)
+        register(self.programs, governed)
+        doors.open_doors(governed, self._settings)
+        governed.loopback_ports = ports
+        self.watch.add(governed)
+        governed.stage = Stage.LISTENING
+
+    def _fortify(self, governed: Governed, ports: frozenset[int]) -> None:
         if governed.isolated:
             governed.isolate(self._settings, ports)
         else:
@@ -355,10 +374,6 @@ class Leaves:
             canary.prove_leaf(governed.listeners, governed.enter, routed=False)
             self.watch.forget()
             self._back(governed)
-        doors.open_doors(governed, self._settings)
-        governed.loopback_ports = ports
-        self.watch.add(governed)
-        governed.stage = Stage.LISTENING
 
     def _back(self, governed: Governed) -> None:
         """Put the second no behind the table. After the canary, which must be refused by the table alone."""
@@ -544,6 +559,7 @@ class Leaves:
         """Take back everything that the leaf has in the kernel, and tell the proxy."""
         self.watch.end(governed)
         self.attempts.end(governed)
+        self.bpf.end(governed)
         self._leaves.pop(governed.leaf.name, None)
         was_shared = not governed.isolated and governed.listeners is not None
         try:

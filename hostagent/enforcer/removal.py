@@ -6,6 +6,7 @@ import contextlib
 from pathlib import Path
 
 from hostagent.enforcer import unixdoors
+from hostagent.enforcer.bpf import pins
 from hostagent.enforcer.cgroup import Slice
 from hostagent.enforcer.firewall import remove_tables
 
@@ -33,6 +34,7 @@ def remove_everything(slice_name: str, table: str, runtime: str) -> list[str]:
     for name in slice_.leaves():
         slice_.leaf(name).remove()
         removed.append(f"leaf {name}")
+    removed.extend(pins.remove(table))
     remove_tables(table, slice_.mount)
     removed.append(f"table inet {table}")
     if slice_.id:

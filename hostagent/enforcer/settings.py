@@ -21,7 +21,8 @@ class Settings:
     workloads are made to trust. ``hidden`` are folders no workload may look into (configuration, state, runtime).
     ``uid_first``/``uid_count`` are the uids given to workloads without ``user:``; nothing else may use them.
     ``shared_ports`` are the ports of listeners in the host's own namespace (shared placement), two per leaf, below
-    ``ip_unprivileged_port_start`` so that nobody unprivileged can take one over. ``plain_table``: do not own the host's table
+    ``ip_unprivileged_port_start`` so that nobody unprivileged can take one over. ``bpf``: "auto" for eBPF where it can be had, "off" for
+    none. ``plain_table``: do not own the host's table
     even where the kernel can (before Linux 6.9 it cannot); weaker, for trying how that holds. ``unix_targets`` are the paths of
     targets' unix sockets, asked at each launch. ``quarantine_file`` is where the workloads that must not run are kept, in a folder
     of root's; empty: a restart forgets them. ``firewall`` is "nft", "iptables", or "auto" for the first of them that works.
@@ -51,6 +52,7 @@ class Settings:
     verify_every_s: float = 0.0
     verify_freeze: bool = False
     target_names: Callable[[], tuple[str, ...]] = tuple
+    bpf: str = "auto"
 
     @property
     def socket_path(self) -> str:

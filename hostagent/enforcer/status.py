@@ -17,7 +17,7 @@ def report(settings: Settings, leaves: Leaves, evidence: Evidence) -> dict[str, 
     """Return the report, JSON-compatible.
 
     Keys: ``fence`` (table, slice, slice_id, loaded, owned), ``firewall`` ("nft" or "iptables"), ``proxy`` (worker name, empty when none), ``leaves`` (a list, see
-    below), ``auditor`` and ``quarantine`` (see their ``report``), ``weaker`` (lines for a person), ``evidence`` (why it cannot be written, empty
+    below), ``auditor`` and ``quarantine`` (see their ``report``), ``bpf`` (``Programs.report``), ``weaker`` (lines for a person), ``evidence`` (why it cannot be written, empty
     when it can). A leaf has ``leaf``,
     ``workload``, ``launcher``, ``placement``, ``uid``, ``pid``, ``stage``, ``served``, ``session``, ``started_at``,
     ``processes``.
@@ -36,6 +36,7 @@ def report(settings: Settings, leaves: Leaves, evidence: Evidence) -> dict[str, 
         "leaves": [_leaf(each) for each in leaves.live()],
         "auditor": leaves.auditor.report(),
         "quarantine": leaves.quarantine.report(),
+        "bpf": leaves.programs.report(),
         "weaker": _weaker(leaves),
         "evidence": evidence.failed,
     }
@@ -58,7 +59,7 @@ def _leaf(each: Governed) -> dict[str, Any]:
 
 
 def _weaker(leaves: Leaves) -> list[str]:
-    lines = ["no eBPF: which process inside a workload made a connection is not recorded (attribution: cgroup-only)"]
+    lines = leaves.programs.weaker()
     if leaves.fence.firewall.shared_refused:
         lines.append(leaves.fence.firewall.shared_refused)
         lines.append(

@@ -1,7 +1,7 @@
 """enforcerd under test: the real ``Server`` with documents from the command line and a journal of JSON lines.
 
 ``python -m tests.netns.enforcer_process SETTINGS-JSON``. Keys: runtime, proxy_uid, slice, table, journal, ca, workloads
-(a list of mappings with ``name`` and any other field of the model's ``Workload``), loopback_ports, hidden; optional: plain_table,
+(a list of mappings with ``name`` and any other field of the model's ``Workload``), loopback_ports, hidden; optional: plain_table, bpf,
 unix_targets, quarantine_file, firewall.
 """
 
@@ -72,6 +72,7 @@ def main(text: str) -> None:
         firewall=given.get("firewall", "auto"),
         verify_every_s=given.get("verify_every_s", 0.0),
         verify_freeze=given.get("verify_freeze", False),
+        bpf=given.get("bpf", "auto"),
     )
     Server(settings).run(lambda: print("ready", flush=True))
 

@@ -1,0 +1,57 @@
+/* SPDX-License-Identifier: MIT OR GPL-2.0-only
+ *
+ * Maps, and what every program does. The files of this folder are compiled as one text: this one after layout.h, before the
+ * programs. LEAF_LEVEL (how deep leaves lie in the cgroup tree) is defined by enforcerd.
+ *
+ * Only contexts and helpers of linux/bpf.h that Linux 5.15 has, and no structure of the kernel's own: any kernel's headers do.
+ */
+
+#include <uapi/linux/bpf.h>
+
+#define BPF_LICENSE Dual MIT/GPL
+
+#define PF_INET_ 2
+#define PF_INET6_ 10
+#define STREAM 1
+#define DATAGRAM 2
+#define TCP 6
+#define UDP 17
+#define MPTCP 262
+#define DNS 53
+
+/* Plain hashes: what is not there is denied, so nothing may ever be evicted. */
+BPF_F_TABLE("hash", u64, struct leaf_rule, leaves, 4096, 0);
+BPF_F_TABLE("hash", u64, struct origin, by_cookie, 65536, BPF_F_NO_PREALLOC);
+BPF_F_TABLE("hash", struct tuple, u64, by_tuple, 65536, BPF_F_NO_PREALLOC);
+BPF_F_TABLE("array", u32, u64, losses, LOSSES, 0);
+/* Two rings: a flood of refusals must not push out who connected. Pages of 4 KiB. */
+BPF_RINGBUF_OUTPUT(refusals, 64);
+BPF_RINGBUF_OUTPUT(events, 256);
+
+static __always_inline void lose(u32 what)
+{
+	u64 *count = losses.lookup(&what);
+	if (count)
+		__sync_fetch_and_add(count, 1);
+}
+
+static __always_inline u64 current_leaf(void)
+{
+	return bpf_get_current_ancestor_cgroup_id(LEAF_LEVEL);
+}
+
+static __always_inline void head(struct heading *heading, u32 kind, u64 leaf, u64 netns, u64 cookie)
+{
+	u64 task = bpf_get_current_pid_tgid(), user = bpf_get_current_uid_gid();
+
+	heading->kind = kind;
+	heading->at_ns = bpf_ktime_get_boot_ns();
+	heading->leaf = leaf;
+	heading->netns = netns;
+	heading->cookie = cookie;
+	heading->tgid = task >> 32;
+	heading->tid = task;
+	heading->uid = user;
+	heading->gid = user >> 32;
+	bpf_get_current_comm(heading->comm, sizeof(heading->comm));
+}

@@ -1,0 +1,272 @@
+/* SPDX-License-Identifier: MIT OR GPL-2.0-only
+ *
+ * The second, independent "no" for what a governed process does with sockets, and who connected. Attached once, to the slice.
+ *
+ * A hook runs for sockets whose *creator* was in the slice; the leaf is the one of the *calling* process. So a socket that
+ * was handed out of the slice is refused to whoever has it (no such leaf), and one that was handed in never comes here: that
+ * is the auditor's.
+ */
+
+static __always_inline void put_refusal(struct refusal *refusal)
+{
+	if (refusals.ringbuf_output(refusal, sizeof(*refusal), 0) < 0)
+		lose(LOST_REFUSALS);
+}
+
+/* Why leaf may not use sockets of netns, 0 if it may. *flags: the leaf's, 0 if unknown. */
+static __always_inline u32 judge(u64 leaf, u64 netns, u32 *flags)
+{
+	struct leaf_rule *rule = leaves.lookup(&leaf);
+
+	if (!rule)
+		return REASON_UNREGISTERED;
+	*flags = rule->flags;
+	if (!(rule->flags & FLAG_PROVING) && rule->netns != netns)
+		return REASON_NETNS;
+	return 0;
+}
+
+/* Write a refusal of what the calling process does; the caller has filled in what it concerns. */
+static __always_inline int refuse(struct refusal *refusal, u32 reason, u64 leaf, u64 netns, u64 cookie)
+{
+	head(&refusal->heading, RECORD_REFUSAL, leaf, netns, cookie);
+	refusal->heading.reason = reason;
+	put_refusal(refusal);
+	return 0;
+}
+
+/* Remember who connects. Without room the connection is refused: one that nobody can account for is none. */
+static __always_inline u32 remember(u64 leaf, u64 netns, u64 cookie)
+{
+	struct origin origin = {};
+	u64 task = bpf_get_current_pid_tgid(), user = bpf_get_current_uid_gid();
+
+	origin.leaf = leaf;
+	origin.netns = netns;
+	origin.at_ns = bpf_ktime_get_boot_ns();
+	origin.tgid = task >> 32;
+	origin.tid = task;
+	origin.uid = user;
+	origin.gid = user >> 32;
+	bpf_get_current_comm(origin.comm, sizeof(origin.comm));
+	return by_cookie.update(&cookie, &origin) < 0 ? REASON_MAP_FULL : 0;
+}
+
+static __always_inline u32 judge_connect(struct bpf_sock_addr *ctx, u64 leaf, u64 netns, u64 cookie)
+{
+	u32 flags = 0, reason = judge(leaf, netns, &flags);
+
+	if (reason || flags & FLAG_PROVING)
+		return reason;
+	/* Connecting a UDP socket sends nothing, and name lookup does it to learn its own address. */
+	return ctx->type == STREAM ? remember(leaf, netns, cookie) : 0;
+}
+
+int connect4(struct bpf_sock_addr *ctx)
+{
+	u64 leaf = current_leaf(), netns = bpf_get_netns_cookie(ctx), cookie = bpf_get_socket_cookie(ctx);
+	u32 reason = judge_connect(ctx, leaf, netns, cookie);
+	struct refusal refusal = {};
+
+	if (!reason)
+		return 1;
+	refusal.family = PF_INET_;
+	refusal.type = ctx->type;
+	refusal.protocol = ctx->protocol;
+	refusal.port = bpf_ntohs(ctx->user_port);
+	refusal.addr[0] = ctx->user_ip4;
+	return refuse(&refusal, reason, leaf, netns, cookie);
+}
+
+int connect6(struct bpf_sock_addr *ctx)
+{
+	u64 leaf = current_leaf(), netns = bpf_get_netns_cookie(ctx), cookie = bpf_get_socket_cookie(ctx);
+	u32 reason = judge_connect(ctx, leaf, netns, cookie);
+	struct refusal refusal = {};
+
+	if (!reason)
+		return 1;
+	refusal.family = PF_INET6_;
+	refusal.type = ctx->type;
+	refusal.protocol = ctx->protocol;
+	refusal.port = bpf_ntohs(ctx->user_port);
+	refusal.addr[0] = ctx->user_ip6[0];
+	refusal.addr[1] = ctx->user_ip6[1];
+	refusal.addr[2] = ctx->user_ip6[2];
+	refusal.addr[3] = ctx->user_ip6[3];
+	return refuse(&refusal, reason, leaf, netns, cookie);
+}
+
+/* Datagrams with an address; those of a connected socket do not come here (nft and the skb programs have them). */
+static __always_inline u32 judge_datagram(u64 leaf, u64 netns, u16 port, int own)
+{
+	u32 flags = 0, reason = judge(leaf, netns, &flags);
+
+	if (reason || !(flags & FLAG_SHARED) || flags & FLAG_PROVING)
+		return reason;
+	return port == DNS || own ? 0 : REASON_UDP;
+}
+
+int sendmsg4(struct bpf_sock_addr *ctx)
+{
+	u64 leaf = current_leaf(), netns = bpf_get_netns_cookie(ctx), cookie = bpf_get_socket_cookie(ctx);
+	u32 address = ctx->user_ip4, port = bpf_ntohs(ctx->user_port);
+	u32 reason = judge_datagram(leaf, netns, port, (bpf_ntohl(address) >> 24) == 127);
+	struct refusal refusal = {};
+
+	if (!reason)
+		return 1;
+	refusal.family = PF_INET_;
+	refusal.type = ctx->type;
+	refusal.protocol = ctx->protocol;
+	refusal.port = port;
+	refusal.addr[0] = address;
+	return refuse(&refusal, reason, leaf, netns, cookie);
+}
+
+int sendmsg6(struct bpf_sock_addr *ctx)
+{
+	u64 leaf = current_leaf(), netns = bpf_get_netns_cookie(ctx), cookie = bpf_get_socket_cookie(ctx);
+	u32 port = bpf_ntohs(ctx->user_port), reason;
+	struct refusal refusal = {};
+
+	refusal.addr[0] = ctx->user_ip6[0];
+	refusal.addr[1] = ctx->user_ip6[1];
+	refusal.addr[2] = ctx->user_ip6[2];
+	refusal.addr[3] = ctx->user_ip6[3];
+	/* ::1. A v4-mapped destination is handed on to sendmsg4. */
+	reason = judge_datagram(leaf, netns, port, !refusal.addr[0] && !refusal.addr[1] && !refusal.addr[2] &&
+							   bpf_ntohl(refusal.addr[3]) == 1);
+	if (!reason)
+		return 1;
+	refusal.family = PF_INET6_;
+	refusal.type = ctx->type;
+	refusal.protocol = ctx->protocol;
+	refusal.port = port;
+	return refuse(&refusal, reason, leaf, netns, cookie);
+}
+
+/* connect(2) and sendto(2) on unix sockets (Linux 6.7). No field of the address may be read: all or nothing. */
+static __always_inline int judge_unix(struct bpf_sock_addr *ctx)
+{
+	u64 leaf = current_leaf(), netns = bpf_get_netns_cookie(ctx), cookie = bpf_get_socket_cookie(ctx);
+	struct refusal refusal = {};
+	struct leaf_rule *rule = leaves.lookup(&leaf);
+
+	if (rule && !(rule->flags & FLAG_NO_UNIX))
+		return 1;
+	refusal.family = 1;
+	refusal.type = ctx->type;
+	return refuse(&refusal, rule ? REASON_UNIX : REASON_UNREGISTERED, leaf, netns, cookie);
+}
+
+int connect_unix(struct bpf_sock_addr *ctx)
+{
+	return judge_unix(ctx);
+}
+
+int sendmsg_unix(struct bpf_sock_addr *ctx)
+{
+	return judge_unix(ctx);
+}
+
+int sock_create(struct bpf_sock *ctx)
+{
+	u64 leaf = current_leaf(), netns = bpf_get_netns_cookie(ctx), cookie = bpf_get_socket_cookie(ctx);
+	u32 type = ctx->type, protocol = ctx->protocol, flags = 0, reason = judge(leaf, netns, &flags);
+	int tcp = type == STREAM && (protocol == TCP || protocol == MPTCP), udp = type == DATAGRAM && protocol == UDP;
+	struct refusal refusal = {};
+
+	if (!reason && flags & FLAG_PROVING)
+		return 1;
+	if (!reason && !tcp && !udp)
+		reason = REASON_TYPE;
+	if (!reason)
+		return 1;
+	refusal.family = ctx->family;
+	refusal.type = type;
+	refusal.protocol = protocol;
+	return refuse(&refusal, reason, leaf, netns, cookie);
+}
+
+static __always_inline void forget(u64 cookie, struct origin *origin)
+{
+	if (origin->tuple.family)
+		by_tuple.delete(&origin->tuple);
+	by_cookie.delete(&cookie);
+}
+
+/*
+ * At a connection's beginning (the local port is chosen, nothing is sent yet) and its end, which may come long after the
+ * descriptor was closed. Older kernels cannot be asked for the process here, so it is found by cookie.
+ */
+int tcp_connect(struct bpf_sock_ops *ctx)
+{
+	struct flow flow = {};
+	struct origin *origin;
+	u64 cookie;
+
+	if (ctx->op != BPF_SOCK_OPS_TCP_CONNECT_CB && ctx->op != BPF_SOCK_OPS_STATE_CB)
+		return 1;
+	cookie = bpf_get_socket_cookie(ctx);
+	origin = by_cookie.lookup(&cookie);
+	if (!origin)
+		return 1;
+	if (ctx->op == BPF_SOCK_OPS_STATE_CB) {
+		if (ctx->args[1] == BPF_TCP_CLOSE)
+			forget(cookie, origin);
+		return 1;
+	}
+	bpf_sock_ops_cb_flags_set(ctx, ctx->bpf_sock_ops_cb_flags | BPF_SOCK_OPS_STATE_CB_FLAG);
+	flow.tuple.netns = bpf_get_netns_cookie(ctx);
+	flow.tuple.sport = ctx->local_port;
+	flow.tuple.dport = bpf_ntohl(ctx->remote_port);
+	flow.tuple.family = ctx->family;
+	if (ctx->family == PF_INET6_) {
+		flow.tuple.saddr[0] = ctx->local_ip6[0];
+		flow.tuple.saddr[1] = ctx->local_ip6[1];
+		flow.tuple.saddr[2] = ctx->local_ip6[2];
+		flow.tuple.saddr[3] = ctx->local_ip6[3];
+		flow.tuple.daddr[0] = ctx->remote_ip6[0];
+		flow.tuple.daddr[1] = ctx->remote_ip6[1];
+		flow.tuple.daddr[2] = ctx->remote_ip6[2];
+		flow.tuple.daddr[3] = ctx->remote_ip6[3];
+	}
+	/* ::ffff:a.b.c.d is IPv4 on the wire and to the proxy. */
+	if (ctx->family == PF_INET_ || (!flow.tuple.daddr[0] && !flow.tuple.daddr[1] && bpf_ntohl(flow.tuple.daddr[2]) == 0xffff)) {
+		flow.tuple.family = PF_INET_;
+		__builtin_memset(flow.tuple.saddr, 0, sizeof(flow.tuple.saddr));
+		__builtin_memset(flow.tuple.daddr, 0, sizeof(flow.tuple.daddr));
+		flow.tuple.saddr[0] = ctx->local_ip4;
+		flow.tuple.daddr[0] = ctx->remote_ip4;
+	}
+	if (origin->tuple.family)
+		by_tuple.delete(&origin->tuple);
+	origin->tuple = flow.tuple;
+	if (by_tuple.update(&flow.tuple, &cookie) < 0)
+		lose(LOST_TUPLES);
+	flow.heading.kind = RECORD_FLOW;
+	flow.heading.at_ns = origin->at_ns;
+	flow.heading.leaf = origin->leaf;
+	flow.heading.netns = origin->netns;
+	flow.heading.cookie = cookie;
+	flow.heading.tgid = origin->tgid;
+	flow.heading.tid = origin->tid;
+	flow.heading.uid = origin->uid;
+	flow.heading.gid = origin->gid;
+	__builtin_memcpy(flow.heading.comm, origin->comm, sizeof(flow.heading.comm));
+	if (events.ringbuf_output(&flow, sizeof(flow), 0) < 0)
+		lose(LOST_EVENTS);
+	return 1;
+}
+
+/* A socket that was to connect and never came to it. */
+int sock_release(struct bpf_sock *ctx)
+{
+	u64 cookie = bpf_get_socket_cookie(ctx);
+	struct origin *origin = by_cookie.lookup(&cookie);
+
+	if (origin && !origin->tuple.family)
+		forget(cookie, origin);
+	return 1;
+}

@@ -1,0 +1,479 @@
+"""The eBPF programs: what they refuse and record by themselves, without nft; replacing, removing, and living beside others."""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import os
+import secrets
+import selectors
+import socket
+import struct
+import subprocess
+import sys
+import threading
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import pytest
+
+from hostagent.enforcer.backstop import instruction
+from hostagent.enforcer.bpf import calls, layout, objects, pins
+from hostagent.enforcer.bpf.programs import Programs, netns_cookie
+from hostagent.enforcer.bpf.ring import Ring
+from hostagent.enforcer.bpf.table import PROGRAMS
+from hostagent.enforcer.bpf.watch import BpfWatch
+from hostagent.enforcer.cgroup import Leaf, Slice
+from hostagent.enforcer.launch import in_child
+from tests.netns.stage import SINK_4, Stage, wait_for
+
+pytestmark = pytest.mark.root
+
+ALLOW = instruction(0xB7, 0, 0, 0, 1) + instruction(0x95)
+"""The smallest program: return 1."""
+
+
+@pytest.fixture(scope="module")
+def built() -> objects.Objects:
+    return objects.compiled(objects.source(2))
+
+
+class Ground:
+    """A slice of the test's own with the programs on it, and no nft at all."""
+
+    def __init__(self, built: objects.Objects) -> None:
+        self.tag = secrets.token_hex(3)
+        self.built = built
+        self.slice = Slice(f"hatest-{self.tag}.slice")
+        self.slice.create()
+        self.programs = Programs(f"ha{self.tag}", self.slice)
+        self.programs.install(lambda _: built)
+        assert self.programs.problem == ""
+
+    def leaf(self) -> Leaf:
+        leaf = self.slice.leaf(f"leaf-{secrets.token_hex(3)}")
+        leaf.create()
+        return leaf
+
+    def registered(self, flags: int = 0, netns: int | None = None) -> Leaf:
+        leaf = self.leaf()
+        self.programs.register(leaf.id, netns_cookie() if netns is None else netns, flags)
+        return leaf
+
+    def ids(self) -> dict[str, list[int]]:
+        """The programs on the slice, by row."""
+        cgroup = os.open(self.slice.path, os.O_RDONLY)
+        try:
+            return {row.name: calls.attached(cgroup, row.attach) for row in PROGRAMS if not row.tracepoint}
+        finally:
+            os.close(cgroup)
+
+    def records(self, ring: str = "refusals") -> list[bytes]:
+        found = self.programs.map(ring)
+        assert found is not None
+        reader = Ring(found[0], found[1].max_entries)
+        try:
+            return list(reader.read())
+        finally:
+            reader.close()
+
+    def close(self) -> None:
+        for name in self.slice.leaves():
+            self.slice.leaf(name).remove()
+        self.programs.remove()
+        self.slice.remove()
+
+
+@pytest.fixture
+def ground(built: objects.Objects) -> Iterator[Ground]:
+    made = Ground(built)
+    try:
+        yield made
+    finally:
+        made.close()
+
+
+@pytest.fixture
+def port() -> Iterator[int]:
+    """A listener on loopback that accepts as fast as it can."""
+    with socket.create_server(("127.0.0.1", 0), backlog=512) as listener:
+
+        def accept() -> None:
+            with contextlib.suppress(OSError):
+                while True:
+                    listener.accept()[0].close()
+
+        thread = threading.Thread(target=accept, daemon=True)
+        thread.start()
+        yield listener.getsockname()[1]
+        listener.shutdown(socket.SHUT_RDWR)
+        thread.join(5)
+
+
+def answer(leaf: Leaf, attempt: Callable[[], object]) -> str:
+    """What an attempt inside the leaf comes to: the name of its error, or ok."""
+
+    def body() -> str:
+        try:
+            attempt()
+        except OSError as error:
+            return errno.errorcode[error.errno or 0]
+        return "ok"
+
+    return in_child(body, before=leaf.enter, timeout_s=10.0)
+
+
+def dial(port: int, family: int = socket.AF_INET, host: str = "127.0.0.1", protocol: int = 0) -> None:
+    with socket.socket(family, socket.SOCK_STREAM, protocol) as one:
+        one.connect((host, port))
+
+
+def send(port: int, host: str = "127.0.0.1", family: int = socket.AF_INET) -> None:
+    with socket.socket(family, socket.SOCK_DGRAM) as one:
+        one.sendto(b"x", (host, port))
+
+
+def fast_open(port: int) -> None:
+    with socket.socket() as one:
+        one.sendto(b"x", 0x20000000, ("127.0.0.1", port))
+
+
+def dial_unix() -> None:
+    with socket.socket(socket.AF_UNIX) as one:
+        one.connect("\0nobody listens here")
+
+
+def answers(leaf: Leaf, port: int) -> dict[str, str]:
+    attempts: dict[str, Callable[[], object]] = {
+        "tcp": lambda: dial(port),
+        "mapped": lambda: dial(port, socket.AF_INET6, "::ffff:127.0.0.1"),
+        "multipath": lambda: dial(port, protocol=262),
+        "fast open": lambda: fast_open(port),
+        "loopback datagram": lambda: send(9),
+        "datagram": lambda: send(443, "192.0.2.1"),
+        "mapped datagram": lambda: send(443, "::ffff:192.0.2.1", socket.AF_INET6),
+        "datagram 6": lambda: send(443, "2001:db8::1", socket.AF_INET6),
+        "raw": lambda: socket.socket(socket.AF_INET, socket.SOCK_RAW, 1),
+        "raw 6": lambda: socket.socket(socket.AF_INET6, socket.SOCK_RAW, 58),
+        "unix": dial_unix,
+    }
+    return {name: answer(leaf, attempt) for name, attempt in attempts.items()}
+
+
+OPEN = {"tcp": "ok", "mapped": "ok", "multipath": "ok", "fast open": "ok", "loopback datagram": "ok"}
+NO_ROUTE = dict.fromkeys(("datagram", "mapped datagram", "datagram 6"), "ENETUNREACH")
+NO_RAW = {"raw": "EPERM", "raw 6": "EPERM"}
+
+
+def test_a_leaf_that_is_not_registered_has_no_socket(ground: Ground, port: int) -> None:
+    leaf = ground.leaf()
+    assert set(answers(leaf, port).values()) == {"EPERM"}
+    headings = [layout.heading(data) for data in ground.records()]
+    assert {(each.leaf, each.kind, each.reason) for each in headings} == {(leaf.id, layout.RECORD_REFUSAL, 1)}
+
+
+def test_a_registered_leaf_has_tcp_and_udp_sockets_and_no_others(ground: Ground, port: int) -> None:
+    assert answers(ground.registered(), port) == OPEN | NO_ROUTE | NO_RAW | {"unix": "ECONNREFUSED"}
+
+
+def test_in_shared_placement_datagrams_go_to_port_53_and_loopback_only(ground: Ground, port: int) -> None:
+    leaf = ground.registered(layout.FLAG_SHARED)
+    refused = dict.fromkeys(NO_ROUTE, "EPERM")
+    assert answers(leaf, port) == OPEN | refused | NO_RAW | {"unix": "ECONNREFUSED"}
+    assert answer(leaf, lambda: send(53, "192.0.2.1")) == "ENETUNREACH"
+
+
+def test_a_network_namespace_that_is_not_the_leafs_is_refused(ground: Ground, port: int) -> None:
+    leaf = ground.registered(netns=netns_cookie() + 1)
+    assert set(answers(leaf, port).values()) == {"EPERM", "ECONNREFUSED"}  # the latter: unix has no such notion
+    assert {layout.heading(data).reason for data in ground.records()} == {2}
+
+
+def test_a_leaf_without_unix_sockets_connects_none(ground: Ground) -> None:
+    leaf = ground.registered(layout.FLAG_NO_UNIX)
+    assert answer(leaf, dial_unix) == "EPERM"
+
+
+def test_a_leaf_is_denied_again_when_it_is_forgotten(ground: Ground, port: int) -> None:
+    leaf = ground.registered()
+    assert answer(leaf, lambda: dial(port)) == "ok"
+    ground.programs.forget(leaf.id)
+    assert answer(leaf, lambda: dial(port)) == "EPERM"
+
+
+def test_whoever_gets_a_socket_out_of_the_slice_cannot_connect_it(ground: Ground, port: int) -> None:
+    leaf = ground.registered()
+    here, there = socket.socketpair()
+
+    def hand_out() -> str:
+        with socket.socket() as one:
+            socket.send_fds(there, [b"x"], [one.fileno()])
+        return ""
+
+    in_child(hand_out, before=leaf.enter, timeout_s=10.0)
+    _, descriptors, _, _ = socket.recv_fds(here, 1, 1)
+    with here, there, socket.socket(fileno=descriptors[0]) as outside, pytest.raises(PermissionError):
+        outside.connect(("127.0.0.1", port))
+
+
+def test_who_connects_is_told_with_the_tuple_that_the_listener_sees(ground: Ground) -> None:
+    leaf = ground.registered()
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        port = listener.getsockname()[1]
+        pid = int(in_child(lambda: dial(port) or str(os.getpid()), before=leaf.enter, timeout_s=10.0))
+        accepted, peer = listener.accept()
+        (data,) = ground.records("events")
+        heading, tuple_ = layout.heading(data), layout.TUPLE.unpack(data[layout.HEADING.size :])
+        seen = (layout.address(2, bytes(tuple_["saddr"])), tuple_["sport"], layout.address(2, bytes(tuple_["daddr"])), tuple_["dport"])
+        assert (heading.kind, heading.leaf, heading.tgid, heading.netns) == (layout.RECORD_FLOW, leaf.id, pid, netns_cookie())
+        assert seen == (*peer, "127.0.0.1", port)
+        accepted.close()
+
+
+def test_what_is_known_of_a_connection_is_forgotten_with_it(ground: Ground, port: int) -> None:
+    leaf = ground.registered()
+    for _ in range(5):
+        answers(leaf, port)
+    answer(leaf, lambda: dial(1))  # nobody listens
+
+    def left() -> int:
+        return sum(len(list(calls.keys(fd, shape.key_size))) for fd, shape in filter(None, map(ground.programs.map, ("by_cookie", "by_tuple"))))
+
+    wait_for("the maps to be empty", lambda: left() == 0)
+
+
+def test_without_room_to_remember_who_connects_nobody_does(built: objects.Objects, port: int) -> None:
+    """Fail closed: by_cookie cut to one place."""
+    maps = [(name, shape._replace(max_entries=1) if name == "by_cookie" else shape) for name, shape in built.maps]
+    ground = Ground(objects.Objects(built.code, maps, built.tracepoints))
+    try:
+        leaf = ground.registered()
+
+        def two() -> None:
+            with socket.socket() as first:
+                first.connect(("127.0.0.1", port))
+                dial(port)
+
+        assert answer(leaf, two) == "EPERM"
+        assert [layout.heading(data).reason for data in ground.records()] == [6]
+    finally:
+        ground.close()
+
+
+class Notes:
+    def __init__(self) -> None:
+        self.events: list[tuple[str, dict[str, object]]] = []
+
+    def note(self, kind: Any, workload: str, fields: dict[str, object]) -> None:
+        self.events.append((str(kind), fields))
+
+
+def test_lost_records_are_counted_and_become_a_gap(built: objects.Objects) -> None:
+    """A ring of one page, and more refusals than fit."""
+    maps = [(name, shape._replace(max_entries=4096) if name == "refusals" else shape) for name, shape in built.maps]
+    ground = Ground(objects.Objects(built.code, maps, built.tracepoints))
+    try:
+        notes, leaf = Notes(), ground.leaf()
+        with selectors.DefaultSelector() as selector:
+            watch = BpfWatch(ground.programs, notes, selector, list)  # type: ignore[arg-type]
+            watch.begin()
+
+            def flood() -> str:
+                for _ in range(200):
+                    with contextlib.suppress(PermissionError):
+                        socket.socket()
+                return ""
+
+            in_child(flood, before=leaf.enter, timeout_s=10.0)
+            watch.read()
+            watch.tick(1.0)
+            watch.close()
+        seen = sum(int(str(fields["count"])) for kind, fields in notes.events if kind == "refusal")
+        lost = [fields for kind, fields in notes.events if kind == "gap"]
+        assert lost == [{"reason": "eBPF: the kernel had no room for refusals", "count": 200 - seen}]
+        assert seen > 10
+        assert ground.programs.losses()["refusals"] == 200 - seen
+    finally:
+        ground.close()
+
+
+# -- replacing and removing -----------------------------------------------------------------------------------------------
+
+
+_LOOP = """
+import errno, os, socket, sys, time
+port, seconds = int(sys.argv[1]), float(sys.argv[2])
+counts, until = {}, time.monotonic() + seconds
+while time.monotonic() < until:
+    with socket.socket() as one:
+        try:
+            one.connect(("127.0.0.1", port))
+            name = "ok"
+        except OSError as error:
+            name = errno.errorcode[error.errno]
+    counts[name] = counts.get(name, 0) + 1
+print(counts)
+"""
+
+
+def _looping(leaf: Leaf, port: int, seconds: float) -> subprocess.Popen[str]:
+    arguments = [sys.executable, "-I", "-c", _LOOP, str(port), str(seconds)]
+    return subprocess.Popen(arguments, stdout=subprocess.PIPE, text=True, preexec_fn=leaf.enter)  # noqa: PLW1509 - one short step
+
+
+_UNKNOWN = """
+import socket, sys, time
+port, seconds = int(sys.argv[1]), float(sys.argv[2])
+made, counts, until = 0, {"refused": 0, "let through": 0}, time.monotonic() + seconds
+while time.monotonic() < until:
+    try:
+        socket.socket().close()
+        counts["let through"] += 1
+    except PermissionError:
+        counts["refused"] += 1
+print(counts)
+"""
+
+
+@pytest.mark.parametrize("layouts", ["same", "changed"])
+def test_programs_are_replaced_under_load_without_a_gap(ground: Ground, built: objects.Objects, port: int, layouts: str) -> None:
+    """A registered leaf never meets a no, one that is not never a yes, while the programs are replaced again and again."""
+    known, unknown = ground.registered(), ground.leaf()
+    changed = [(name, shape._replace(max_entries=shape.max_entries * 2) if name == "by_tuple" else shape) for name, shape in built.maps]
+    other = objects.Objects(built.code, changed if layouts == "changed" else built.maps, built.tracepoints)
+    seconds = 2.0
+    good = _looping(known, port, seconds)
+    bad = subprocess.Popen([sys.executable, "-I", "-c", _UNKNOWN, str(port), str(seconds)], stdout=subprocess.PIPE, text=True, preexec_fn=unknown.enter)  # noqa: PLW1509
+    times = 0
+    while good.poll() is None or bad.poll() is None:
+        text = other if times % 2 == 0 else built
+        ground.programs.install(lambda _, text=text: text)
+        assert ground.programs.problem == ""
+        times += 1
+    dialled, refused = good.communicate()[0], bad.communicate()[0]
+    assert set(eval(dialled)) == {"ok"}, dialled
+    assert eval(refused)["let through"] == 0, refused
+    assert eval(refused)["refused"] > 100
+    assert times >= 5
+    assert {name: len(found) for name, found in ground.ids().items()} == dict.fromkeys(ground.ids(), 1)
+
+
+def test_fifty_reloads_pile_nothing_up(ground: Ground, built: objects.Objects) -> None:
+    before = sorted(str(path.relative_to(pins.MOUNT)) for path in pins.home(ground.programs._table).rglob("*"))
+    first = ground.ids()
+    for _ in range(50):
+        ground.programs.install(lambda _: built)
+    assert sorted(str(path.relative_to(pins.MOUNT)) for path in pins.home(ground.programs._table).rglob("*")) == before
+    assert {name: len(found) for name, found in ground.ids().items()} == dict.fromkeys(first, 1)
+    assert ground.ids() != first
+
+
+def test_a_new_enforcerd_takes_over_what_the_old_one_left_pinned(ground: Ground, built: objects.Objects, port: int) -> None:
+    leaf = ground.registered()
+    ground.programs._let_go()  # as if killed: only the pins hold
+    assert answer(leaf, lambda: dial(port)) == "ok"
+    successor = Programs(ground.programs._table, ground.slice)
+    successor.install(lambda _: built)
+    assert {name: len(found) for name, found in ground.ids().items()} == dict.fromkeys(ground.ids(), 1)
+    assert answer(leaf, lambda: dial(port)) == "EPERM"  # it was not told of this leaf
+    successor.register(leaf.id, netns_cookie())
+    assert answer(leaf, lambda: dial(port)) == "ok"
+    ground.programs = successor
+
+
+def test_programs_of_others_on_the_same_cgroup_stay(ground: Ground, built: objects.Objects) -> None:
+    cgroup = os.open(ground.slice.path, os.O_RDONLY)
+    try:
+        theirs = calls.load("theirs", calls.PROGRAM_CGROUP_SOCK_ADDR, ALLOW, "none", calls.ATTACH_CONNECT4)
+        calls.attach(cgroup, theirs, calls.ATTACH_CONNECT4)  # as systemd does: BPF_F_ALLOW_MULTI
+        os.close(theirs)
+        ours = ground.ids()["connect4"]
+        assert len(ours) == 2
+        ground.programs.install(lambda _: built)
+        assert len(ground.ids()["connect4"]) == 2
+        ground.programs.remove()
+        (left,) = ground.ids()["connect4"]
+        assert left in ours
+    finally:
+        os.close(cgroup)
+
+
+def test_removal_leaves_nothing(built: objects.Objects) -> None:
+    ground = Ground(built)
+    assert pins.home(ground.programs._table).is_dir()
+    assert ground.programs.remove() == [f"eBPF programs and maps in /sys/fs/bpf/hostagent-ha{ground.tag}"]
+    assert not pins.home(ground.programs._table).exists()
+    assert set(map(len, ground.ids().values())) == {0}
+    ground.close()
+
+
+def test_switched_off_removes_what_an_earlier_run_left(ground: Ground, port: int) -> None:
+    ground.programs._let_go()
+    off = Programs(ground.programs._table, ground.slice, off=True)
+    off.install()
+    assert off.problem == "switched off (enforcement.bpf)"
+    assert set(map(len, ground.ids().values())) == {0}
+    assert answer(ground.leaf(), lambda: dial(port)) == "ok"  # here is no nft: only the programs said no
+
+
+def test_a_program_that_does_not_load_is_named_and_the_others_hold(ground: Ground, built: objects.Objects, port: int) -> None:
+    broken = built.code | {"sendmsg6": instruction(0x95)}  # returns what nobody set
+    ground.programs.install(lambda _: objects.Objects(broken, built.maps, built.tracepoints))
+    (line,) = ground.programs.weaker()
+    assert line.startswith("eBPF program sendmsg6 is not in force, load program sendmsg6: ")
+    assert "R0 !read_ok" in line
+    assert ground.ids()["sendmsg6"] == []
+    assert answer(ground.leaf(), lambda: dial(port)) == "EPERM"
+
+
+def test_a_slice_made_anew_is_seen_and_mended(ground: Ground, built: objects.Objects, port: int) -> None:
+    ground.slice.remove()
+    ground.slice.create()
+    assert set(ground.programs.astray) == {row.name for row in PROGRAMS if not row.tracepoint}
+    ground.programs.install(lambda _: built)
+    assert ground.programs.astray == []
+    assert answer(ground.leaf(), lambda: dial(port)) == "EPERM"
+
+
+def detach(program: int) -> None:
+    """Take the link off that runs the program with this id, as root could (BPF_LINK_DETACH)."""
+    number = 0
+    while True:
+        (number,) = struct.unpack_from("=I", calls._bpf_answered(31, struct.pack("=II", number, 0), "next link"), 4)
+        link = calls._bpf(30, struct.pack("=I", number), "open link")
+        try:
+            if calls.link_info(link).program == program:
+                calls._bpf(34, struct.pack("=I", link), "detach")
+                return
+        finally:
+            os.close(link)
+
+
+# -- in the whole enforcer ------------------------------------------------------------------------------------------------
+
+
+def test_status_lists_every_program(host: Stage) -> None:
+    report = host.status()["bpf"]
+    assert report["problem"] == ""
+    assert {each["name"]: each["attached"] for each in report["programs"]} == {row.name: True for row in PROGRAMS}
+
+
+def test_programs_that_somebody_takes_off_are_put_back(host: Stage) -> None:
+    cgroup = os.open(Slice(host.slice).path, os.O_RDONLY)
+    try:
+        before = calls.attached(cgroup, calls.ATTACH_CONNECT4)
+        detach(before[0])
+        assert wait_for("the program", lambda: calls.attached(cgroup, calls.ATTACH_CONNECT4)) != before
+    finally:
+        os.close(cgroup)
+    wait_for("the row", lambda: [row for row in host.events("service") if "eBPF" in str(row["detail"]) and "connect4" in str(row["detail"])])
+    assert host.status()["bpf"]["problem"] == ""
+    assert host.probe("shared", "print(1)") == 1
+
+
+def test_a_refusal_by_a_program_is_a_row(host: Stage) -> None:
+    script = "import json, socket\ntry: socket.socket(2, 2).sendto(b'x', (SINK, 443))\nexcept OSError as error: print(json.dumps(error.errno))"
+    assert host.probe("shared", script, SINK=SINK_4) == errno.EPERM
+    rows = wait_for("the row", lambda: [row for row in host.events("refusal") if row["layer"] == "bpf"])
+    wanted = {"workload": "shared", "destination": f"{SINK_4}:443", "transport": "udp", "count": 1}
+    assert {key: rows[0][key] for key in wanted} == wanted
