@@ -1,0 +1,61 @@
+"""``make test-vm``: the boundary on Debian's own kernel. Exit status 1 when anything failed or the machine did not report.
+
+    python -m tests.vm [--total SECONDS] [SUITE | TEST-PATH]...
+
+Without arguments every suite runs. A path runs as a suite of its own, with pytest's usual syntax.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import sys
+import time
+from collections.abc import Sequence
+from pathlib import Path
+
+from tests.vm import machine, outcome
+from tests.vm.image import REPOSITORY, image
+from tests.vm.progress import Failed, Progress
+
+_OUTPUT = REPOSITORY / "build/vm"
+# An emulated processor is some ten times slower: a test may take that much longer before it counts as hanging.
+_PATIENCE = ["-o", "timeout=600"]
+SUITES: dict[str, list[str]] = {
+    "guest": ["-o", "python_files=guest_*.py", "tests/vm/guest"],
+    "bypass": ["tests/bypass/test_bypass_host.py"],
+    "enforcer": ["tests/enforcer"],
+    "netns": ["tests/netns"],
+}
+
+
+def main(arguments: Sequence[str]) -> int:
+    """Build or find the image, run the machine, judge what it handed over."""
+    parser = argparse.ArgumentParser(prog="make test-vm", description=__doc__)
+    parser.add_argument("suites", nargs="*", metavar="SUITE|PATH", help=f"default: {' '.join(SUITES)}")
+    parser.add_argument("--total", type=int, default=1800, help="seconds from power-on to power-off (default 1800)")
+    given = parser.parse_args(arguments)
+    if os.geteuid() != 0:
+        print("make test-vm must be run as root: it builds a root file system.", file=sys.stderr)
+        return 77
+    plan = {_name(word): [*_PATIENCE, *SUITES.get(word, [word])] for word in given.suites or SUITES}
+    progress = Progress()
+    started = time.monotonic()
+    try:
+        machine.run(image(progress), plan, _OUTPUT, machine.Limits(given.total), progress)
+        found = outcome.read(_OUTPUT, plan)
+    except Failed as failure:
+        print(f"{failure}\ntest-vm: FAILED", file=sys.stderr)
+        return 1
+    outcome.write(found, _OUTPUT / "results.json")
+    print(outcome.summary(found))
+    print(f"test-vm: {time.monotonic() - started:.0f} s; logs and results.json are in {_OUTPUT.relative_to(REPOSITORY)}")
+    return 1 if found.bad else 0
+
+
+def _name(word: str) -> str:
+    return word if word in SUITES else "".join(letter if letter.isalnum() else "-" for letter in Path(word).name)
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))
