@@ -47,6 +47,9 @@ def main(arguments: Sequence[str]) -> int:
     except Failed as failure:
         print(f"{failure}\ntest-vm: FAILED", file=sys.stderr)
         return 1
+    except KeyboardInterrupt:
+        print("test-vm: interrupted; the machine is gone", file=sys.stderr)
+        return 130
     outcome.write(found, _OUTPUT / "results.json")
     print(outcome.summary(found))
     print(f"test-vm: {time.monotonic() - started:.0f} s; logs and results.json are in {_OUTPUT.relative_to(REPOSITORY)}")
