@@ -6,8 +6,9 @@ VENV := .venv
 PYTHON := $(VENV)/bin/python
 STAMP := $(VENV)/.installed
 TESTS_STAMP := $(VENV)/.installed-tests
+VM_STAMP := $(VENV)/.installed-vm
 
-.PHONY: help setup setup-tests demo test lint test-fast bench bench-quick test-regress lifecycle lock clean
+.PHONY: help setup setup-tests setup-vm demo test lint test-fast bench bench-quick test-regress test-vm lifecycle lock clean
 
 help: ## Show this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## /{printf "  make %-14s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -22,6 +23,12 @@ setup-tests: $(TESTS_STAMP) ## The same for the tests and the bench: node's driv
 
 $(TESTS_STAMP): $(STAMP) .ci/setup .ci/packages-tests.txt tests/e2e/clients/node/package-lock.json
 	@.ci/setup tests
+	@touch $@
+
+setup-vm: $(VM_STAMP) ## What the virtual machine needs: qemu and what builds its disk
+
+$(VM_STAMP): $(STAMP) .ci/setup .ci/packages-vm.txt
+	@.ci/setup vm
 	@touch $@
 
 demo: setup ## The main job on real input: one governed PostgreSQL session, told step by step
@@ -50,6 +57,9 @@ lifecycle: setup-tests ## No leak under load: 1000 reloads, restarts, crashes, f
 
 test-regress: setup-tests ## PostgreSQL's own regression suite through the proxy, compared with direct
 	@$(PYTHON) -m tests.regress
+
+test-vm: setup-vm ## The boundary on Debian's own kernel with systemd, in a virtual machine without a network
+	@$(PYTHON) -m tests.vm $(VM)
 
 lock: setup ## Recompute .ci/requirements.lock from pyproject.toml
 	@$(PYTHON) -m pip install -q uv

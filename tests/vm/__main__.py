@@ -16,7 +16,7 @@ from pathlib import Path
 
 from tests.vm import machine, outcome
 from tests.vm.image import REPOSITORY, image
-from tests.vm.progress import Failed, Progress
+from tests.vm.progress import PhaseError, Progress
 
 _OUTPUT = REPOSITORY / "build/vm"
 # An emulated processor is some ten times slower: a test may take that much longer before it counts as hanging.
@@ -44,7 +44,7 @@ def main(arguments: Sequence[str]) -> int:
     try:
         machine.run(image(progress), plan, _OUTPUT, machine.Limits(given.total), progress)
         found = outcome.read(_OUTPUT, plan)
-    except Failed as failure:
+    except PhaseError as failure:
         print(f"{failure}\ntest-vm: FAILED", file=sys.stderr)
         return 1
     except KeyboardInterrupt:

@@ -15,7 +15,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from tests.vm.progress import Failed, Progress
+from tests.vm.progress import PhaseError, Progress
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 HERE = Path(__file__).resolve().parent
@@ -55,7 +55,7 @@ def image(progress: Progress) -> Image:
     """Return the image of this tree's lists and lock, building it where it is not in the cache.
 
     Raises:
-        Failed: a step of the build failed or took too long; nothing half-made is left in the cache.
+        PhaseError: a step of the build failed or took too long; nothing half-made is left in the cache.
     """
     folder = cache()
     folder.mkdir(parents=True, exist_ok=True)
@@ -123,7 +123,7 @@ def _run(command: list[str], folder: Path) -> None:
     if code:
         said = "\n".join(words.read_text(encoding="utf-8", errors="replace").splitlines()[-40:])
         what = f"took more than {_TIMEOUT_S} s" if code == -1 else f"ended with status {code}"
-        raise Failed(f"{said}\nimage: {command[0]} {what}")
+        raise PhaseError(f"{said}\nimage: {command[0]} {what}")
 
 
 def _forget(folder: Path, kept: Path) -> None:

@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from tests.vm.image import REPOSITORY, Image
-from tests.vm.progress import Failed, Progress
+from tests.vm.progress import PhaseError, Progress
 
 _QEMU = "qemu-system-x86_64"
 _RESULTS_BYTES = 64 << 20
@@ -66,7 +66,7 @@ def run(image: Image, plan: Mapping[str, Sequence[str]], output: Path, limits: L
         progress: is told what the machine says.
 
     Raises:
-        Failed: it did not start, went silent, took too long, or ended without handing anything over.
+        PhaseError: it did not start, went silent, took too long, or ended without handing anything over.
     """
     shutil.rmtree(output, ignore_errors=True)
     output.mkdir(parents=True)
@@ -86,7 +86,7 @@ def _tree(path: Path, plan: Mapping[str, Sequence[str]]) -> None:
     with path.open("wb") as file:
         done = subprocess.run(["git", "archive", "HEAD"], cwd=REPOSITORY, stdout=file, stderr=subprocess.PIPE, check=False, timeout=60)
     if done.returncode:
-        raise Failed(f"git archive: {done.stderr.decode(errors='replace')}")
+        raise PhaseError(f"git archive: {done.stderr.decode(errors='replace')}")
     text = "".join(f"{name} {shlex.join(arguments)}\n" for name, arguments in plan.items()).encode()
     with tarfile.open(path, "a") as tar:
         entry = tarfile.TarInfo(".vm-plan")
@@ -121,7 +121,7 @@ def _boot(command: list[str], folder: Path, serial: Path, limits: Limits, progre
                 machine.kill()
             machine.wait(30)
     if machine.returncode:
-        raise Failed(f"{_QEMU}: status {machine.returncode}: {words.read_text(encoding='utf-8', errors='replace')[-2000:]}")
+        raise PhaseError(f"{_QEMU}: status {machine.returncode}: {words.read_text(encoding='utf-8', errors='replace')[-2000:]}")
 
 
 def _follow(machine: subprocess.Popen[bytes], serial: Path, limits: Limits, progress: Progress) -> None:
@@ -142,11 +142,11 @@ def _follow(machine: subprocess.Popen[bytes], serial: Path, limits: Limits, prog
             return
         now = time.monotonic()
         if now - started > limits.total_s:
-            raise Failed(f"machine: not done after {limits.total_s} s")
+            raise PhaseError(f"machine: not done after {limits.total_s} s")
         if not up and now - started > _BOOT_S:
-            raise Failed(f"machine: not up after {_BOOT_S} s; its console is in {serial}")
+            raise PhaseError(f"machine: not up after {_BOOT_S} s; its console is in {serial}")
         if now - heard > _SILENCE_S:
-            raise Failed(f"machine: silent for {_SILENCE_S} s; its console is in {serial}")
+            raise PhaseError(f"machine: silent for {_SILENCE_S} s; its console is in {serial}")
         time.sleep(0.2)
 
 
@@ -164,4 +164,4 @@ def _unpack(path: Path, output: Path) -> None:
         with tarfile.open(path) as tar:
             tar.extractall(output, filter="data")
     except tarfile.TarError as error:
-        raise Failed(f"machine: it ended and handed nothing over ({error}); its console is in {output / 'serial.log'}") from None
+        raise PhaseError(f"machine: it ended and handed nothing over ({error}); its console is in {output / 'serial.log'}") from None

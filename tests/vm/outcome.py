@@ -7,9 +7,9 @@ from collections import Counter
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
-from xml.etree import ElementTree
+from xml.etree import ElementTree as ET
 
-from tests.vm.progress import Failed
+from tests.vm.progress import PhaseError
 
 
 @dataclass(frozen=True)
@@ -41,26 +41,26 @@ def read(folder: Path, suites: Iterable[str]) -> Outcome:
     """Return the outcome that the machine left in ``folder``.
 
     Raises:
-        Failed: a suite of ``suites`` is missing, has no test, or the machine's own status does not fit what the tests say.
+        PhaseError: a suite of ``suites`` is missing, has no test, or the machine's own status does not fit what the tests say.
     """
     try:
         status = int((folder / "status").read_text(encoding="utf-8"))
         kernel, lsm, system = ((folder / name).read_text(encoding="utf-8").strip() for name in ("kernel", "lsm", "system"))
         found = {name: _tests(folder / f"{name}.xml") for name in suites}
-    except (OSError, ValueError, ElementTree.ParseError) as error:
-        raise Failed(f"machine: incomplete results in {folder}: {error}") from error
+    except (OSError, ValueError, ET.ParseError) as error:
+        raise PhaseError(f"machine: incomplete results in {folder}: {error}") from error
     for name, tests in found.items():
         if not tests:
-            raise Failed(f"machine: suite {name} ran no test")
+            raise PhaseError(f"machine: suite {name} ran no test")
     outcome = Outcome(kernel, lsm, system, found)
     if status and not outcome.bad:
-        raise Failed(f"machine: status {status} although every test passed; see the logs in {folder}")
+        raise PhaseError(f"machine: status {status} although every test passed; see the logs in {folder}")
     return outcome
 
 
 def _tests(path: Path) -> list[Test]:
     found = []
-    for case in ElementTree.parse(path).iter("testcase"):
+    for case in ET.parse(path).iter("testcase"):
         name = f"{case.get('classname', '').replace('.', '/')}.py::{case.get('name', '')}"
         outcome, words = "passed", ""
         for child in case:

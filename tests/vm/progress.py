@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 
 
-class Failed(Exception):
+class PhaseError(Exception):
     """A phase did not come to its end; the text says which and why."""
 
 

@@ -1,0 +1,81 @@
+"""The guest as an operator would set it up: real accounts, systemd's own services, a database host, and ``hostagent up``.
+
+Nothing here is in a namespace of its own: this machine lives for one run.
+"""
+
+from __future__ import annotations
+
+import subprocess
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.stage import Service, Settings, World
+from tests.stage.world import ACCOUNTS, APPROVERS_GROUP, wait_for
+
+DOCUMENT = """\
+launchers: [root]
+identity: {kind: local, groups: [support], purpose: attack}
+trust_files: [/mnt/stage/company-ca.pem]
+"""
+WORKLOADS = {
+    "isolated.yaml": DOCUMENT,
+    "shared.yaml": DOCUMENT + "placement: shared\n",
+    "login.yaml": DOCUMENT + "user: dana\n",
+    "login-shared.yaml": DOCUMENT + "user: dana\nplacement: shared\n",
+}
+ENGINE = Path("/srv/engine/podman.sock")
+MARKS = Path("/var/lib/marks")
+
+
+def sh(*command: str, check: bool = True) -> str:
+    """Run a command as root and return what it printed."""
+    done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=120)
+    assert not check or done.returncode == 0, (command, done.returncode, done.stdout, done.stderr)
+    return done.stdout.strip()
+
+
+def as_dana(*command: str, text: str = "") -> subprocess.CompletedProcess[str]:
+    """Run a command as the login user, ungoverned, as in a session of hers."""
+    words = ["setpriv", "--reuid=dana", "--regid=dana", "--init-groups", "--", "env", "XDG_RUNTIME_DIR=/run/user/1901", "HOME=/home/dana"]
+    return subprocess.run([*words, *command], input=text, capture_output=True, text=True, check=False, timeout=120, cwd="/")
+
+
+@pytest.fixture(scope="session")
+def accounts() -> None:
+    """hostagent's accounts, and a person with a user manager that runs without her being there."""
+    for name, number in ACCOUNTS.items():
+        sh("useradd", "--uid", str(number), "--user-group", "--create-home", "--shell", "/bin/bash", name)
+    sh("groupadd", "--gid", "1900", APPROVERS_GROUP)
+    sh("usermod", "--append", "--groups", APPROVERS_GROUP, "dana")
+    sh("loginctl", "enable-linger", "dana")
+    wait_for(lambda: Path("/run/user/1901/bus").is_socket(), "dana's user manager", 60)
+
+
+@pytest.fixture(scope="session")
+def outside(accounts: None) -> None:
+    """What a workload could ask for help: a container engine, a resolver, at and cron."""
+    MARKS.mkdir(mode=0o777)
+    MARKS.chmod(0o777)
+    ENGINE.parent.mkdir(parents=True)
+    sh("systemctl", "start", "systemd-resolved", "atd", "cron", "podman.socket")
+    sh("systemd-run", "--unit=engine", "podman", "system", "service", "--time=0", f"unix://{ENGINE}")
+    wait_for(ENGINE.is_socket, "podman", 60)
+    ENGINE.chmod(0o666)
+
+
+@pytest.fixture(scope="session")
+def world(outside: None) -> Iterator[World]:
+    """The database host behind its wire, with sinks."""
+    with World() as built:
+        yield built
+
+
+@pytest.fixture(scope="session")
+def service(world: World) -> Iterator[Service]:
+    """``hostagent up`` under the names that it has by default: systemd knows a unit of the slice's name, too."""
+    made = Service(world, Settings(workloads=WORKLOADS, toml='table = "hostagent"\n'), name="guest")
+    made.slice = "governed.slice"
+    with made:
+        yield made

@@ -1,0 +1,226 @@
+"""What only a host with systemd can show: nothing that runs outside does a workload's work, and systemd leaves our slice alone."""
+
+from __future__ import annotations
+
+import json
+import re
+import subprocess
+from pathlib import Path
+
+import pytest
+
+from tests.stage import Service, World
+from tests.stage.world import DATABASE_NAME, DATABASE_V4, wait_for
+from tests.vm.guest.conftest import ENGINE, MARKS, as_dana, sh
+from tests.vm.guest.guest_hostile import PLACES, SOCKETS, commands
+
+SLICE = Path("/sys/fs/cgroup/governed.slice")
+WORKLOADS = ("isolated", "shared", "login", "login-shared")
+_QUERY = ["psql", "-X", "-At", f"host={DATABASE_NAME} dbname=crm user=crm_app sslmode=require", "-c"]
+
+
+def ask(service: Service, workload: str, question: str) -> subprocess.CompletedProcess[str]:
+    return service.launch(*_QUERY, question, workload=workload)
+
+
+# -- the machine -------------------------------------------------------------------------------------------------------------
+
+
+def test_this_is_the_machine_that_the_suite_is_for() -> None:
+    assert Path("/proc/1/comm").read_text() == "systemd\n"
+    assert sh("stat", "-f", "-c", "%T", "/sys/fs/cgroup") == "cgroup2fs"
+    assert sh("uname", "-r").startswith("6.1.")
+    assert "bpf" in Path("/sys/kernel/security/lsm").read_text().split(",")
+    assert sh("systemctl", "is-system-running", check=False) == "running"
+
+
+def test_the_doctor_finds_nothing_missing_on_debian_with_systemd(service: Service) -> None:
+    done = service.hostagent("doctor", check=False)
+    assert done.returncode == 0, done.stdout
+
+
+def test_status_says_that_this_kernel_cannot_own_the_table(service: Service) -> None:
+    assert "the nft table is not owned (kernel below 6.9)" in service.hostagent("status").stdout
+
+
+@pytest.mark.parametrize("workload", WORKLOADS)
+def test_a_legitimate_query_works_and_is_on_record(service: Service, workload: str) -> None:
+    question = f"select count(*), '{workload}' from customers"
+    done = ask(service, workload, question)
+    assert (done.returncode, done.stdout.endswith(f"|{workload}\n")) == (0, True), (done.stdout, done.stderr)
+    assert service.wait_sql(f"select 1 from statements where workload = '{workload}' and decision = 'allow'", 60)
+
+
+# -- somebody else is to do it -----------------------------------------------------------------------------------------------
+
+
+
+@pytest.fixture(scope="module")
+def harmless_outside(world: World) -> dict[str, str]:
+    """The same program, run by the login user outside."""
+    program = [str(world.repository / "tests/vm/guest/guest_hostile.py"), str(MARKS), DATABASE_V4, str(ENGINE)]
+    done = as_dana("/usr/bin/python3", "-I", *program)
+    assert done.returncode == 0, done.stderr
+    wait_for(lambda: {each.name for each in MARKS.iterdir()} >= {"systemd-run-user", "transient-unit-user", "at"}, "the marks", 60)
+    as_dana("crontab", "-r")
+    for mark in MARKS.iterdir():
+        mark.unlink()
+    outcomes: dict[str, str] = json.loads(done.stdout)
+    return outcomes
+
+
+def test_outside_of_a_workload_these_attacks_work(harmless_outside: dict[str, str]) -> None:
+    for name in ("systemd-run-user", "transient-unit-user", "at", "crontab", "podman-socket"):
+        assert harmless_outside[name].startswith("status 0"), (name, harmless_outside[name])
+    for name in ("system-bus", "user-bus", "user-systemd", "resolved-varlink", "journal-stdout", "syslog"):
+        assert harmless_outside[f"dial-{name}"].startswith("REACHED"), (name, harmless_outside[f"dial-{name}"])
+    assert harmless_outside["dial-engine"].startswith("REACHED")
+
+
+@pytest.fixture(scope="module", params=WORKLOADS)
+def attempted(request: pytest.FixtureRequest, service: Service, harmless_outside: dict[str, str]) -> tuple[str, dict[str, str]]:
+    """The outcomes of the hostile program as a workload."""
+    program = [str(service.world.repository / "tests/vm/guest/guest_hostile.py"), str(MARKS), DATABASE_V4, str(ENGINE)]
+    before = transactions()
+    done = service.launch("/usr/bin/python3", "-I", *program, workload=request.param)
+    assert done.returncode == 0, done.stderr
+    assert transactions() == before, "the host's resolver was asked"
+    return request.param, json.loads(done.stdout)
+
+
+def transactions() -> int:
+    """Return how many queries systemd-resolved has been asked."""
+    found = re.search(r"Total Transactions: (\d+)", sh("resolvectl", "--no-pager", "statistics"))
+    assert found
+    return int(found[1])
+
+
+@pytest.mark.parametrize("name", sorted(commands()))
+def test_nothing_outside_runs_it_for_a_workload(attempted: tuple[str, dict[str, str]], name: str) -> None:
+    outcome = attempted[1][name]
+    assert re.match(r"(status (?!0:)-?\d+: |E[A-Z]+$)", outcome), outcome
+
+
+@pytest.mark.parametrize("name", sorted(SOCKETS))
+def test_no_socket_of_the_host_answers(attempted: tuple[str, dict[str, str]], name: str) -> None:
+    assert attempted[1][f"dial-{name}"] in ("ENOENT", "EACCES", "turned away")
+
+
+@pytest.mark.parametrize("name", sorted(PLACES))
+def test_nothing_is_left_for_later(attempted: tuple[str, dict[str, str]], name: str) -> None:
+    """What is written goes to a private place: the host's is read-only or absent."""
+    outcome = attempted[1][f"write-{name}"]
+    assert outcome in ("EROFS", "EACCES", "EPERM", "ENOENT"), outcome
+    if not PLACES[name].startswith(("/proc", "/sys")):
+        assert not Path(PLACES[name]).exists() or "hostile" not in Path(PLACES[name]).read_text()
+
+
+def test_the_stub_resolver_is_not_reached(attempted: tuple[str, dict[str, str]]) -> None:
+    for name in ("stub-resolver", "stub-proxy", "resolver-elsewhere"):
+        assert attempted[1][name] == "rcode 3 answers 0"
+
+
+def test_an_engines_socket_in_view_turns_away_and_each_dial_is_a_row(service: Service, attempted: tuple[str, dict[str, str]]) -> None:
+    workload, outcomes = attempted
+    assert outcomes["dial-engine"] == "turned away"
+    assert service.wait_sql(f"select 1 from refusals where workload = '{workload}' and reason like '%{ENGINE}%'", 60)
+
+
+def test_nothing_came_of_any_of_it(service: Service, attempted: tuple[str, dict[str, str]]) -> None:
+    sh("systemctl", "start", "cron")
+    assert [each.name for each in MARKS.iterdir()] == []
+    assert service.world.sink_lines() == []
+    assert sh("atq") == ""
+    assert as_dana("crontab", "-l").returncode != 0
+    assert "hostile" not in sh("systemctl", "list-units", "--all", "--plain", "--no-legend")
+    assert "HOSTILE" not in as_dana("systemctl", "--user", "show-environment").stdout
+    assert ask(service, attempted[0], "select 1").stdout == "1\n"
+
+
+# -- systemd and our slice -----------------------------------------------------------------------------------------------------
+
+
+class Governed:
+    """A workload that asks the database one question per line that it is given."""
+
+    def __init__(self, service: Service, workload: str) -> None:
+        command = [*service.command, "run", "--workload", workload, "--no-tty", "--", *_QUERY[:-1], "-f", "-"]
+        self.process = subprocess.Popen(command, env=service.environment, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, cwd="/")
+
+    def ask(self, question: str) -> str:
+        assert self.process.stdin is not None
+        assert self.process.stdout is not None
+        self.process.stdin.write(question + "\n")
+        self.process.stdin.flush()
+        return self.process.stdout.readline().strip()
+
+    def close(self) -> int:
+        assert self.process.stdin is not None
+        assert self.process.stdout is not None
+        self.process.stdin.close()
+        code = self.process.wait(60)
+        self.process.stdout.close()
+        return code
+
+
+@pytest.mark.parametrize("placement", ["isolated", "shared"])
+@pytest.mark.parametrize("job", ["daemon-reload", "daemon-reexec"])
+def test_systemds_own_housekeeping_leaves_slice_and_leaves_alone(service: Service, placement: str, job: str) -> None:
+    governed = Governed(service, placement)
+    assert governed.ask("select 1;") == "1"
+    before = {path: path.stat().st_ino for path in (SLICE, *(each for each in SLICE.iterdir() if each.is_dir()))}
+    assert len(before) >= 3, "the slice, its anchor, a leaf"
+    sh("systemctl", job)
+    # A unit that comes and goes makes systemd clean up the cgroups of its own.
+    sh("systemd-run", "--wait", "--slice=passing.slice", "--collect", "true")
+    assert {path: path.stat().st_ino for path in before} == before
+    assert governed.ask("select 2;") == "2"
+    assert governed.close() == 0
+    assert ask(service, placement, "select 3").stdout == "3\n"
+
+
+@pytest.mark.parametrize("placement", ["isolated", "shared"])
+def test_a_unit_of_the_slices_name_is_started_and_stopped(service: Service, placement: str) -> None:
+    """systemd then takes the folder for its own: whatever becomes of it, nothing leaks and service comes back."""
+    governed = Governed(service, placement)
+    assert governed.ask("select 1;") == "1"
+    sh("systemctl", "start", "governed.slice")
+    assert governed.ask("select 2;") == "2"
+    sh("systemctl", "stop", "governed.slice")
+    governed.process.wait(60)
+    governed.close()
+    wait_for(lambda: ask(service, placement, "select 3").stdout == "3\n", "service to come back", 60)
+    assert service.world.sink_lines() == []
+
+
+def test_hostagent_as_a_unit_that_is_killed_leaves_the_fence_up(service: Service) -> None:
+    """systemd kills the unit's whole cgroup at once; the leaf is not in it, and what runs there reaches nobody."""
+    service.stop()
+    environment = [f"--setenv={key}={value}" for key, value in service.environment.items()]
+    sh("systemd-run", "--unit=hostagent-up", *environment, *service.command, "up")
+    wait_for(lambda: service.hostagent("status", check=False).returncode == 0, "hostagent as a unit", 60)
+    governed = Governed(service, "shared")
+    assert governed.ask("select 1;") == "1"
+    sh("systemctl", "kill", "--signal=KILL", "hostagent-up")
+    wait_for(lambda: sh("systemctl", "is-active", "hostagent-up", check=False) == "failed", "its end", 30)
+    assert "table inet hostagent" in sh("nft", "list", "tables")
+    assert "socket cgroupv2" in sh("nft", "list", "table", "inet", "hostagent")
+    governed.process.kill()
+    governed.close()
+    sh("systemctl", "reset-failed", "hostagent-up")
+    service.start()
+    assert ask(service, "shared", "select 3").stdout == "3\n"
+    assert service.world.sink_lines() == []
+
+
+def test_a_stop_of_hostagents_unit_is_orderly(service: Service) -> None:
+    """``systemctl stop`` ends the three processes within its time, and the fence stays until ``uninstall``."""
+    service.stop()
+    environment = [f"--setenv={key}={value}" for key, value in service.environment.items()]
+    sh("systemd-run", "--unit=hostagent-up", *environment, *service.command, "up")
+    wait_for(lambda: service.hostagent("status", check=False).returncode == 0, "hostagent as a unit", 60)
+    sh("systemctl", "stop", "hostagent-up")
+    assert sh("systemctl", "is-failed", "hostagent-up", check=False) != "failed"
+    assert "table inet hostagent" in sh("nft", "list", "tables")
+    service.start()
+    assert ask(service, "isolated", "select 4").stdout == "4\n"
