@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import os
+import re
 import shlex
 import shutil
 import subprocess
@@ -25,6 +26,8 @@ _BOOT_S = 300
 # No test is silent for longer: pytest ends the slowest before that.
 _SILENCE_S = 900
 _MARK = "hostagent-vm: "
+# What of the console is progress: our own words, one line per test, and how each suite ended. All of it is in the log.
+_TOLD = re.compile(r"hostagent-vm: |.*::.* (PASSED|FAILED|ERROR|SKIPPED|XFAIL|XPASS) |=+ (.* in .*|test session starts) =+$")
 
 
 @dataclass(frozen=True)
@@ -136,7 +139,7 @@ def _follow(machine: subprocess.Popen[bytes], serial: Path, limits: Limits, prog
             *lines, rest = (rest + new.decode(errors="replace")).replace("\r", "").split("\n")
             for line in lines:
                 up = up or line.startswith(_MARK)
-                if up and line.strip():
+                if up and _TOLD.match(line):
                     progress.say(line)
         if ended:
             return
@@ -162,6 +165,9 @@ def _read(path: Path, position: int) -> bytes:
 def _unpack(path: Path, output: Path) -> None:
     try:
         with tarfile.open(path) as tar:
-            tar.extractall(output, filter="data")
+            for entry in tar:
+                content = tar.extractfile(entry) if entry.isfile() else None
+                if content is not None:  # plain files of one folder, whatever else the machine may have packed
+                    (output / Path(entry.name).name).write_bytes(content.read())
     except tarfile.TarError as error:
         raise PhaseError(f"machine: it ended and handed nothing over ({error}); its console is in {output / 'serial.log'}") from None
