@@ -8,7 +8,7 @@ STAMP := $(VENV)/.installed
 TESTS_STAMP := $(VENV)/.installed-tests
 VM_STAMP := $(VENV)/.installed-vm
 
-.PHONY: help setup setup-tests setup-vm demo test lint test-fast bench bench-quick test-regress test-vm lifecycle lock clean
+.PHONY: help setup setup-tests setup-vm demo test bypass lint test-fast bench bench-quick test-regress test-vm lifecycle lock clean
 
 help: ## Show this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## /{printf "  make %-14s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -36,6 +36,9 @@ demo: setup ## The main job on real input: one governed PostgreSQL session, told
 
 test: setup-tests lint ## All tests (needs root: real namespaces, a real PostgreSQL)
 	@$(PYTHON) -m pytest
+
+bypass: setup-tests ## The ways out, each tried by a hostile workload, and the table of tests/bypass (BPF=off: without eBPF)
+	@HOSTAGENT_BYPASS_BPF=$(BPF) $(PYTHON) -m tests.bypass
 
 test-fast: setup ## The pure floors only, against a real PostgreSQL as their oracle: a minute, no root
 	@$(PYTHON) -m pytest tests/wire tests/ipc tests/journal tests/sql tests/documents tests/inspectors tests/policy tests/mask \

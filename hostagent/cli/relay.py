@@ -46,6 +46,8 @@ def relay(path: str, workload: str, command: Sequence[str], *, tty: bool | None)
         click.echo(f"hostagent: {error}", err=True)
         suggested = error.code if isinstance(error, RequestError) else 1
         return suggested if suggested > 1 else _FAILED_CODE
+    for line in launched.weaker:
+        click.echo(f"hostagent: weaker: {line}", err=True)
     with contextlib.closing(connection), _raw_terminal(active=use_tty):
         return _Relay(connection, launched, descriptors, tty=use_tty).run()
 

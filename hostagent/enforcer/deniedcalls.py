@@ -17,7 +17,7 @@ from typing import NamedTuple
 
 from hostagent.enforcer import kernel
 from hostagent.enforcer.seccomp import NAMESPACES, REFUSED_REQUESTS, TYPE_MASK
-from hostagent.enforcer.syscalls import ABSENT, MODES, OPENS, Architecture
+from hostagent.enforcer.syscalls import ABSENT, IDENTITIES, MODES, OPENS, Architecture
 
 _NOTIFICATION = struct.Struct("=QII iIQ6Q")
 _ANSWER = struct.Struct("=QqiI")
@@ -33,6 +33,8 @@ _NAMESPACE_NAMES = {
     getattr(kernel, name): name
     for name in ("CLONE_NEWNS", "CLONE_NEWCGROUP", "CLONE_NEWUTS", "CLONE_NEWIPC", "CLONE_NEWUSER", "CLONE_NEWPID", "CLONE_NEWNET", "CLONE_NEWTIME")
 }
+_OPTION_NAMES = {(1, 36): "SO_MARK", (0, 19): "IP_TRANSPARENT", (41, 75): "IPV6_TRANSPARENT", (6, 19): "TCP_REPAIR"}
+_X32_BIT = 0x40000000
 _REQUEST_NAMES = {number: name for name, number in REFUSED_REQUESTS.items()}
 
 
@@ -43,8 +45,13 @@ class Denied(NamedTuple):
     error: int
 
 
-def judge(architecture: Architecture, number: int, arguments: Sequence[int]) -> Denied:
-    """Return what the call is and the error for it; a call that is none of ours is refused like the rest."""
+def judge(architecture: Architecture, number: int, arguments: Sequence[int], audit: int = 0) -> Denied:
+    """Return what the call is and the error for it; a call that is none of ours is refused like the rest.
+
+    ``audit`` is the architecture that it was made by, 0 for ``architecture`` itself.
+    """
+    if audit not in (0, architecture.audit) or (architecture.x32 and number & _X32_BIT):
+        return Denied("by the call gate of another architecture", errno.EPERM)
     name = _NAMES[architecture.audit].get(number, "")
     low = [argument & _LOW for argument in arguments]
     if name == "socket":
@@ -55,6 +62,10 @@ def judge(architecture: Architecture, number: int, arguments: Sequence[int]) -> 
         return Denied(f"{name}({_flags(low[0] & (NAMESPACES | kernel.CLONE_NEWTIME))})", errno.EPERM)
     if name == "ioctl":
         return Denied(f"ioctl({_REQUEST_NAMES.get(low[1], 'other')})", errno.EPERM)
+    if name == "setsockopt":
+        return Denied(f"setsockopt({_OPTION_NAMES.get((low[1], low[2]), 'other')})", errno.EPERM)
+    if name in IDENTITIES:
+        return Denied(f"{name}(another account)", errno.EPERM)
     if name in MODES or name in OPENS:
         return Denied(f"{name}(set-user-id)", errno.EPERM)
     return Denied(name or "unknown system call", errno.ENOSYS if name in ABSENT else errno.EPERM)
@@ -130,8 +141,8 @@ class CallListener:
                 fcntl.ioctl(self._descriptor, _RECEIVE, buffer, True)
             except OSError:  # the caller was killed, or a signal took it out of the call
                 continue
-            identifier, _, _, number, _, _, *arguments = _NOTIFICATION.unpack(buffer)
-            denied = judge(self._architecture, number, arguments)
+            identifier, _, _, number, audit, _, *arguments = _NOTIFICATION.unpack(buffer)
+            denied = judge(self._architecture, number, arguments, audit)
             yield denied
             try:
                 fcntl.ioctl(self._descriptor, _SEND, _ANSWER.pack(identifier, 0, -denied.error, 0))

@@ -24,7 +24,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import NoReturn
 
-from hostagent.enforcer import kernel
+from hostagent.enforcer import kernel, landlock
 from hostagent.enforcer.cgroup import Leaf
 from hostagent.enforcer.view import View, build
 from hostagent.model.errors import HostagentError
@@ -225,6 +225,7 @@ def _give_up_privileges(plan: Plan, control: socket.socket) -> None:
     os.setresuid(plan.view.uid, plan.view.uid, plan.view.uid)
     kernel.drop_capabilities()
     kernel.no_new_privileges()
+    landlock.scope_abstract_sockets()
     try:
         calls = kernel.set_notifying_filter(plan.filter)
     except OSError as error:  # something above us listens already (EBUSY): refused all the same, without a row

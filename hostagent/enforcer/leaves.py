@@ -29,6 +29,7 @@ from hostagent.enforcer.quarantine import Quarantine
 from hostagent.enforcer.removal import remove_runtime
 from hostagent.enforcer.settings import Settings
 from hostagent.enforcer.slicewatch import SliceWatch
+from hostagent.enforcer.status import weaker_points
 from hostagent.enforcer.verification import Own, Verification
 from hostagent.enforcer.watch import RefusalWatch
 from hostagent.ipc import Admit, Admitted, Exited, Failed, Launch, Launched, Listen, Listening, Retire, Retired, State
@@ -493,7 +494,7 @@ class Leaves:
             peer, packet_id = self._launchers.get(governed.leaf.name, (None, 0))
             if peer is not None:
                 peer.table.state = State.RUNNING
-                peer.send(packet_id, Launched(governed.leaf.name, governed.main_pid), descriptors)
+                peer.send(packet_id, Launched(governed.leaf.name, governed.main_pid, weaker_points(governed)), descriptors)
             elif governed.leaf.name in self._own:
                 self._own[governed.leaf.name].started(os.dup(descriptors[1]))
         finally:

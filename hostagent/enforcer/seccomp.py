@@ -16,7 +16,7 @@ import socket
 import struct
 
 from hostagent.enforcer import kernel
-from hostagent.enforcer.syscalls import ABSENT, MODES, OPENS, REFUSED, WATCHED_ABSENT, Architecture
+from hostagent.enforcer.syscalls import ABSENT, IDENTITIES, MODES, OPENS, OPTIONS, REFUSED, WATCHED_ABSENT, Architecture
 
 # struct seccomp_data: nr, arch, instruction_pointer, args[6]; the low half of an argument comes first (little endian).
 _NR = 0
@@ -48,6 +48,7 @@ NAMESPACES = (
 REFUSED_REQUESTS = {"TIOCSTI": 0x5412, "TIOCLINUX": 0x541C, "TIOCSETD": 0x5423}
 _NETLINK_ROUTE = 0
 TYPE_MASK = 0xF
+_UNCHANGED = 0xFFFFFFFF
 _SET_USER_ID = 0o4000
 _MAKES = 0o100 | 0o20000000  # O_CREAT, and what is O_TMPFILE's own; the same on every architecture here
 
@@ -90,8 +91,14 @@ class _Assembler:
         return bytes(program)
 
 
-def build_filter(architecture: Architecture, *, notify: bool = False) -> bytes:
-    """Return the filter program for ``architecture``; ``notify``: what is denied and could be an attack asks the listener."""
+def build_filter(architecture: Architecture, *, notify: bool = False, ids: tuple[int, int] | None = None) -> bytes:
+    """Return the filter program for ``architecture``.
+
+    Args:
+        architecture: whose system calls.
+        notify: what is denied and could be an attack asks the listener.
+        ids: uid and gid of the program, the only ones that it may change to; None leaves these calls to the kernel alone.
+    """
     numbers = architecture.numbers
     code = _Assembler()
     code.add((_LOAD, _ARCH), (_EQUAL, architecture.audit, "", "foreign"), (_LOAD, _NR))
@@ -99,6 +106,9 @@ def build_filter(architecture: Architecture, *, notify: bool = False) -> bytes:
         code.add((_ABOVE, _X32_BIT, "foreign", ""))
     for name in ("socket", "socketpair", "clone", "unshare", "ioctl", "seccomp"):
         code.add((_EQUAL, numbers[name], name, ""))
+    code.add((_EQUAL, numbers["setsockopt"], "setsockopt", ""))
+    for name in IDENTITIES if ids else ():
+        code.add((_EQUAL, numbers[name], _identity_label(name), ""))
     for name, position in {**MODES, **OPENS}.items():
         if name in numbers:
             code.add((_EQUAL, numbers[name], f"{'opens' if name in OPENS else 'mode'}{position}", ""))
@@ -110,16 +120,19 @@ def build_filter(architecture: Architecture, *, notify: bool = False) -> bytes:
     code.add((_RETURN, _ALLOW))
     _add_socket(code)
     _add_modes(code)
+    _add_options(code)
+    if ids:
+        _add_identities(code, *ids)
     code.add("clone", (_LOAD, _ARGUMENT[0]), (_ANY_BIT, NAMESPACES, "refuse", "allow"))
     code.add("unshare", (_LOAD, _ARGUMENT[0]), (_ANY_BIT, NAMESPACES | kernel.CLONE_NEWTIME, "refuse", "allow"))
     code.add("ioctl", (_LOAD, _ARGUMENT[1]))
     for request in REFUSED_REQUESTS.values():
         code.add((_EQUAL, request, "refuse", ""))
-    code.add("seccomp", (_LOAD, _ARGUMENT[1]), (_ANY_BIT, _NEW_LISTENER, "foreign", "allow"))
+    code.add("seccomp", (_LOAD, _ARGUMENT[1]), (_ANY_BIT, _NEW_LISTENER, "silent", "allow"))
     code.add("allow", (_RETURN, _ALLOW))
-    code.add("foreign", _fail(errno.EPERM))
+    code.add("silent", _fail(errno.EPERM))
     code.add("absent", _fail(errno.ENOSYS))
-    answers = {"refuse": errno.EPERM, "hidden": errno.ENOSYS, "family": errno.EAFNOSUPPORT, "protocol": errno.EPROTONOSUPPORT}
+    answers = {"refuse": errno.EPERM, "foreign": errno.EPERM, "hidden": errno.ENOSYS, "family": errno.EAFNOSUPPORT, "protocol": errno.EPROTONOSUPPORT}
     for label, number in answers.items():
         code.add(label, (_RETURN, _NOTIFY) if notify else _fail(number))
     return code.assemble()
@@ -132,6 +145,36 @@ def _add_modes(code: _Assembler) -> None:
     for position in sorted(OPENS.values()):
         code.add(f"opens{position}", (_LOAD, _ARGUMENT[position]), (_ANY_BIT, _MAKES, "", "allow"))
         code.add((_LOAD, _ARGUMENT[position + 1]), (_ANY_BIT, _SET_USER_ID, "refuse", "allow"))
+
+
+def _add_options(code: _Assembler) -> None:
+    """What a capability would be needed for anyhow: refused here, so that it is known."""
+    code.add("setsockopt", (_LOAD, _ARGUMENT[1]))
+    for level in OPTIONS:
+        code.add((_EQUAL, level, f"level{level}", ""))
+    code.add((_RETURN, _ALLOW))
+    for level, options in OPTIONS.items():
+        code.add(f"level{level}", (_LOAD, _ARGUMENT[2]))
+        for option in options:
+            code.add((_EQUAL, option, "refuse", ""))
+        code.add((_RETURN, _ALLOW))
+
+
+def _identity_label(name: str) -> str:
+    return "refuse" if not IDENTITIES[name] else f"{'uid' if name.endswith('uid') else 'gid'}{IDENTITIES[name]}"
+
+
+def _add_identities(code: _Assembler, uid: int, gid: int) -> None:
+    """An account may be changed to itself (all bits set: to be left), in each of one to three arguments."""
+    for kind, own in (("uid", uid), ("gid", gid)):
+        for count in (1, 2, 3):
+            code.add(f"{kind}{count}")
+            for position in range(count):
+                last = position == count - 1
+                following = "allow" if last else f"{kind}{count}.{position}"
+                code.add((_LOAD, _ARGUMENT[position]), (_EQUAL, own, following, ""), (_EQUAL, _UNCHANGED, following, "refuse"))
+                if not last:
+                    code.add(following)
 
 
 def _add_socket(code: _Assembler) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from typing import TYPE_CHECKING, Any
 
+from hostagent.enforcer import landlock
 from hostagent.enforcer.evidence import Evidence
 from hostagent.enforcer.governed import Governed
 from hostagent.enforcer.settings import Settings
@@ -58,6 +59,22 @@ def _leaf(each: Governed) -> dict[str, Any]:
     }
 
 
+def weaker_points(each: Governed) -> list[str]:
+    """Return what is weaker about this one program than it could be; ``hostagent run`` prints it too."""
+    lines = []
+    if not each.isolated:
+        lines.append("shared placement: in the host's own network, with the nft rules as its fence; isolated placement is stronger")
+        if not landlock.can_scope():
+            lines.append("shared placement: abstract unix sockets of the host are within its reach (before Linux 6.12)")
+    if each.backstop:
+        lines.append(f"nothing stands behind the nft table: {each.backstop}")
+    if each.unheard:
+        lines.append(f"denied system calls make no rows: {each.unheard}")
+    if not each.account.own:
+        lines.append(f"runs as login user {each.account.name}, whose readable files it can read")
+    return lines
+
+
 def _weaker(leaves: Leaves) -> list[str]:
     lines = leaves.programs.weaker()
     if leaves.fence.firewall.shared_refused:
@@ -78,12 +95,5 @@ def _weaker(leaves: Leaves) -> list[str]:
     if leaves.quarantine.problem:
         lines.append(f"nothing is launched: {leaves.quarantine.problem}")
     for each in leaves.live():
-        if not each.isolated:
-            lines.append(f"{each.leaf.name}: shared placement: abstract unix sockets of the host are within its reach")
-        if each.backstop:
-            lines.append(f"{each.leaf.name}: nothing stands behind the nft table: {each.backstop}")
-        if each.unheard:
-            lines.append(f"{each.leaf.name}: denied system calls make no rows: {each.unheard}")
-        if not each.account.own:
-            lines.append(f"{each.leaf.name}: runs as login user {each.account.name}, whose readable files it can read")
+        lines.extend(f"{each.leaf.name}: {line}" for line in weaker_points(each))
     return lines

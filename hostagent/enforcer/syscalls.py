@@ -27,6 +27,13 @@ MODES = {"chmod": 1, "fchmod": 1, "fchmodat": 2, "fchmodat2": 2, "mknod": 1, "mk
 OPENS = {"open": 1, "openat": 2}
 """Calls that may make a file, and which argument holds the flags; the mode is the one after."""
 
+IDENTITIES = {"setuid": 1, "setgid": 1, "setreuid": 2, "setregid": 2, "setresuid": 3, "setresgid": 3, "setgroups": 0}
+"""Calls that change the account, and how many ids they take. The kernel refuses them anyhow; so that it is known, we do."""
+
+OPTIONS = {1: (36,), 0: (19,), 41: (75,), 6: (19,)}
+"""Socket options by level that would leave the rules or forge a connection, all needing a capability that a workload never has:
+SO_MARK, IP_TRANSPARENT, IPV6_TRANSPARENT, TCP_REPAIR."""
+
 REFUSED = (
     *("setns", "pidfd_getfd", "ptrace", "process_vm_readv", "process_vm_writev", "process_madvise", "kcmp"),
     *("mount", "umount2", "pivot_root", "chroot", "move_mount", "open_tree", "fsopen", "fsconfig", "fsmount", "fspick"),
@@ -50,7 +57,8 @@ X86_64 = Architecture(0xC000003E, {
     "setdomainname": 171, "syslog": 103, "lookup_dcookie": 212, "nfsservctl": 180, "iopl": 172, "ioperm": 173,
     "uselib": 134, "vhangup": 153, "fanotify_init": 300, "open_tree_attr": 467, "socketpair": 53, "openat2": 437,
     "chmod": 90, "fchmod": 91, "fchmodat": 268, "fchmodat2": 452, "mknod": 133, "mknodat": 259, "creat": 85, "open": 2,
-    "openat": 257, "seccomp": 317,
+    "openat": 257, "seccomp": 317, "setsockopt": 54, "setuid": 105, "setgid": 106, "setreuid": 113, "setregid": 114,
+    "setgroups": 116, "setresuid": 117, "setresgid": 119,
 }, x32=True)
 
 AARCH64 = Architecture(0xC00000B7, {
@@ -64,7 +72,8 @@ AARCH64 = Architecture(0xC00000B7, {
     "quotactl_fd": 443, "settimeofday": 170, "clock_settime": 112, "sethostname": 161, "setdomainname": 162, "syslog": 116,
     "lookup_dcookie": 18, "nfsservctl": 42, "vhangup": 58, "fanotify_init": 262, "open_tree_attr": 467,
     "socketpair": 199, "openat2": 437, "fchmod": 52, "fchmodat": 53, "fchmodat2": 452, "mknodat": 33, "openat": 56,
-    "seccomp": 277,
+    "seccomp": 277, "setsockopt": 208, "setregid": 143, "setgid": 144, "setreuid": 145, "setuid": 146, "setresuid": 147,
+    "setresgid": 149, "setgroups": 159,
 })
 # fmt: on
 

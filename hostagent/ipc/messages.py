@@ -55,13 +55,14 @@ class Launch(Body, frozen=True):
 
 
 class Launched(Body, frozen=True):
-    """The program runs in leaf ``leaf``; ``pid`` is the host's number of its first process.
+    """The program runs in leaf ``leaf``; ``pid`` is the host's number of its first process, ``weaker`` what a person should know.
 
     Descriptors: the pty's master, or the write end of stdin and the read ends of stdout and stderr, in that order.
     """
 
     leaf: str
     pid: int
+    weaker: list[str] = []
 
 
 class Exited(Body, frozen=True):

@@ -25,8 +25,8 @@ result        statement (id), outcome (ok, error, denied, cancelled, withdrawn, 
               elapsed_us
 hold          ticket, statement, rule, approvers, digest, expires_at, reason
 answer        ticket, statement, granted, by, reason
-dns           name, type, outcome (answered, refused), answers, reason; a connection to port 53: type TCP, outcome connected,
-              leaf, peer, destination
+dns           name, type, outcome (answered, refused), answers, reason, leaf; a connection to port 53: type TCP, outcome connected,
+              peer, destination
 refusal       layer (proxy, dns, nft, iptables, seccomp, bpf, mount), leaf, source, destination, transport, reason, count
 close         reason, bytes_up, bytes_down, statements, elapsed_us
 gap           reason, count

@@ -326,7 +326,7 @@ class PolicyDNS:
         if not self._limiter.admits():
             return
         shown = Kind(kind).name if kind in (Kind.A, Kind.AAAA) else f"TYPE{kind}" if kind else ""
-        fields = {"name": name, "type": shown, "outcome": outcome, "answers": list(answers), "reason": reason}
+        fields = {"name": name, "type": shown, "outcome": outcome, "answers": list(answers), "reason": reason, "leaf": self._leaf}
         self._append(EventKind.DNS, fields)
 
     def _count(self, dropped: int) -> None:

@@ -166,8 +166,8 @@ def test_every_call_gets_an_answer(number: int, first: int, second: int) -> None
     third=st.one_of(st.integers(0, 300), st.integers(0, 2**64 - 1)),
 )
 def test_a_call_put_to_enforcerd_is_answered_as_the_silent_filter_would(number: int, first: int, second: int, third: int) -> None:
-    silent = interpret(build_filter(X86_64), number, X86_64.audit, (first, second, third, third))
-    asked = interpret(build_filter(X86_64, notify=True), number, X86_64.audit, (first, second, third, third))
+    silent = interpret(build_filter(X86_64, ids=OWN), number, X86_64.audit, (first, second, third, third))
+    asked = interpret(build_filter(X86_64, notify=True, ids=OWN), number, X86_64.audit, (first, second, third, third))
     if asked == NOTIFY:
         assert (judge(X86_64, number, (first, second, third, third, 0, 0)).error, silent != ALLOW) == (silent, True)
     else:
@@ -187,9 +187,48 @@ def test_what_every_program_tries_is_answered_by_the_kernel_alone(architecture: 
     assert [interpret(program, architecture.numbers[name], architecture.audit) for name in ("clone3", "openat2")] == [errno.ENOSYS] * 2
 
 
-def test_foreign_architectures_never_reach_enforcerd() -> None:
+def test_foreign_architectures_are_put_to_enforcerd_which_knows_them_as_such() -> None:
     program = build_filter(X86_64, notify=True)
-    assert [interpret(program, 102, 0x40000003), interpret(program, 0x40000000 | 41, X86_64.audit, (2, 1, 0))] == [errno.EPERM] * 2
+    assert [interpret(program, 102, 0x40000003), interpret(program, 0x40000000 | 41, X86_64.audit, (2, 1, 0))] == [NOTIFY] * 2
+    answers = [judge(X86_64, 102, (0,) * 6, 0x40000003), judge(X86_64, 0x40000000 | 41, (2, 1, 0, 0, 0, 0), X86_64.audit)]
+    assert answers == [("by the call gate of another architecture", errno.EPERM)] * 2
+
+
+OWN = (64000, 64001)
+
+
+@pytest.mark.parametrize(
+    ("name", "arguments", "expected"),
+    [
+        ("setuid", (64000,), ALLOW),
+        ("setuid", (0,), errno.EPERM),
+        ("setgid", (64001,), ALLOW),
+        ("setgid", (64000,), errno.EPERM),
+        ("setreuid", (0xFFFFFFFF, 64000), ALLOW),
+        ("setreuid", (64000, 901), errno.EPERM),
+        ("setregid", (0, 64001), errno.EPERM),
+        ("setresuid", (64000, 0xFFFFFFFF, 64000), ALLOW),
+        ("setresuid", (64000, 64000, 0), errno.EPERM),
+        ("setresuid", (64000, 0, 64000), errno.EPERM),
+        ("setresgid", (64001, 64001, 64001), ALLOW),
+        ("setresgid", (0, 64001, 64001), errno.EPERM),
+        ("setgroups", (0, 0), errno.EPERM),
+    ],
+)
+def test_an_account_is_changed_to_itself_only(
+    architecture: Architecture, name: str, arguments: tuple[int, ...], expected: int
+) -> None:
+    number = architecture.numbers[name]
+    assert interpret(build_filter(architecture, ids=OWN), number, architecture.audit, arguments) == expected
+    asked = interpret(build_filter(architecture, ids=OWN, notify=True), number, architecture.audit, arguments)
+    assert asked == (NOTIFY if expected else ALLOW)
+    assert interpret(build_filter(architecture), number, architecture.audit, arguments) == ALLOW
+
+
+def test_socket_options_that_need_a_capability_are_refused_and_others_are_not(architecture: Architecture) -> None:
+    refused = [ask(architecture, "setsockopt", 3, level, option) for level, option in ((1, 36), (0, 19), (41, 75), (6, 19))]
+    allowed = [ask(architecture, "setsockopt", 3, level, option) for level, option in ((1, 2), (0, 1), (41, 26), (6, 1), (17, 103))]
+    assert (refused, allowed) == ([errno.EPERM] * 4, [ALLOW] * 5)
 
 
 @pytest.mark.parametrize(
@@ -207,6 +246,8 @@ def test_foreign_architectures_never_reach_enforcerd() -> None:
         ("ioctl", (0, 0x5412), "ioctl(TIOCSTI)"),
         ("openat", (0, 0, 0o101, 0o4755), "openat(set-user-id)"),
         ("setns", (3, 0), "setns"),
+        ("setresuid", (0, 0, 0), "setresuid(another account)"),
+        ("setsockopt", (3, 1, 36), "setsockopt(SO_MARK)"),
     ],
 )
 def test_a_denied_call_is_named_with_the_argument_that_decided(name: str, arguments: tuple[int, ...], what: str) -> None:

@@ -78,7 +78,7 @@ class Stage:
 
 
 def dns_event(name: str, kind: str, outcome: str, answers: list[str], reason: str = "") -> Event:
-    fields = {"name": name, "type": kind, "outcome": outcome, "answers": answers, "reason": reason}
+    fields = {"name": name, "type": kind, "outcome": outcome, "answers": answers, "reason": reason, "leaf": "leaf-1"}
     return Event(EventKind.DNS, WALL, "", "bot", fields)
 
 

@@ -143,14 +143,14 @@ select utc(at_ns) as time, workload, flow as session, 'proxy' as layer, leaf, pe
        reason, 1::bigint as "count", writer, seq
 from recorded.connection where outcome = 'denied'
 union all by name
-select utc(at_ns) as time, workload, nullif(flow, '') as session, 'dns' as layer, (fields ->> 'name') as destination, 'dns' as transport,
+select utc(at_ns) as time, workload, nullif(flow, '') as session, 'dns' as layer, (fields ->> 'leaf') as leaf, (fields ->> 'name') as destination, 'dns' as transport,
        (fields ->> 'reason') as reason, 1::bigint as "count", writer, seq
 from recorded.event where kind = 'dns' and (fields ->> 'outcome') = 'refused';
 
 create or replace view dns as
 select utc(at_ns) as time, workload, (fields ->> 'name') as "name", (fields ->> 'type') as "type",
        (fields ->> 'outcome') as outcome, try_cast((fields -> 'answers') as varchar[]) as answers, (fields ->> 'reason') as reason,
-       writer, seq
+       (fields ->> 'leaf') as leaf, writer, seq
 from recorded.event where kind = 'dns';
 
 create or replace view admissions as

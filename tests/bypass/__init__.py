@@ -1,0 +1,1 @@
+"""The ways out, tried. A package, so that its service lives for all of its modules and no longer."""

@@ -1,0 +1,125 @@
+"""The host's daemons and users, as far as a hostile program cares: somebody who listens at each of their unix sockets.
+
+Each answers whoever comes, and notes it down. They stand in private mounts: /run is covered, /tmp gets a folder of its own.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import selectors
+import shutil
+import socket
+import struct
+import subprocess
+import tempfile
+import threading
+from pathlib import Path
+from typing import Self
+
+FIRST_UID = 64000
+"""Where the uids of workloads begin."""
+
+
+class HostDoors:
+    """``reached`` is who was connected to (path, and first bytes if any came). Empty is what we want."""
+
+    def __init__(self, view: Path) -> None:
+        """``view`` is a folder that workloads see (read-only), for the sockets that do not lie in /run or /tmp."""
+        self.view = view
+        self.reached: list[str] = []
+        self.abstract = f"hostile-{id(self)}"
+        self._temporary = Path(tempfile.mkdtemp(prefix="hostile-", dir="/tmp"))
+        self._stop, self._stopped = socket.socketpair()
+        self._kept = contextlib.ExitStack()
+        self._selector = selectors.DefaultSelector()
+        self._thread = threading.Thread(target=self._serve, daemon=True)
+
+    @property
+    def paths(self) -> dict[str, list[str]]:
+        """Where they are, by what they are."""
+        view, temporary = self.view, self._temporary
+        return {
+            "resolvers": [
+                *("/run/systemd/resolve/io.systemd.Resolve", "/run/nscd/socket", "/run/avahi-daemon/socket", "/run/dbus/system_bus_socket"),
+                f"{view}/sss/pipes/nss",
+            ],
+            "managers": [
+                *("/run/systemd/private", "/run/dbus/system_bus_socket", "/run/user/1901/bus", "/run/user/1901/systemd/private"),
+                f"{view}/dana/bus",
+            ],
+            "terminals": [
+                *("/run/screen/S-dana/1.pts", f"{temporary}/tmux-1901/default", f"{temporary}/ssh-XXXX/agent.1"),
+                *(f"{view}/dana/.ssh/control-host", f"{view}/dana/.gnupg/S.gpg-agent"),
+            ],
+            "engines": [
+                *("/run/docker.sock", "/run/podman/podman.sock", "/run/containerd/containerd.sock", "/run/libvirt/libvirt-sock"),
+                *("/run/crio/crio.sock", f"{view}/dana/.docker/run/docker.sock"),
+            ],
+            "databases": [
+                *("/run/postgresql/.s.PGSQL.5432", "/run/mysqld/mysqld.sock", f"{temporary}/.s.PGSQL.5432", f"{view}/mysql/mysql.sock"),
+            ],
+        }
+
+    @property
+    def environment(self) -> dict[str, str]:
+        """What the hostile program is told."""
+        return {"HOSTILE_DOORS": json.dumps(self.paths), "HOSTILE_VIEW": str(self.view), "HOSTILE_ABSTRACT": self.abstract}
+
+    def __enter__(self) -> Self:
+        """Open every door."""
+        subprocess.run(["mount", "-t", "tmpfs", "-o", "mode=755", "hostile-run", "/run"], check=True)
+        for path in {path for paths in self.paths.values() for path in paths}:
+            self._open(path)
+        self._open(f"{self.view}/descriptor")
+        self._open(f"\0{self.abstract}")
+        self._open(f"\0{self.abstract}-descriptor")
+        self._selector.register(self._stopped, selectors.EVENT_READ)
+        self._thread.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        """Close them all."""
+        self._stop.send(b"x")
+        self._thread.join(10)
+        self._kept.close()
+        self._stop.close()
+        self._stopped.close()
+        self._selector.close()
+        shutil.rmtree(self._temporary)
+        subprocess.run(["umount", "-l", "/run"], check=False)
+
+    def _open(self, path: str) -> None:
+        listener = self._kept.enter_context(socket.socket(socket.AF_UNIX))
+        if not path.startswith("\0"):
+            Path(path).parent.mkdir(parents=True, exist_ok=True)
+            for folder in Path(path).parents[:3]:
+                if str(folder).startswith((str(self.view), str(self._temporary), "/run/")):
+                    folder.chmod(0o755)
+        listener.bind(path)
+        if not path.startswith("\0"):
+            Path(path).chmod(0o777)
+        listener.listen()
+        self._selector.register(listener, selectors.EVENT_READ, path)
+
+    def _serve(self) -> None:
+        while True:
+            for key, _ in self._selector.select():
+                if key.fileobj is self._stopped:
+                    return
+                assert isinstance(key.fileobj, socket.socket)
+                with contextlib.suppress(OSError):
+                    self._answer(key.fileobj.accept()[0], key.data)
+
+    def _answer(self, visitor: socket.socket, path: str) -> None:
+        _, uid, _ = struct.unpack("=iII", visitor.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, 12))
+        given, other = socket.socketpair()
+        with visitor, given, other:
+            if uid < FIRST_UID:  # the host's own programs, whose C library asks nscd
+                return
+            self.reached.append(path)
+            visitor.settimeout(1)
+            if path.endswith("descriptor"):
+                socket.send_fds(visitor, [b"here"], [given.fileno()])
+            else:
+                visitor.sendall(b"welcome")

@@ -1,0 +1,73 @@
+"""Every attack of the table that a program can make by itself: one leaf per attack and placement, judged by four things.
+
+What came of each attempt; that no sink saw a byte and no door a visitor; that the mechanism which refused it has written so, with
+workload, layer and reason; and that the same program's legitimate query works afterwards.
+"""
+
+from __future__ import annotations
+
+import time
+
+import pytest
+
+from tests.bypass import outcomes
+from tests.bypass.attacked import Attacked, Tried
+from tests.bypass.attacks import ATTACKS, BY_NUMBER
+
+pytestmark = [pytest.mark.e2e, pytest.mark.slow, pytest.mark.timeout(600)]
+
+_ROWS_S = 12.0
+_ALL = [
+    pytest.param(attack.number, placement, id=f"{attack.label}-{placement}", marks=pytest.mark.attack(attack.number))
+    for placement in ("isolated", "shared")
+    for attack in ATTACKS
+    if attack.attempts and placement in attack.placements
+]
+
+
+@pytest.fixture(scope="module")
+def campaign(request: pytest.FixtureRequest, attacked: Attacked) -> dict[tuple[str, str], Tried]:
+    """Make every chosen attack in a leaf of its own; then wait for the rows that they must leave."""
+    chosen = [
+        (item.callspec.params["number"], item.callspec.params["placement"])
+        for item in request.session.items
+        if isinstance(item, pytest.Function) and item.originalname == "test_attack_comes_to_nothing_and_is_on_record"
+    ]
+    before = attacked.pids()
+    tried = {
+        (number, placement): attacked.attempt(
+            placement, f"{number}-{placement}", *BY_NUMBER[number].attempts, "legitimate-query"
+        )
+        for number, placement in chosen
+    }
+    assert attacked.pids() == before
+    until = time.monotonic() + _ROWS_S
+    while True:
+        found = attacked.rows([f"{number}-{placement}" for number, placement in chosen])
+        for (number, placement), each in tried.items():
+            each.rows = found[f"{number}-{placement}"]
+        if time.monotonic() > until or not any(_unwritten(key, each) for key, each in tried.items()):
+            return tried
+
+
+def _unwritten(key: tuple[str, str], tried: Tried) -> set[str]:
+    number, placement = key
+    return set(BY_NUMBER[number].rows_in(placement)) - {str(row["layer"]) for row in tried.rows}
+
+
+@pytest.mark.parametrize(("number", "placement"), _ALL)
+def test_attack_comes_to_nothing_and_is_on_record(
+    campaign: dict[tuple[str, str], Tried], number: str, placement: str
+) -> None:
+    tried = campaign[number, placement]
+    wrong = {name: came for name, came in tried.outcomes.items() if not outcomes.matches(name, placement, came)}
+    assert wrong == {}
+    assert (tried.leaked, tried.reached) == ([], [])
+    assert _unwritten((number, placement), tried) == set(), tried.rows
+    assert {row["workload"] for row in tried.rows} <= {placement}
+    assert all(row["reason"] for row in tried.rows)
+
+
+def test_every_attempt_of_the_program_belongs_to_an_attack() -> None:
+    used = {attempt for attack in ATTACKS for attempt in attack.attempts} | {"legitimate-query"}
+    assert used == set(outcomes.EXPECTED)
