@@ -17,7 +17,7 @@ _SPACES = ("time", "mount", "cgroup", "uts", "ipc", "user", "pid", "net")
 class Attack:
     """One attack.
 
-    ``rows`` are the layers that each must have written at least one refusal of this leaf; empty with ``why`` saying why nothing can
+    ``rows`` are the layers that each must have written at least one refusal of this leaf (``nft/bpf``: whichever is asked first); empty with ``why`` saying why nothing can
     be written. ``shared_rows`` differs where given. ``machine`` says what only a whole machine (a virtual one) can show; what is
     tried here is then a stand-in.
     """
@@ -58,10 +58,10 @@ ATTACKS: tuple[Attack, ...] = (
        "tcp4-1 tcp4-22 tcp4-80 tcp4-443 tcp4-6379 tcp4-8888 tcp4-65535", "proxy"),
     _a("3", "ipv6", "TCP to an IPv6 address", "nft redirect (inet family)", "tcp6-443", "proxy"),
     _a("4", "mapped-address", "TCP to v4-mapped and v4-compatible IPv6 addresses", "nft redirect", "tcp-mapped-443 tcp-compatible-443", "proxy"),
-    _a("5", "quic", "UDP 443, IPv4, IPv6, mapped", "nft fence", "udp4-443 udp6-443 udp-mapped-443", "nft"),
+    _a("5", "quic", "UDP 443, IPv4, IPv6, mapped", "nft fence", "udp4-443 udp6-443 udp-mapped-443", "nft/bpf"),
     _a("6", "other-udp", "UDP to 123, 853, 5353, 9999; connected, segmented, broadcast, multicast, encapsulated", "nft fence",
        "udp4-123 udp4-853 udp4-5353 udp4-9999 udp-connected udp-broadcast udp-multicast udp6-multicast udp-encapsulation udp-segmented"
-       " udp-source-53", "nft"),
+       " udp-source-53", "nft/bpf"),
     _a("7", "dns-tunnel-direct", "DNS with data in the name to a server of its own: TXT, NULL, TCP, no DNS at all", "redirect + policy DNS",
        "dns-tunnel-txt dns-tunnel-null dns-tunnel-tcp dns-port-raw-data", "dns"),
     _a("8", "dns-tunnel-resolver", "data in names asked of its own resolver, and below a target's name", "policy DNS, decided before resolved",
@@ -78,8 +78,8 @@ ATTACKS: tuple[Attack, ...] = (
        "tcp-own-relay memfd-exec", "proxy"),
     _a("15", "tunnel-inside", "CONNECT, SOCKS, smuggled requests, WebSocket, h2c; also to a real target", "proxy: not the protocol, closed",
        "http-connect http-smuggled http-websocket http-h2c socks5 target-http target-connect target-socks5", "proxy"),
-    _a("16", "own-listener", "dial the leaf's own listener on every loopback address", "nft fence", "tcp-listener-direct", "nft"),
-    _a("17", "other-listener", "dial another leaf's listener", "nft fence", rows="nft"),
+    _a("16", "own-listener", "dial the leaf's own listener on every loopback address", "nft fence", "tcp-listener-direct", "nft/bpf"),
+    _a("17", "other-listener", "dial another leaf's listener", "nft fence", rows="nft/bpf"),
     _a("18", "outsider-dials-listener", "a program outside dials a leaf's listener", "nft guard; no route", why=_OUTSIDE),
     _a("19", "mark", "SO_MARK, IP_TRANSPARENT, SO_BINDTODEVICE to match an exemption", "no exemption exists; seccomp, no capability",
        "tcp-mark tcp-transparent tcp-bindtodevice-lo tcp-bindtodevice-host", "seccomp"),
@@ -126,9 +126,9 @@ ATTACKS: tuple[Attack, ...] = (
     _a("43", "inbound", "somebody outside connects to a port that the workload listens on", "nft inbound; no route", why=_OUTSIDE),
     _a("44", "targets-sockets", "unix sockets of PostgreSQL and MySQL; loopback addresses of targets", "view: absent or masked; redirect",
        "doors-databases", "mount"),
-    _a("45", "knock", "an outsider's datagram first, then the secret as its reply", "no reply exception", placements=("shared",), rows="nft"),
-    _a("46", "others-dnat", "another table's DNAT of the sink's address, TCP and UDP", "own redirect first; fence asks for the leaf's own port", rows="nft"),
-    _a("47", "conntrack-flush", "`conntrack -F` all the time, under load", "fence", rows="nft"),
+    _a("45", "knock", "an outsider's datagram first, then the secret as its reply", "no reply exception", placements=("shared",), rows="nft/bpf"),
+    _a("46", "others-dnat", "another table's DNAT of the sink's address, TCP and UDP", "own redirect first; fence asks for the leaf's own port", rows="nft/bpf"),
+    _a("47", "conntrack-flush", "`conntrack -F` all the time, under load", "fence", rows="nft/bpf"),
     _a("48", "slice-recreated", "the slice's cgroup removed and made anew", "loaded id compared with the live one", placements=("shared",), why=_OUTSIDE),
     _a("49", "abstract-sockets", "an abstract unix socket of the host", "network namespace; Landlock (Linux 6.12) or BPF in shared placement",
        "abstract-socket", why=_KERNEL),
@@ -144,7 +144,7 @@ ATTACKS: tuple[Attack, ...] = (
     _a("R5", "path-tricks", "run through ld-linux and /proc/self/root", "paths decide nothing", "path-by-loader path-by-proc-root", "proxy"),
     _a("R6", "other-processes", "read, trace, signal processes outside; our folders, files and sockets", "pid namespace, seccomp, view",
        "processes signals call-ptrace service-folders service-files", "seccomp"),
-    _a("R7", "conntrack-untracked", "another table's NOTRACK rules", "fence accepts only what was redirected", rows="nft", placements=("shared",)),
+    _a("R7", "conntrack-untracked", "another table's NOTRACK rules", "fence accepts only what was redirected", rows="nft/bpf", placements=("shared",)),
     _a("R8", "log-overflow", "dial refused ports without end", "rows are counted; nothing depends on them", rows="proxy", placements=("isolated",)),
     _a("R9", "fork-bomb", "processes without end; memory of private folders", "RLIMIT_NPROC, sizes", "fork-bomb limits", why=_KERNEL),
     _a("R10", "control-sockets", "our own request sockets", "view", "service-sockets", why=_NOTHING_TO_SEE),
