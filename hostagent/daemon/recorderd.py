@@ -12,6 +12,8 @@ import time
 from pathlib import Path
 
 from hostagent.daemon.configfile import load_config
+from hostagent.recording.exporter import Exporter
+from hostagent.recording.metrics import Tally
 from hostagent.recording.recorder import Recorder
 from hostagent.recording.store import Store
 
@@ -22,13 +24,20 @@ _PAUSE_AFTER_ERROR_S = 2.0
 _NICE = 10
 
 
-def run(journal: Path, evidence: Path, stop: threading.Event, ready_fd: int | None = None) -> None:
+def run(journal: Path, evidence: Path, stop: threading.Event, ready_fd: int | None = None, metrics: str = "") -> None:
     """Record until ``stop`` is set; then read what is left, publish, and close.
 
-    Writes one line to ``ready_fd`` when the first turn is done: the published database exists.
+    Writes one line to ``ready_fd`` when the first turn is done: the published database exists. ``metrics`` is the loopback
+    address to serve counters on; empty: nowhere.
     """
-    with Store(evidence) as store:
-        recorder = Recorder(journal, store)
+    with contextlib.ExitStack() as kept:
+        store = kept.enter_context(Store(evidence))
+        tally = Tally() if metrics else None
+        recorder = Recorder(journal, store, tally=tally)
+        if tally is not None:
+            exporter = Exporter(metrics, lambda: tally.render(time.time_ns()))
+            exporter.start()
+            kept.callback(exporter.stop)
         while not stop.is_set():
             more = _turn(recorder, stop)
             if ready_fd is not None:
@@ -75,7 +84,7 @@ def main() -> None:
         signal.signal(number, lambda *_: stop.set())
     os.umask(0o027)
     _give_way()
-    run(Path(config.journal), Path(config.evidence), stop, arguments.ready_fd)
+    run(Path(config.journal), Path(config.evidence), stop, arguments.ready_fd, config.metrics.listen)
 
 
 if __name__ == "__main__":

@@ -47,6 +47,12 @@ class VerifySettings(Strict):
     freeze: bool = False
 
 
+class MetricsSettings(Strict):
+    """Where recorderd serves counters for Prometheus: a loopback address and port; empty: nowhere."""
+
+    listen: Annotated[str, Field(pattern=r"^((127(\.[0-9]{1,3}){3}|\[::1\]):[1-9][0-9]{0,4})?$")] = ""
+
+
 class Users(Strict):
     """The accounts of the two unprivileged processes; ``audit`` is the group that may read published evidence."""
 
@@ -84,6 +90,7 @@ class _Document(Strict):
     identity: IdentitySettings = IdentitySettings()
     postgres: PostgresSettings = PostgresSettings()
     verify: VerifySettings = VerifySettings()
+    metrics: MetricsSettings = MetricsSettings()
 
 
 @dataclass(frozen=True, slots=True)
@@ -97,6 +104,7 @@ class Config:
     identity: IdentitySettings
     postgres: PostgresSettings
     verify: VerifySettings
+    metrics: MetricsSettings
 
     @property
     def workloads(self) -> str:
@@ -164,4 +172,5 @@ def parse_config(name: str, text: str) -> Config:
         identity=document.identity,
         postgres=document.postgres,
         verify=document.verify,
+        metrics=document.metrics,
     )

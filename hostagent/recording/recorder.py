@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from hostagent.recording.ledger import Ledger
+from hostagent.recording.metrics import Tally
 from hostagent.recording.reader import Batch, JournalReader, Reading, writers
 from hostagent.recording.store import Store
 
@@ -43,8 +44,12 @@ class Recorder:
         interval: float = 1.25,
         seal_rows: int = 100_000,
         wall_ns: Callable[[], int] = time.time_ns,
+        tally: Tally | None = None,
     ) -> None:
-        """Continue where the store's readings stand."""
+        """Continue where the store's readings stand; ``tally`` counts what is read."""
+        self._tally = tally
+        if tally is not None and (last := store.last_verification()) is not None:
+            tally.verified(last[0], passed=last[1])
         self.ledger = Ledger(store)
         self._wall_ns = wall_ns
         self._read_ns = 0
@@ -73,6 +78,8 @@ class Recorder:
             self._read_ns = began
         if not more and self.ledger.check(now, self._read_ns):
             self._unpublished = True
+        if self._tally is not None:
+            self._tally.stand(self._read_ns, self.ledger.unmatched)
         if self._unpublished:
             self._store.publish()
             self._unpublished = False
@@ -113,6 +120,8 @@ class Recorder:
                 self._read_ns = began
                 return total, False
             total += self._store.ingest(changed)
+            if self._tally is not None:
+                self._tally.count(changed)
             self._known |= {batch.reading.writer: batch.reading for batch in changed}
             self._witness()
             self._unpublished = True

@@ -166,6 +166,13 @@ class Store:
         # No fsync: after a power loss this file is made anew from the live database, or that from the journal.
         temporary.rename(self.published)
 
+    def last_verification(self) -> tuple[int, bool] | None:
+        """Return when the newest recorded ``verify`` ended (unix nanoseconds) and whether it passed; None if there is none."""
+        rows = self._connection.execute(
+            "select at_ns, (fields ->> 'outcome') = 'passed' from recorded.event where kind = 'verify' order by at_ns desc limit 1"
+        ).fetchall()
+        return (int(rows[0][0]), bool(rows[0][1])) if rows else None
+
     def execute(self, statement: str, parameters: Sequence[object] = ()) -> list[tuple[object, ...]]:
         """Return the rows of one of our own statements (tests, audit)."""
         return self._connection.execute(statement, list(parameters)).fetchall()

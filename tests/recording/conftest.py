@@ -77,6 +77,7 @@ def story() -> list[Event]:
         event(EventKind.REFUSAL, {"layer": "nft", "leaf": "l1", "source": "127.0.0.1", "destination": "203.0.113.9:53", "transport": "udp", "reason": "fence", "count": 3}, ""),
         event(EventKind.IDENTITY, {"change": "revoked", "reason": "by root", "issuer": "local", "subject": "billing-bot", "token_id": "t1", "expires_at": 1.9e9}, ""),
         event(EventKind.EXIT, {"leaf": "l1", "pid": 42, "status": -9}, ""),
+        event(EventKind.VERIFY, {"cause": "demand", "outcome": "passed", "attempts": [{"name": "isolated: raw socket", "outcome": "EPERM"}], "failed": [], "elapsed_us": 1_300_000}, ""),
         event(EventKind.GAP, {"reason": "disk full: events refused", "count": 2}, ""),
     ]  # fmt: skip
 

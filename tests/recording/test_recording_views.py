@@ -94,7 +94,7 @@ def test_sessions_count_and_end_as_they_did(journal: Path, record: Record) -> No
         ("select statement, column_count, masked_columns from responses order by seq", [("f1.1", 1, 1), ("f1.2", 0, 0), ("f1.3", 0, 0)]),
         ("select distinct kind, name, access from touched", [("relation", "customers", "read")]),
         ("select kind, what from timeline where session = 'f1' and kind in ('login', 'answer') order by seq", [("login", "ok shop as app"), ("answer", "approved by alice ok")]),
-        ("select count(*) from events", [(23,)]),
+        ("select count(*) from events", [(24,)]),
         ("from tamper", []),
         ("from unaccounted", []),
     ],

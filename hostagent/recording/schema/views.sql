@@ -201,6 +201,13 @@ select utc(at_ns) as time, workload, (fields ->> 'leaf') as leaf, (fields ->> 'f
        try_cast((fields ->> 'elapsed_us') as bigint) as elapsed_us, writer, seq
 from recorded.event where kind = 'audit';
 
+create or replace view verifications as
+select utc(at_ns) as time, (fields ->> 'cause') as cause, (fields ->> 'outcome') as outcome,
+       try_cast((fields -> 'failed') as varchar[]) as failed,
+       try_cast((fields -> 'attempts') as struct("name" varchar, outcome varchar)[]) as attempts,
+       try_cast((fields ->> 'elapsed_us') as bigint) as elapsed_us, writer, seq
+from recorded.event where kind = 'verify';
+
 create or replace view tamper as
 select writer, seq, segment, position, kind, detail from live.tamper;
 
