@@ -23,6 +23,9 @@
 BPF_F_TABLE("hash", u64, struct leaf_rule, leaves, 4096, 0);
 BPF_F_TABLE("hash", u64, struct origin, by_cookie, 65536, BPF_F_NO_PREALLOC);
 BPF_F_TABLE("hash", struct tuple, u64, by_tuple, 65536, BPF_F_NO_PREALLOC);
+/* Processes of leaves by id. The second: the first thread ended, others may go on or execute something in its place. */
+BPF_F_TABLE("hash", u32, struct image, tasks, 65536, BPF_F_NO_PREALLOC);
+BPF_F_TABLE("lru_hash", u32, struct image, retired, 1024, 0);
 BPF_F_TABLE("array", u32, u64, losses, LOSSES, 0);
 /* Two rings: a flood of refusals must not push out who connected. Pages of 4 KiB. */
 BPF_RINGBUF_OUTPUT(refusals, 64);
@@ -33,6 +36,14 @@ static __always_inline void lose(u32 what)
 	u64 *count = losses.lookup(&what);
 	if (count)
 		__sync_fetch_and_add(count, 1);
+}
+
+/* What is known of the calling process: its id, and what bpf_get_current_pid_tgid said. */
+static __always_inline struct image *known(u32 pid, u64 task)
+{
+	struct image *image = tasks.lookup(&pid);
+
+	return image || (u32)task == pid ? image : retired.lookup(&pid);
 }
 
 static __always_inline u64 current_leaf(void)

@@ -38,6 +38,9 @@ struct origin {
 	u32 uid;
 	u32 gid;
 	char comm[16];
+	u64 start_ns; /* when the process was forked, 0 if that is not known; see process.c */
+	u32 image;
+	u32 pending; /* its outcome has not been told */
 	struct tuple tuple; /* zero until the kernel has chosen the local port */
 };
 
@@ -59,7 +62,9 @@ struct heading {
 enum {
 	RECORD_REFUSAL = 1, /* ring refusals */
 	RECORD_FLOW = 2,    /* ring events */
-	/* 16 and up: process.c */
+	RECORD_FORK = 16,   /* ring events, like all of process.c */
+	RECORD_EXEC = 17,
+	RECORD_EXIT = 18,
 };
 
 enum {
@@ -80,9 +85,54 @@ struct refusal {
 	u32 addr[4];
 };
 
+/* A dial that was answered, or came to nothing. The heading says who dialled, and when. */
 struct flow {
 	struct heading heading;
 	struct tuple tuple;
+	u64 start_ns;
+	u32 image;
+	u32 established;
+};
+
+/* What a process runs: count goes up with each execve(2). */
+struct image {
+	u64 start_ns;
+	u32 count;
+	u32 threaded;
+};
+
+/* The heading is the parent's; the child was forked at its at_ns. */
+struct fork {
+	struct heading heading;
+	u64 parent_start_ns; /* 0: not known */
+	u32 parent_image;
+	u32 child;
+};
+
+#define WORDS 16
+#define WORD 64
+
+/* A command line: the beginning of each of its first words. */
+struct words {
+	u32 count;
+	u32 unread; /* a bit for each that could not be read */
+	u32 more;   /* there were more, or it is not known */
+	u32 gap;
+	char word[WORDS][WORD];
+};
+
+struct exec {
+	struct heading heading;
+	u64 start_ns;
+	u32 image;
+	u32 gap;
+	char filename[256];
+	struct words words;
+};
+
+struct end {
+	struct heading heading;
+	u64 start_ns;
 };
 
 /* Indices of the array `losses`. */
@@ -90,5 +140,6 @@ enum {
 	LOST_REFUSALS = 0, /* ring refusals was full */
 	LOST_EVENTS = 1,   /* ring events was full */
 	LOST_TUPLES = 2,   /* by_tuple was full */
+	LOST_PROCESSES = 3, /* a leaf made more processes than are recorded one by one, or more than there is room for */
 	LOSSES = 4,
 };

@@ -40,6 +40,7 @@ static __always_inline u32 remember(u64 leaf, u64 netns, u64 cookie)
 {
 	struct origin origin = {};
 	u64 task = bpf_get_current_pid_tgid(), user = bpf_get_current_uid_gid();
+	struct image *image = known(task >> 32, task);
 
 	origin.leaf = leaf;
 	origin.netns = netns;
@@ -49,6 +50,10 @@ static __always_inline u32 remember(u64 leaf, u64 netns, u64 cookie)
 	origin.uid = user;
 	origin.gid = user >> 32;
 	bpf_get_current_comm(origin.comm, sizeof(origin.comm));
+	if (image) {
+		origin.start_ns = image->start_ns;
+		origin.image = image->count;
+	}
 	return by_cookie.update(&cookie, &origin) < 0 ? REASON_MAP_FULL : 0;
 }
 
@@ -196,55 +201,12 @@ static __always_inline void forget(u64 cookie, struct origin *origin)
 	by_cookie.delete(&cookie);
 }
 
-/*
- * At a connection's beginning (the local port is chosen, nothing is sent yet) and its end, which may come long after the
- * descriptor was closed. Older kernels cannot be asked for the process here, so it is found by cookie.
- */
-int tcp_connect(struct bpf_sock_ops *ctx)
+/* What became of a dial. Told once, when it is known, with the process as it was at the dial. */
+static __always_inline void tell(u64 cookie, struct origin *origin, u32 established)
 {
 	struct flow flow = {};
-	struct origin *origin;
-	u64 cookie;
 
-	if (ctx->op != BPF_SOCK_OPS_TCP_CONNECT_CB && ctx->op != BPF_SOCK_OPS_STATE_CB)
-		return 1;
-	cookie = bpf_get_socket_cookie(ctx);
-	origin = by_cookie.lookup(&cookie);
-	if (!origin)
-		return 1;
-	if (ctx->op == BPF_SOCK_OPS_STATE_CB) {
-		if (ctx->args[1] == BPF_TCP_CLOSE)
-			forget(cookie, origin);
-		return 1;
-	}
-	bpf_sock_ops_cb_flags_set(ctx, ctx->bpf_sock_ops_cb_flags | BPF_SOCK_OPS_STATE_CB_FLAG);
-	flow.tuple.netns = bpf_get_netns_cookie(ctx);
-	flow.tuple.sport = ctx->local_port;
-	flow.tuple.dport = bpf_ntohl(ctx->remote_port);
-	flow.tuple.family = ctx->family;
-	if (ctx->family == PF_INET6_) {
-		flow.tuple.saddr[0] = ctx->local_ip6[0];
-		flow.tuple.saddr[1] = ctx->local_ip6[1];
-		flow.tuple.saddr[2] = ctx->local_ip6[2];
-		flow.tuple.saddr[3] = ctx->local_ip6[3];
-		flow.tuple.daddr[0] = ctx->remote_ip6[0];
-		flow.tuple.daddr[1] = ctx->remote_ip6[1];
-		flow.tuple.daddr[2] = ctx->remote_ip6[2];
-		flow.tuple.daddr[3] = ctx->remote_ip6[3];
-	}
-	/* ::ffff:a.b.c.d is IPv4 on the wire and to the proxy. */
-	if (ctx->family == PF_INET_ || (!flow.tuple.daddr[0] && !flow.tuple.daddr[1] && bpf_ntohl(flow.tuple.daddr[2]) == 0xffff)) {
-		flow.tuple.family = PF_INET_;
-		__builtin_memset(flow.tuple.saddr, 0, sizeof(flow.tuple.saddr));
-		__builtin_memset(flow.tuple.daddr, 0, sizeof(flow.tuple.daddr));
-		flow.tuple.saddr[0] = ctx->local_ip4;
-		flow.tuple.daddr[0] = ctx->remote_ip4;
-	}
-	if (origin->tuple.family)
-		by_tuple.delete(&origin->tuple);
-	origin->tuple = flow.tuple;
-	if (by_tuple.update(&flow.tuple, &cookie) < 0)
-		lose(LOST_TUPLES);
+	origin->pending = 0;
 	flow.heading.kind = RECORD_FLOW;
 	flow.heading.at_ns = origin->at_ns;
 	flow.heading.leaf = origin->leaf;
@@ -255,8 +217,66 @@ int tcp_connect(struct bpf_sock_ops *ctx)
 	flow.heading.uid = origin->uid;
 	flow.heading.gid = origin->gid;
 	__builtin_memcpy(flow.heading.comm, origin->comm, sizeof(flow.heading.comm));
+	flow.tuple = origin->tuple;
+	flow.start_ns = origin->start_ns;
+	flow.image = origin->image;
+	flow.established = established;
 	if (events.ringbuf_output(&flow, sizeof(flow), 0) < 0)
 		lose(LOST_EVENTS);
+}
+
+/*
+ * At a connection's beginning (the local port is chosen, nothing is sent yet) and its end, which may come long after the
+ * descriptor was closed. Older kernels cannot be asked for the process here, so it is found by cookie.
+ */
+int tcp_connect(struct bpf_sock_ops *ctx)
+{
+	struct tuple tuple = {};
+	struct origin *origin;
+	u64 cookie;
+
+	if (ctx->op != BPF_SOCK_OPS_TCP_CONNECT_CB && ctx->op != BPF_SOCK_OPS_STATE_CB)
+		return 1;
+	cookie = bpf_get_socket_cookie(ctx);
+	origin = by_cookie.lookup(&cookie);
+	if (!origin)
+		return 1;
+	if (ctx->op == BPF_SOCK_OPS_STATE_CB) {
+		if (ctx->args[0] == BPF_TCP_SYN_SENT && origin->pending)
+			tell(cookie, origin, ctx->args[1] != BPF_TCP_CLOSE);
+		if (ctx->args[1] == BPF_TCP_CLOSE)
+			forget(cookie, origin);
+		return 1;
+	}
+	bpf_sock_ops_cb_flags_set(ctx, ctx->bpf_sock_ops_cb_flags | BPF_SOCK_OPS_STATE_CB_FLAG);
+	tuple.netns = bpf_get_netns_cookie(ctx);
+	tuple.sport = ctx->local_port;
+	tuple.dport = bpf_ntohl(ctx->remote_port);
+	tuple.family = ctx->family;
+	if (ctx->family == PF_INET6_) {
+		tuple.saddr[0] = ctx->local_ip6[0];
+		tuple.saddr[1] = ctx->local_ip6[1];
+		tuple.saddr[2] = ctx->local_ip6[2];
+		tuple.saddr[3] = ctx->local_ip6[3];
+		tuple.daddr[0] = ctx->remote_ip6[0];
+		tuple.daddr[1] = ctx->remote_ip6[1];
+		tuple.daddr[2] = ctx->remote_ip6[2];
+		tuple.daddr[3] = ctx->remote_ip6[3];
+	}
+	/* ::ffff:a.b.c.d is IPv4 on the wire and to the proxy. */
+	if (ctx->family == PF_INET_ || (!tuple.daddr[0] && !tuple.daddr[1] && bpf_ntohl(tuple.daddr[2]) == 0xffff)) {
+		tuple.family = PF_INET_;
+		__builtin_memset(tuple.saddr, 0, sizeof(tuple.saddr));
+		__builtin_memset(tuple.daddr, 0, sizeof(tuple.daddr));
+		tuple.saddr[0] = ctx->local_ip4;
+		tuple.daddr[0] = ctx->remote_ip4;
+	}
+	if (origin->tuple.family)
+		by_tuple.delete(&origin->tuple);
+	origin->tuple = tuple;
+	origin->pending = 1;
+	if (by_tuple.update(&tuple, &cookie) < 0)
+		lose(LOST_TUPLES);
 	return 1;
 }
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import time
+from collections.abc import Sequence
 
 from hostagent.enforcer.governed import Governed
 from hostagent.enforcer.redaction import redact
@@ -80,6 +81,15 @@ class Evidence:
         try:
             self._append(kind, workload, fields)
         except JournalError as error:
+            log.critical("evidence cannot be written, no workload will be started: %s", error)
+
+    def note_all(self, events: Sequence[Event]) -> None:
+        """As ``note``, for many at once."""
+        try:
+            self._journal.append(events)
+            self.failed = ""
+        except JournalError as error:
+            self.failed = str(error)
             log.critical("evidence cannot be written, no workload will be started: %s", error)
 
     def _append(self, kind: EventKind, workload: str, fields: dict[str, object]) -> None:

@@ -23,6 +23,7 @@ from hostagent.enforcer.evidence import Evidence
 from hostagent.enforcer.fence import Fence
 from hostagent.enforcer.governed import Governed, Stage, account_for, build_plan, close_plan, new_name
 from hostagent.enforcer.launch import receive, start
+from hostagent.enforcer.lineage import Lineage
 from hostagent.enforcer.listeners import bind_free
 from hostagent.enforcer.peers import Peer
 from hostagent.enforcer.quarantine import Quarantine
@@ -63,6 +64,7 @@ class Leaves:
         self._next_id = 100
         self.watch = RefusalWatch(settings, evidence, selector, self.live)
         self.bpf = BpfWatch(self.programs, evidence, selector, self.live)
+        self.lineage = Lineage(self.bpf, evidence)
         self.attempts = AttemptWatch(evidence, selector)
         self.auditor = Auditor(settings, evidence, self.live, self.end)
         self.quarantine = Quarantine(settings, evidence, self.live, self.end)
@@ -102,6 +104,7 @@ class Leaves:
         self.attempts.flush()
         self.verification.abandon()
         self.bpf.flush()
+        self.lineage.flush()
 
     def uninstall(self) -> list[str]:
         """Remove table, slice and runtime files; every program must have ended. Returns what was removed."""
@@ -126,6 +129,7 @@ class Leaves:
         self.watch.tick(now)
         self.attempts.tick(now)
         self.bpf.tick(now)
+        self.lineage.tick()
         self._see_to_the_fence()
         self.verification.tick(now)
 
@@ -416,6 +420,7 @@ class Leaves:
             governed.process = start(plan)
         finally:
             close_plan(plan)
+        self.lineage.begin(governed)
         governed.stage = Stage.STARTING
         governed.give_up_at = time.monotonic() + _STEP_S
         self._selector.register(governed.process.control, selectors.EVENT_READ, lambda: self._reported(governed))
@@ -561,6 +566,7 @@ class Leaves:
         self.watch.end(governed)
         self.attempts.end(governed)
         self.bpf.end(governed)
+        self.lineage.end(governed)
         self._leaves.pop(governed.leaf.name, None)
         was_shared = not governed.isolated and governed.listeners is not None
         try:

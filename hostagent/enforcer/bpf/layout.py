@@ -21,7 +21,11 @@ FLAG_NO_UNIX = 4
 RECORD_REFUSAL = 1
 RECORD_FLOW = 2
 
-LOSSES = ("refusals", "events", "tuples")
+RECORD_FORK = 16
+RECORD_EXEC = 17
+RECORD_EXIT = 18
+
+LOSSES = ("refusals", "events", "tuples", "processes")
 """What the places of map ``losses`` count."""
 
 _AF_INET = 2
@@ -62,18 +66,29 @@ class Record:
 
 _TUPLE = (("netns", "Q"), ("family", "I"), ("sport", "H"), ("dport", "H"), ("saddr", "16s"), ("daddr", "16s"))
 _TASK = (("tgid", "I"), ("tid", "I"), ("uid", "I"), ("gid", "I"), ("comm", "16s"))
+_IMAGE = (("start_ns", "Q"), ("image", "I"))
 _HEADING = (("kind", "I"), ("reason", "I"), ("at_ns", "Q"), ("leaf", "Q"), ("netns", "Q"), ("cookie", "Q"), *_TASK)
 
 LEAF_RULE = Record("leaf_rule", [("netns", "Q"), ("flags", "I"), ("number", "I")])
 TUPLE = Record("tuple", _TUPLE)
-ORIGIN = Record("origin", [("leaf", "Q"), ("netns", "Q"), ("at_ns", "Q"), *_TASK, ("tuple", f"{TUPLE.size}s")])
+ORIGIN = Record("origin", [("leaf", "Q"), ("netns", "Q"), ("at_ns", "Q"), *_TASK, *_IMAGE, ("pending", "I"), ("tuple", f"{TUPLE.size}s")])
 HEADING = Record("heading", _HEADING)
 REFUSAL = Record(
     "refusal", [("heading", f"{HEADING.size}s"), ("family", "I"), ("type", "I"), ("protocol", "I"), ("port", "I"), ("addr", "16s")]
 )
-FLOW = Record("flow", [("heading", f"{HEADING.size}s"), ("tuple", f"{TUPLE.size}s")])
+FLOW = Record("flow", [("heading", f"{HEADING.size}s"), ("tuple", f"{TUPLE.size}s"), *_IMAGE, ("established", "I")])
+IMAGE = Record("image", [("start_ns", "Q"), ("count", "I"), ("threaded", "I")])
+FORK = Record("fork", [("heading", f"{HEADING.size}s"), ("parent_start_ns", "Q"), ("parent_image", "I"), ("child", "I")])
+WORD_COUNT = 16
+WORD_SIZE = 64
+WORDS = Record("words", [("count", "I"), ("unread", "I"), ("more", "I"), ("gap", "I"), ("word", f"{WORD_COUNT * WORD_SIZE}s")])
+EXEC = Record(
+    "exec", [("heading", f"{HEADING.size}s"), *_IMAGE, ("gap", "I"), ("filename", "256s"), ("words", f"{WORDS.size}s")]
+)
+END = Record("end", [("heading", f"{HEADING.size}s"), ("start_ns", "Q")])
 
-RECORDS: list[Record] = [LEAF_RULE, TUPLE, ORIGIN, HEADING, REFUSAL, FLOW]
+
+RECORDS: list[Record] = [LEAF_RULE, TUPLE, ORIGIN, HEADING, REFUSAL, FLOW, IMAGE, FORK, WORDS, EXEC, END]
 """Every structure of ``bpf/layout.h``."""
 
 _CONSTANTS = {
@@ -85,6 +100,12 @@ _CONSTANTS = {
     "LOST_REFUSALS": LOSSES.index("refusals"),
     "LOST_EVENTS": LOSSES.index("events"),
     "LOST_TUPLES": LOSSES.index("tuples"),
+    "LOST_PROCESSES": LOSSES.index("processes"),
+    "RECORD_FORK": RECORD_FORK,
+    "RECORD_EXEC": RECORD_EXEC,
+    "RECORD_EXIT": RECORD_EXIT,
+    "WORDS": WORD_COUNT,
+    "WORD": WORD_SIZE,
 }
 
 

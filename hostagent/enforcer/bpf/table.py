@@ -7,6 +7,8 @@ from typing import NamedTuple
 from hostagent.enforcer.bpf import calls
 
 _DENY = "no second no: nft alone"
+_CHAIN = "no lineage: which program started which is not known (attribution: cgroup-only)"
+_ARGUMENTS = "command lines are missing from lineage"
 _WHO = "which process inside a workload made a connection is not recorded (attribution: cgroup-only)"
 
 
@@ -36,4 +38,9 @@ PROGRAMS: tuple[Row, ...] = (
     Row("tcp_connect", calls.PROGRAM_SOCK_OPS, calls.ATTACH_SOCK_OPS, "5.15", _WHO),
     Row("connect_unix", calls.PROGRAM_CGROUP_SOCK_ADDR, calls.ATTACH_UNIX_CONNECT, "6.7", "`unix_sockets: false` cannot be enforced"),
     Row("sendmsg_unix", calls.PROGRAM_CGROUP_SOCK_ADDR, calls.ATTACH_UNIX_SENDMSG, "6.7", "`unix_sockets: false` cannot be enforced"),
+    Row("process_fork", calls.PROGRAM_TRACEPOINT, 0, "5.15", _CHAIN, "task/task_newtask"),
+    Row("process_exec", calls.PROGRAM_TRACEPOINT, 0, "5.15", _CHAIN, "sched/sched_process_exec"),
+    Row("process_exit", calls.PROGRAM_TRACEPOINT, 0, "5.15", "what is known of ended processes piles up", "sched/sched_process_exit"),
+    Row("ask_execve", calls.PROGRAM_TRACEPOINT, 0, "5.15", _ARGUMENTS, "syscalls/sys_enter_execve"),
+    Row("ask_execveat", calls.PROGRAM_TRACEPOINT, 0, "5.15", _ARGUMENTS, "syscalls/sys_enter_execveat"),
 )
