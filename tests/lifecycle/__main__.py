@@ -5,17 +5,22 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import subprocess
 import sys
 import tempfile
 from pathlib import Path
 
-from tests.lifecycle.events import EVENTS, Event
+from tests.lifecycle.events import BOTH, EVENTS, Event
 from tests.lifecycle.rig import Figures, Measurement, rig
+from tests.lifecycle.whole import EVENTS as WHOLE_EVENTS
+from tests.lifecycle.whole import measure as measure_whole
+from tests.lifecycle.whole import whole
 
 _INSIDE = "HOSTAGENT_LIFECYCLE_INSIDE"
 _RATE = 1000.0
+_WHOLE_TIMES = 3
 _HEAD = f"{'event':<31} {'placement':<19} {'times':>5} {'attempts':>8} {'per s':>6} {'leaked':>6} {'governed out':>12} {'others failed':>13} {'others out':>10}  governed met"
 
 
@@ -27,7 +32,15 @@ def measure(event: Event, placement: str, times: int, folder: Path) -> Figures:
     return measurement.figures
 
 
-def faults(event: Event, figures: Figures) -> list[str]:
+def printed(figures: Figures, found: list[str]) -> bool:
+    """Print a line of figures and what is wrong with them; return whether anything is."""
+    if figures.rate < _RATE:
+        found = [*found, f"only {figures.rate:.0f} attempts a second: too slow to show anything"]
+    print(row(figures), *(f"\n    FAULT: {fault}" for fault in found), sep="", flush=True)
+    return bool(found)
+
+
+def faults(event: Event | None, figures: Figures) -> list[str]:
     """Return what must not be: leaks, what the capture missed, answers that nobody may get, and others' failures."""
     found = []
     if figures.leaked or figures.leaks:
@@ -40,7 +53,7 @@ def faults(event: Event, figures: Figures) -> list[str]:
         found.append(f"{figures.unread} frames were not captured")
     if not figures.met["proxied"]:
         found.append("nothing was proxied: the load did not run")
-    if figures.control_failed and not event.breaks_others:
+    if figures.control_failed and not (event and event.breaks_others):
         found.append(f"others failed: {figures.control_failed}")
     return found
 
@@ -76,11 +89,13 @@ def main(words: list[str]) -> int:
             with tempfile.TemporaryDirectory(prefix="hatest-") as name:
                 Path(name).chmod(0o755)
                 figures = measure(event, placement, event.full, Path(name))
-            found = faults(event, figures)
-            if figures.rate < _RATE:
-                found.append(f"only {figures.rate:.0f} attempts a second: too slow to show anything")
-            print(row(figures), *(f"\n    FAULT: {fault}" for fault in found), sep="", flush=True)
-            bad += bool(found)
+            bad += printed(figures, faults(event, figures))
+    chosen = [(name, placement) for name in WHOLE_EVENTS for placement in BOTH if all(word in f"{name} {placement}" for word in words)]
+    with whole() if chosen else contextlib.nullcontext() as running:
+        for name, placement in chosen:
+            assert running is not None
+            figures = measure_whole(running, name, placement, _WHOLE_TIMES)
+            bad += printed(figures, faults(None, figures))
     print(f"{bad} with a fault" if bad else "no leak, nobody else disturbed")
     return 1 if bad else 0
 

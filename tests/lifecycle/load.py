@@ -1,7 +1,7 @@
 """The governed load: connects as fast as it is told, to the sink's addresses, and says what each attempt met.
 
 Run inside a workload, as the text of this file: ``python3 -I -c TEXT OPTIONS-JSON`` with ``rate`` (attempts a second),
-``targets`` ([family, address] each), ``token`` (what only the proxy says) and optionally ``cgroup`` (one to enter first, for a process
+``targets`` ([family, address] each), ``token`` (what only the proxy says; empty: it closes without a word) and optionally ``ports`` and ``cgroup`` (one to enter first, for a process
 that nobody launched). Ends with its input. Each 100 ms one JSON line: everything so far, times by CLOCK_MONOTONIC.
 """
 
@@ -33,6 +33,7 @@ class Load:
         self.rate = float(str(options["rate"]))
         self.token = str(options["token"]).encode()
         self.targets = [(socket.AddressFamily(family), address) for family, address in options["targets"]]  # type: ignore[attr-defined]
+        self.ports = list(options.get("ports") or PORTS)  # type: ignore[call-overload]
         self.poll = select.epoll()
         self.pending: dict[int, tuple[socket.socket, float]] = {}
         self.met: dict[str, int] = {}
@@ -46,7 +47,7 @@ class Load:
 
     def attempt(self) -> None:
         family, address = self.targets[self.attempts % len(self.targets)]
-        port = PORTS[self.attempts // len(self.targets) % len(PORTS)]
+        port = self.ports[self.attempts // len(self.targets) % len(self.ports)]
         self.attempts += 1
         if self.attempts % UDP_EVERY == 0:
             try:

@@ -17,7 +17,7 @@ from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Self
+from typing import Any, Protocol, Self
 
 from hostagent.cli.enforcerlink import EnforcerConnection
 from hostagent.enforcer import kernel
@@ -168,10 +168,18 @@ class Figures:
         return {key: count for key, count in both.items() if key == "udp: sent" or key.startswith("unknown") or (key == "proxied" and self.strays[key])}
 
 
+class Starts(Protocol):
+    """What a governed load is started with."""
+
+    def options(self, **more: object) -> str: ...
+
+    def start(self, workload: str, *command: str, **options: Any) -> subprocess.Popen[str]: ...
+
+
 class Governed:
     """The governed load: a workload that connects all the time, launched anew when it was ended with its leaf."""
 
-    def __init__(self, rig: Rig, workload: str) -> None:
+    def __init__(self, rig: Starts, workload: str) -> None:
         self._rig, self.workload = rig, workload
         self._all: list[dict[str, Any]] = []
         self.running = self._start()
