@@ -24,7 +24,9 @@ from hostagent.enforcer.evidence import Evidence
 from hostagent.enforcer.governed import Governed, Stage
 from hostagent.enforcer.held import FINE, Inside, Verdict, judge, network_cookie
 from hostagent.enforcer.launch import start_ticks
+from hostagent.enforcer.newcomers import HearDials, Newcomers
 from hostagent.enforcer.settings import Settings
+from hostagent.model.errors import HostagentError
 from hostagent.model.event import EventKind
 
 log = logging.getLogger(__name__)
@@ -41,13 +43,14 @@ _TICK_NS = 1_000_000_000 // os.sysconf("SC_CLK_TCK")
 
 @dataclass(slots=True)
 class _Watched:
-    """What is known of one leaf: the sockets that were judged fine, by device and inode, for as long as they are held."""
+    """What is known of one leaf: the sockets that it held at the last look, by device and inode, and which were judged fine."""
 
     governed: Governed
     cookie: int
     pid_namespace: int
     marked: bool
     fine: set[tuple[int, int]] = field(default_factory=set)
+    held: set[tuple[int, int]] = field(default_factory=set)
 
 
 @dataclass(slots=True)
@@ -65,15 +68,29 @@ class Auditor:
     """Call ``step`` when ``due`` has come. ``problem`` says why it cannot look, empty when it can."""
 
     def __init__(
-        self, settings: Settings, evidence: Evidence, live: Callable[[], list[Governed]], end: Callable[[Governed, str], None]
+        self,
+        settings: Settings,
+        evidence: Evidence,
+        live: Callable[[], list[Governed]],
+        end: Callable[[Governed, str], None],
+        hear_dials: HearDials,
     ) -> None:
-        """Nothing is looked at until ``step``; ``end`` ends a leaf and gives the reason to its launcher."""
+        """Nothing is looked at until ``step``.
+
+        Args:
+            settings: the proxy's uid is taken from them.
+            evidence: findings are written here.
+            live: the leaves there are.
+            end: ends a leaf and gives the reason to its launcher.
+            hear_dials: is given the listeners that stand in for masked sockets.
+        """
         self.due = 0.0
         self.problem = ""
         self._settings = settings
         self._evidence = evidence
         self._live = live
         self._end = end
+        self._newcomers = Newcomers(hear_dials)
         self._unmarked: dict[str, str] = {}
         self._watched: dict[str, _Watched] = {}
         self._running: Iterator[None] | None = None
@@ -167,12 +184,16 @@ class Auditor:
         live = {each.leaf.name: each for each in self._live()}
         self._unmarked = {name: reason for name, reason in self._unmarked.items() if name in live}
         self._watched = {name: watched for name, watched in self._watched.items() if name in live}
+        if any(governed.stage is Stage.RUNNING for governed in live.values()):
+            self._newcomers.refresh(time.monotonic(), set(live))
+            yield
         for name, governed in live.items():
             if governed.stage is Stage.RUNNING:
                 watched = self._watched.get(name) or self._watch(governed)
                 if watched is not None:
                     self._watched[name] = watched
                     yield from self._leaf(watched)
+                    self._mask(watched)
             yield
 
     def _watch(self, governed: Governed) -> _Watched | None:
@@ -206,7 +227,25 @@ class Auditor:
                         yield from self._table(watched, table, inside, held)
             yield
         watched.fine &= held
+        watched.held = held
         self._look.sockets += len(held)
+
+    def _mask(self, watched: _Watched) -> None:
+        """Mask the unix sockets that came into the leaf's view; where one cannot be, the leaf is ended."""
+        governed = watched.governed
+        if governed.stage is not Stage.RUNNING or governed.reason:
+            return
+        assert governed.process is not None
+        try:
+            masked = self._newcomers.mask(governed, {inode for _, inode in watched.held})
+        except (FileNotFoundError, ProcessLookupError):
+            return  # ended meanwhile
+        except HostagentError as error:
+            self._foreign(watched, governed.main_pid, Verdict("unix-listener", str(error)))
+            return
+        for path in masked:
+            facts = {"leaf": governed.leaf.name, "finding": "unix-listener", "pid": 0, "start_ns": 0, "exe": "", "detail": path}
+            self._record(watched, facts, "masked")
 
     def _inside(self, watched: _Watched) -> Inside:
         governed = watched.governed
@@ -292,9 +331,9 @@ class Auditor:
             "detail": detail,
         }
 
-    def _record(self, watched: _Watched, facts: dict[str, object]) -> None:
+    def _record(self, watched: _Watched, facts: dict[str, object], action: str = "killed") -> None:
         self._findings += 1
         elapsed = int((time.monotonic() - self._look.began) * 1e6)
-        fields = facts | {"action": "killed", "elapsed_us": elapsed}
+        fields = facts | {"action": action, "elapsed_us": elapsed}
         self._evidence.note(EventKind.AUDIT, watched.governed.workload.name, fields)
         log.warning("leaf %s: %s: %s", watched.governed.leaf.name, facts["finding"], facts["detail"])

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import ctypes
 import os
+import struct
 from collections.abc import Iterator
 
 CLONE_NEWTIME = 0x00000080
@@ -31,6 +32,9 @@ _AT_RECURSIVE = 0x8000
 _OPEN_TREE_CLONE = 1
 _OPEN_TREE_CLOEXEC = os.O_CLOEXEC
 _MOVE_MOUNT_F_EMPTY_PATH = 0x4
+_MOVE_MOUNT_T_EMPTY_PATH = 0x40
+_RESOLVE_NO_MAGICLINKS = 0x02
+_RESOLVE_IN_ROOT = 0x10
 
 MOUNT_ATTR_RDONLY = 0x1
 MOUNT_ATTR_NOSUID = 0x2
@@ -41,6 +45,7 @@ MOUNT_ATTR_IDMAP = 0x00100000
 _SYS_OPEN_TREE = 428
 _SYS_MOVE_MOUNT = 429
 _SYS_CLOSE_RANGE = 436
+_SYS_OPENAT2 = 437
 _SYS_PIDFD_GETFD = 438
 _SYS_MOUNT_SETATTR = 442
 
@@ -103,6 +108,22 @@ def open_tree(place: int) -> int:
     """Return the descriptor of a detached copy of the mounts at and below what is open as ``place`` (open_tree(2))."""
     flags = _OPEN_TREE_CLONE | _OPEN_TREE_CLOEXEC | _AT_RECURSIVE | _AT_EMPTY_PATH
     return _check(_libc.syscall(_SYS_OPEN_TREE, place, b"", flags), "open_tree")
+
+
+def move_mount_over(tree: int, place: int) -> None:
+    """Attach a detached mount over what is open as ``place`` in this mount namespace; closes ``tree`` (move_mount(2))."""
+    flags = _MOVE_MOUNT_F_EMPTY_PATH | _MOVE_MOUNT_T_EMPTY_PATH
+    try:
+        _check(_libc.syscall(_SYS_MOVE_MOUNT, tree, b"", place, b"", flags), "move_mount")
+    finally:
+        os.close(tree)
+
+
+def open_inside(root: int, path: str) -> int:
+    """Return an O_PATH descriptor of ``path`` as it is for somebody whose root is open as ``root`` (openat2(2))."""
+    how = struct.pack("=QQQ", os.O_PATH | os.O_CLOEXEC, 0, _RESOLVE_IN_ROOT | _RESOLVE_NO_MAGICLINKS)
+    arguments = (ctypes.c_int(root), os.fsencode(path), how, ctypes.c_size_t(len(how)))
+    return system_call(_SYS_OPENAT2, *arguments, what=f"open {path}")
 
 
 def move_mount(tree: int, target: str) -> None:

@@ -66,7 +66,7 @@ class Leaves:
         self.bpf = BpfWatch(self.programs, evidence, selector, self.live)
         self.lineage = Lineage(self.bpf, evidence)
         self.attempts = AttemptWatch(evidence, selector)
-        self.auditor = Auditor(settings, evidence, self.live, self.end)
+        self.auditor = Auditor(settings, evidence, self.live, self.end, self.attempts.hear_dials)
         self.quarantine = Quarantine(settings, evidence, self.live, self.end)
         self._own: dict[str, Own] = {}
         self.verification = Verification(settings, evidence, selector, self)

@@ -49,6 +49,12 @@ class UnixDoor:
         """What the workload's first process mounts."""
         return StandIn(self.path, self._tree)
 
+    @property
+    def file(self) -> tuple[int, int]:
+        """Device and inode number of its file."""
+        status = os.fstat(self._place)
+        return status.st_dev, status.st_ino
+
     def open(self) -> None:
         """Let dials in."""
         self.listener.listen(_BACKLOG)

@@ -23,6 +23,7 @@ from hostagent.model.errors import HostagentError
 _FRESH = ("/run", "/tmp", "/var/tmp")  # noqa: S108 - these are replaced, not used
 _FRESH_SIZE = "12%"  # of the host's memory, each of four: left alone, any one of them could take half of it
 STAGE = "/run/.hostagent"
+"""Where the files lie that we put over others, in the view."""
 _DEVICES = {"null": (1, 3), "zero": (1, 5), "full": (1, 7), "random": (1, 8), "urandom": (1, 9), "tty": (5, 0)}
 _TTY_GID = 5
 _LISTENERS = 64

@@ -1,0 +1,103 @@
+"""Which unix sockets that can be dialled by a path exist now, in every network namespace that a process is in.
+
+Cheap enough to be asked twice a second: the tables of sockets are read each time, the processes' namespaces once a second, and
+folders only for what is new.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+from collections.abc import Iterator
+from pathlib import Path
+from typing import NamedTuple
+
+from hostagent.enforcer.unixsockets import sockets_in
+
+_AGAIN_S = 1.0
+_LISTENS = "00010000"
+_DATAGRAM = "0002"
+
+
+class Born(NamedTuple):
+    """One socket: its network namespace and its own inode number, which together are not used twice."""
+
+    namespace: int
+    inode: int
+
+
+class BornSockets:
+    """Ask ``now``, then ``paths_of`` about what is new in it."""
+
+    def __init__(self) -> None:
+        """Nothing is read yet."""
+        self._namespaces: dict[int, int] = {}
+        self._due = 0.0
+        self._places: set[str] | None = None
+
+    def now(self, monotonic_s: float) -> dict[Born, str]:
+        """Return every socket that listens or receives datagrams at a path, with the name that its maker gave."""
+        self._places = None
+        if monotonic_s >= self._due:
+            self._namespaces = dict(_namespaces())
+            self._due = monotonic_s + _AGAIN_S
+        found: dict[Born, str] = {}
+        for namespace, pid in self._namespaces.items():
+            table = _read(namespace, pid)
+            if table is None:
+                self._due = 0.0  # the process that stood for it is gone; others may be in it
+            else:
+                found |= table
+        return found
+
+    def exists(self, born: Born) -> bool:
+        """Return whether the socket is still there."""
+        return born in (_read(born.namespace, self._namespaces.get(born.namespace, 0)) or {})
+
+    def exact(self, name: str) -> set[str]:
+        """Return the paths that ``name`` can mean: its maker may have had another root, or a folder of its own."""
+        if self._places is None:
+            self._places = set(_places())
+        bare = name.lstrip("/")
+        found = {os.path.normpath(f"{place.rstrip('/')}/{bare}") for place in self._places}
+        return found | {os.path.normpath(name)} if name.startswith("/") else found
+
+    def beside(self, name: str) -> set[str]:
+        """Return the paths of all socket files in the folders that ``name`` can mean: files are renamed and linked."""
+        folders = {str(Path(path).parent) for path in self.exact(name)}
+        return {path for folder in folders for path in sockets_in(folder)}
+
+
+def _namespaces() -> Iterator[tuple[int, int]]:
+    """Yield each network namespace with a process that is in it."""
+    for name in _numbers("/proc"):
+        with contextlib.suppress(OSError):
+            yield Path(f"/proc/{name}/ns/net").stat().st_ino, int(name)
+
+
+def _read(namespace: int, pid: int) -> dict[Born, str] | None:
+    try:
+        if Path(f"/proc/{pid}/ns/net").stat().st_ino != namespace:
+            return None
+        table = Path(f"/proc/{pid}/net/unix").read_text(errors="surrogateescape")
+    except OSError:
+        return None
+    found: dict[Born, str] = {}
+    # Address, references, protocol, flags, type, state, inode, name; an accepted connection has its listener's name too.
+    for line in table.splitlines()[1:]:
+        row = line.split(None, 7)
+        if len(row) == 8 and row[7][0] != "@" and (row[3] == _LISTENS or row[4] == _DATAGRAM):
+            found[Born(namespace, int(row[6]))] = row[7]
+    return found
+
+
+def _places() -> Iterator[str]:
+    for name in _numbers("/proc"):
+        for link in ("cwd", "root"):
+            with contextlib.suppress(OSError):
+                yield str(Path(f"/proc/{name}/{link}").readlink())
+
+
+def _numbers(folder: str) -> list[str]:
+    with os.scandir(folder) as entries:
+        return [entry.name for entry in entries if entry.name.isdigit()]
