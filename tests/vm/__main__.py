@@ -21,8 +21,6 @@ from tests.vm.progress import PhaseError, Progress
 _OUTPUT = REPOSITORY / "build/vm"
 # An emulated processor is some ten times slower: a test may take that much longer before it counts as hanging.
 _PATIENCE = ["-o", "timeout=600"]
-# So named that nobody collects them where they cannot run.
-_INSIDE = ["-o", "python_files=test_*.py guest_systemd*.py"]
 SUITES: dict[str, list[str]] = {
     "guest": ["tests/vm/guest/guest_systemd.py"],
     "bypass": ["tests/bypass/test_bypass_host.py"],
@@ -40,7 +38,7 @@ def main(arguments: Sequence[str]) -> int:
     if os.geteuid() != 0:
         print("make test-vm must be run as root: it builds a root file system.", file=sys.stderr)
         return 77
-    plan = {_name(word): [*_PATIENCE, *_INSIDE, *SUITES.get(word, [word])] for word in given.suites or SUITES}
+    plan = {_name(word): [*_PATIENCE, *SUITES.get(word, [word])] for word in given.suites or SUITES}
     progress = Progress()
     started = time.monotonic()
     try:
