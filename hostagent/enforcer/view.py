@@ -123,6 +123,8 @@ def _kernel_files() -> None:
     kernel.mount("proc", "/proc", "proc", bare)
     kernel.mount("/proc/sys", "/proc/sys", "", kernel.MS_BIND)
     kernel.mount_setattr("/proc/sys", add=kernel.MOUNT_ATTR_RDONLY)
+    # In the host's own network this would be the very file system that is there, which the kernel refuses to mount over itself.
+    kernel.mount("tmpfs", "/sys", "tmpfs", bare, "mode=0755,size=4k")
     kernel.mount("sysfs", "/sys", "sysfs", bare | kernel.MS_RDONLY)
 
 

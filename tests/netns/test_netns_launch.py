@@ -7,13 +7,14 @@ import os
 import pty
 import signal
 import subprocess
+import sys
 import time
 from pathlib import Path
 
 import pytest
 
 from hostagent.enforcer import kernel
-from tests.netns.stage import Stage, stage, unix_socket_pair, wait_for
+from tests.netns.stage import REPOSITORY, Stage, stage, unix_socket_pair, wait_for
 
 pytestmark = pytest.mark.root
 
@@ -347,3 +348,11 @@ def test_the_tests_own_namespace_is_untouched(host: Stage) -> None:
     assert host.settings["table"] not in listed
     with kernel.in_network(host.host):
         assert host.settings["table"] in subprocess.run(["nft", "list", "tables"], text=True, capture_output=True, check=True).stdout
+
+
+def test_the_view_is_built_where_sys_is_the_hosts_own_networks() -> None:
+    """As in shared placement on any plain host: the kernel mounts no file system over itself (EBUSY)."""
+    build = "from hostagent.enforcer.view import View, build; build(View(0, 0, '', (), frozenset())); import os; print(*sorted(os.listdir('/sys')))"
+    command = ["unshare", "--net", "--mount", "--pid", "--fork", "sh", "-c", 'mount -t sysfs sysfs /sys && exec "$0" -c "$1"', sys.executable, build]
+    done = subprocess.run(command, cwd=REPOSITORY, capture_output=True, text=True, timeout=60, check=False)
+    assert (done.returncode, "class" in done.stdout.split()) == (0, True), done.stderr
