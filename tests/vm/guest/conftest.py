@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from tests.stage import Service, Settings, World
-from tests.stage.world import ACCOUNTS, APPROVERS_GROUP, wait_for
+from tests.stage.world import ACCOUNTS, APPROVERS_GROUP, REPOSITORY, wait_for
 
 DOCUMENT = """\
 launchers: [root]
@@ -75,7 +75,8 @@ def world(outside: None) -> Iterator[World]:
 @pytest.fixture(scope="session")
 def service(world: World) -> Iterator[Service]:
     """``hostagent up`` under the names that it has by default: systemd knows a unit of the slice's name, too."""
-    made = Service(world, Settings(workloads=WORKLOADS, toml='table = "hostagent"\n'), name="guest")
+    policies = {"allow-all.yaml": (REPOSITORY / "policy/examples/allow-all.yaml").read_text(encoding="utf-8")}
+    made = Service(world, Settings(workloads=WORKLOADS, policies=policies, toml='table = "hostagent"\n'), name="guest")
     made.slice = "governed.slice"
     with made:
         yield made
