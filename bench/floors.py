@@ -28,6 +28,7 @@ from hostagent.model.operation import Effect, Operation, Resource
 from hostagent.model.target import Login, Target, UpstreamTLS
 from hostagent.policy import Policy, PolicyContext, load
 from hostagent.proxy.session import Outside, Session
+from hostagent.proxy.turn import Turn
 from hostagent.wire.postgres import backend, frontend
 from hostagent.wire.postgres.startup import StartupMessage, build_startup_message
 from tests.gate.gate_rim import Source, make_context
@@ -115,7 +116,7 @@ def signed_in(rules: Policy, journal: JournalFile) -> Session:
     context = make_context(Source(rules), CATALOGUE, target=target, cancel_keys=CancelRegistry(), tls=False)
     context.identity = Identity("local", "support-bot", 2e9, groups=frozenset({"support"}))
     context.flow = replace(context.flow, workload="support-bot")
-    session = Session(context.flow, Gate(context), cast("Outside", _Outside()), journal)
+    session = Session(context.flow, Gate(context), cast("Outside", _Outside()), Turn(journal, lambda settle: settle()))
     session.client.connection_made(Nowhere())
     asked = (("user", "crm_app"), ("database", "crm"), ("application_name", "pgbench"))
     session.received(Side.CLIENT, build_startup_message(StartupMessage(0, asked)))

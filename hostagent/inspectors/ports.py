@@ -136,9 +136,10 @@ class Ruling:
 
     ``epoch`` is the gate's mark of the policy, identity and catalogue it was decided under. ``lines`` are the parts of the
     statement records that do not change from run to run, one per operation. ``defines``: it may change the schema.
+    ``answer`` is the inspector's own: what it learned of results under this ruling.
     """
 
-    __slots__ = ("defines", "epoch", "exposed", "lines", "masking", "operations", "statements", "verdict")
+    __slots__ = ("answer", "defines", "epoch", "exposed", "lines", "masking", "operations", "statements", "verdict")
 
     def __init__(
         self,
@@ -158,6 +159,7 @@ class Ruling:
         self.masking = masking
         self.exposed = exposed
         self.lines = lines
+        self.answer: object = None
         self.defines = any(
             each.completeness is not Completeness.FULL or each.effects & _DEFINING for each in operations
         )

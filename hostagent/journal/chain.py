@@ -16,6 +16,7 @@ from hostagent.journal.format import (
     HEADER_TAG,
     MAX_LINE,
     CheckpointLine,
+    NewLine,
     SegmentHeader,
     link,
     signed_text,
@@ -31,15 +32,6 @@ class ChainState(NamedTuple):
 
     seq: int = 0
     head: bytes = GENESIS
-
-
-class _Line(msgspec.Struct, gc=False):
-    seq: int
-    kind: str
-    at: int
-    flow: str
-    workload: str
-    fields: object
 
 
 def _plain(value: object) -> object:
@@ -87,7 +79,7 @@ class Chain:
         for kind, at, flow, workload, fields in events:
             seq += 1
             try:
-                payload = _encode(_Line(seq, kind, at, flow, workload, fields))
+                payload = _encode(NewLine(seq, kind, at, flow, workload, fields))
             except (UnicodeEncodeError, TypeError, ValueError, OverflowError, RecursionError):
                 payload = _encode_carefully(seq, kind, at, flow, workload, fields)
             if len(payload) > _LONGEST:
@@ -119,7 +111,7 @@ class Chain:
 def _encode_carefully(seq: int, kind: str, at: int, flow: str, workload: str, fields: Mapping[str, object]) -> bytes:
     try:
         return _encode(
-            _Line(seq, kind, at, str(_printable(flow)), str(_printable(workload)), _printable(fields)),
+            NewLine(seq, kind, at, str(_printable(flow)), str(_printable(workload)), _printable(fields)),
         )
     except (UnicodeEncodeError, TypeError, ValueError, OverflowError, RecursionError) as error:
         raise JournalError(f"a {kind} event cannot be written as JSON: {error}") from error

@@ -37,6 +37,17 @@ class EventLine(msgspec.Struct, frozen=True):
     fields: msgspec.Raw
 
 
+class NewLine(msgspec.Struct, gc=False):
+    """The same on its way out: ``fields`` is anything that can be JSON."""
+
+    seq: int
+    kind: str
+    at: int
+    flow: str
+    workload: str
+    fields: object
+
+
 class SegmentHeader(msgspec.Struct, frozen=True):
     """The payload of an ``H`` line. ``seq`` is the number of the last event before this segment."""
 

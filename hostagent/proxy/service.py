@@ -40,6 +40,7 @@ from hostagent.proxy.identities import Identities
 from hostagent.proxy.listener import Listeners
 from hostagent.proxy.session import Session
 from hostagent.proxy.tls import end_point_hash, upstream_context, upstream_name
+from hostagent.proxy.turn import Turn
 from hostagent.proxy.unixpeer import Dialler, dialler
 
 log = logging.getLogger(__name__)
@@ -93,6 +94,7 @@ class Service:
         """``tasks`` owns every task started here."""
         self._parts = parts
         self._tasks = tasks
+        self._turn = Turn(parts.journal, asyncio.get_running_loop().call_soon)
         self._cancel_keys = CancelRegistry()
         self._leaves: dict[str, Leaf] = {}
         self._sessions: dict[Session, _Served] = {}
@@ -267,7 +269,7 @@ class Service:
             wake=lambda: session.wake(),  # noqa: PLW0108 - the session is made of the context
             tls=not flow.destination.is_path,  # PostgreSQL offers none over unix sockets either
         )
-        session = Session(flow, Gate(context), self, self._parts.journal)
+        session = Session(flow, Gate(context), self, self._turn)
         leaf.sessions.add(session)
         limit = self._parts.config.limits.login_timeout_s
         login = asyncio.get_running_loop().call_later(limit, self._login_late, session, limit)

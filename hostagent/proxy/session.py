@@ -1,7 +1,8 @@
 """A session: one governed connection, its upstream connection, and the gate between them.
 
 The session moves bytes and keeps time; every decision is the gate's. Order within one command list is law: all records are
-appended first, and if that fails nothing else of the list happens and both sides are cut.
+appended first, and if that fails nothing else of the list happens and both sides are cut. Lists that only record and forward
+wait for the end of the event loop's turn, so that all sessions share one append (``turn``); any other is obeyed at once.
 """
 
 from __future__ import annotations
@@ -33,7 +34,7 @@ from hostagent.model.ticket import Answer
 from hostagent.proxy.tlspipe import TLSPipe
 
 if TYPE_CHECKING:
-    from hostagent.model.ports import Journal
+    from hostagent.proxy.turn import Turn
 
 log = logging.getLogger(__name__)
 
@@ -120,7 +121,7 @@ class Session:
         flow: Flow,
         gate: Gate,
         outside: Outside,
-        journal: Journal,
+        turn: Turn,
         *,
         clock: Callable[[], float] = time.monotonic,
         wall_ns: Callable[[], int] = time.time_ns,
@@ -131,7 +132,8 @@ class Session:
         self.client = _End(self, Side.CLIENT)
         self.server = _End(self, Side.SERVER)
         self._outside = outside
-        self._journal = journal
+        self._turn = turn
+        self._waiting = 0
         self._clock = clock
         self._wall_ns = wall_ns
         self._opened_at = clock()
@@ -224,9 +226,40 @@ class Session:
     # -- carrying out commands -------------------------------------------------------------------------------------------
 
     def _obey(self, commands: Sequence[Command]) -> None:
-        events = [command.event for command in commands if command.__class__ is Record]
-        if events:
-            self._journal.append(events)
+        events: list[Event] = []
+        plain = True
+        for command in commands:
+            if command.__class__ is Record:
+                events.append(command.event)
+            elif command.__class__ is not Forward:
+                plain = False
+        if plain and (events or self._waiting):
+            self._waiting += 1
+            self._turn.add(self, events, commands)
+            return
+        if events or self._waiting:
+            self._turn.append(events)
+            if self._over:  # what waited could not be recorded
+                return
+        self._do(commands)
+
+    def carry_out(self, commands: Sequence[Command]) -> None:
+        """Do what stands in ``commands``; their records are in the journal."""
+        self._waiting -= 1
+        if self._over:
+            return
+        try:
+            self._do(commands)
+        except Exception as error:  # noqa: BLE001 - one session fails, only that session closes
+            self._crashed(error)
+
+    def unrecorded(self, error: JournalError) -> None:
+        """What was to be forwarded in this turn could not be recorded: nothing passes any more."""
+        self._waiting = 0
+        if not self._over:
+            self._crashed(error)
+
+    def _do(self, commands: Sequence[Command]) -> None:
         for command in commands:
             if command.__class__ is Forward:
                 end = self.client if command.side is Side.CLIENT else self.server
@@ -342,6 +375,8 @@ class Session:
 
     def _crashed(self, error: Exception) -> None:
         """One session fails: only that session closes, and at once, because nothing about it can be trusted now."""
+        if self._waiting:
+            self._turn.settle()
         if isinstance(error, JournalError):
             log.critical("evidence cannot be written; session cut", extra={"flow": self.flow.flow_id})
             reason = f"evidence cannot be written: {error}"
@@ -354,6 +389,8 @@ class Session:
         self._finish(reason)
 
     def _finish(self, reason: str) -> None:
+        if self._waiting:
+            self._turn.settle()
         if self._over:
             return
         self._over = True
@@ -370,7 +407,7 @@ class Session:
         }
         event = Event(EventKind.CLOSE, self._wall_ns(), self.flow.flow_id, self.flow.workload, fields)
         try:
-            self._journal.append([event])
+            self._turn.append([event])
         except JournalError:
             log.critical("evidence cannot be written; a session's end is not recorded")
         self._outside.closed(self)

@@ -11,12 +11,23 @@ from hypothesis import strategies as st
 
 from hostagent.gate import Gate
 from hostagent.inspectors.postgres.cancel import CancelRegistry
+from hostagent.inspectors.postgres.conversation import Kind
 from hostagent.model.command import Command, Connect, Forward, Record
+from hostagent.model.event import EventKind
 from hostagent.model.flow import Side
 from hostagent.model.operation import Operation
 from hostagent.model.verdict import Decision, MaskContent
+from hostagent.wire.postgres.backend import (
+    BIND_COMPLETE,
+    PARSE_COMPLETE,
+    Column,
+    build_command_complete,
+    build_data_row,
+    build_ready,
+    build_row_description,
+)
 from hostagent.wire.postgres.frontend import COPY_DONE, TERMINATE, build_copy_data
-from tests.gate.gate_rim import NOW, Relay, Rules, make_context
+from tests.gate.gate_rim import NOW, Relay, Rules, Source, events, make_context, make_session, sent
 from tests.gate.gate_wire import SYNC, RawClient, bind, close, describe, execute, parse, query, run
 
 DETECT = (MaskContent("detect", frozenset({"email"})),)
@@ -28,6 +39,32 @@ def _decide(operation: Operation) -> Decision:
 
 def _rules(masked: bool) -> Rules:
     return Rules(_decide, DETECT if masked else ())
+
+
+def _rounds(client: RawClient) -> None:
+    """What drivers send again and again, which is taken as one (``rounds``), and everything that may come between."""
+    client.ask(parse("select $1::int / $2::int as x, a, b from t order by a limit 3", "r", 23, 23) + SYNC)
+    client.ask(parse("select 7 as seven", "q") + SYNC)
+
+    def round_of(*values: bytes | None, name: str = "r") -> bytes:
+        return bind(name, "", values) + describe("P") + execute() + SYNC
+
+    seven = round_of(name="q")
+    for _ in range(3):
+        client.ask(round_of(b"10", b"5"))
+        client.ask(query("select 7 as seven"))
+        client.ask(seven)
+    client.ask(round_of(b"1", b"1") + round_of(b"1", b"0") + seven + round_of(None, b"1"), 4)
+    client.ask(parse("select nothing from nowhere", "bad") + bind("bad") + seven + seven, 2)
+    client.ask(query("begin"))
+    client.ask(seven)
+    client.ask(execute() + SYNC)  # the unnamed portal lives on: it has run to its end
+    client.ask(bind("q", "p") + describe("P", "p") + execute("p") + SYNC + seven, 2)
+    client.ask(round_of(b"1", b"0"))
+    client.ask(seven + execute() + SYNC, 2)
+    client.ask(query("rollback") + seven + execute() + SYNC, 3)
+    client.ask(seven + query("create temporary table u (n int)") + seven, 3)
+    client.ask(query("select 7 as seven; select 7 as seven") + query("drop table u; select 7 as seven"), 2)
 
 
 def _converse(client: RawClient) -> None:
@@ -55,6 +92,7 @@ def _converse(client: RawClient) -> None:
     client.ask(bind("s", "", (b"40",), binary=True) + describe("P") + execute() + SYNC)
     client.ask(query("prepare x as select 'me@example.com'::text; execute x; deallocate x; execute x"))
     client.ask(bind("nowhere") + execute() + SYNC + query("listen c; notify c, 'a@example.com'"), 2)
+    _rounds(client)
     client.send(TERMINATE)
 
 
@@ -115,3 +153,37 @@ def test_the_conversation_is_a_rich_one(recorded: tuple[bool, list[tuple[Side, b
     assert (b"a@example.com" in written[Side.CLIENT]) is not masked
     assert b"42501" in written[Side.CLIENT]
     assert len(rest) > 30
+
+
+def test_what_drivers_repeat_is_taken_as_one() -> None:
+    context = make_context(Rules(lambda _: Decision.ALLOW))
+    _, session = make_session(context)
+    talk = session._talk
+    shape = build_row_description((Column(b"a", 0, 0, 23, 4, -1, 0),))
+    rest = shape + build_data_row((b"1",)) + build_command_complete("SELECT 1") + build_ready(b"I")
+    session.feed(Side.CLIENT, parse("select 1", "s") + SYNC, NOW)
+    session.feed(Side.SERVER, PARSE_COMPLETE + build_ready(b"I"), NOW)
+    asked = bind("s") + describe("P") + execute() + SYNC
+    kinds = []
+    for _ in range(2):
+        out = session.feed(Side.CLIENT, asked, NOW)
+        assert sent(out, Side.SERVER) == asked
+        kinds.append([entry.kind for entry in talk.queue])
+        out = session.feed(Side.SERVER, BIND_COMPLETE + rest, NOW)
+        assert sent(out, Side.CLIENT) == BIND_COMPLETE + rest
+        (result,) = events(out, EventKind.RESULT)
+        assert (result.fields["tag"], result.fields["rows"], talk.names.portals) == ("SELECT 1", 1, {})
+    assert kinds == [[Kind.ROUND], [Kind.ROUND]]
+    assert talk.names.statements[b"s"].subject.ruling.answer is not None  # type: ignore[union-attr]
+
+
+def test_a_round_under_a_ruling_that_is_no_longer_good_is_judged_message_by_message() -> None:
+    source = Source(Rules(lambda _: Decision.ALLOW))
+    _, session = make_session(make_context(source))
+    session.feed(Side.CLIENT, parse("select 1", "s") + SYNC, NOW)
+    session.feed(Side.SERVER, PARSE_COMPLETE + build_ready(b"I"), NOW)
+    source.current = Rules(lambda _: Decision.DENY)  # type: ignore[assignment]
+    out = session.feed(Side.CLIENT, bind("s") + describe("P") + execute() + SYNC, NOW)
+    assert [event.fields["decision"] for event in events(out, EventKind.STATEMENT)] == ["deny"]
+    assert b"select 1" not in sent(out, Side.SERVER)
+    assert [entry.kind for entry in session._talk.queue] == [Kind.PARSE, Kind.SYNC]

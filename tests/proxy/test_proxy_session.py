@@ -13,6 +13,7 @@ from hostagent.model.errors import JournalError
 from hostagent.model.event import Event, EventKind
 from hostagent.model.flow import Endpoint, Flow, Side
 from hostagent.proxy.session import Session
+from hostagent.proxy.turn import Turn
 
 FLOW = Flow("f1", "bot", "leaf", Endpoint("192.0.0.8", 4000), Endpoint("10.0.0.5", 5432))
 EVENT = Event(EventKind.STATEMENT, 1, "f1", "bot", {})
@@ -90,7 +91,7 @@ class World:
         self.journal = ListJournal()
         self.gate = ScriptedGate(on_feed)
         self.outside = Outside(server_end)
-        self.session = Session(FLOW, cast("Gate", self.gate), cast("Any", self.outside), self.journal)
+        self.session = Session(FLOW, cast("Gate", self.gate), cast("Any", self.outside), Turn(self.journal, asyncio.get_running_loop().call_soon))
 
     async def start(self) -> None:
         loop = asyncio.get_running_loop()

@@ -14,6 +14,7 @@ from hostagent.inspectors.postgres import refusals
 from hostagent.inspectors.postgres.conversation import Conversation, Entry, Kind
 from hostagent.inspectors.postgres.names import RESERVED, Portal, Prepared, Undo, key_of
 from hostagent.inspectors.postgres.parameters import decode_all
+from hostagent.inspectors.postgres.rounds import TAIL, Rounds, exact
 from hostagent.inspectors.postgres.subjects import NOT_ASCII, with_parameters
 from hostagent.model.command import Command, Forward
 from hostagent.model.errors import RemoteWireError
@@ -32,7 +33,8 @@ from hostagent.wire.postgres.frontend import (
 from hostagent.wire.postgres.messages import CLIENT_CAPS, HEADER, HEADER_SIZE, Client, refuse_frame
 
 HELD: Final = object()
-_NULL: Final = b"\xff\xff\xff\xff"
+_BIND: Final = Client.BIND
+_TAIL_SIZE: Final = len(TAIL)
 _ALLOW: Final = Decision.ALLOW
 _DENY: Final = Decision.DENY
 _RENAMED: Final = "the statement or cursor that this portal names was made anew after the portal was bound"
@@ -70,6 +72,7 @@ class ClientHalf:
         self._out: list[Command] = []
         self._epoch: object = None
         self._scanned = 0
+        self._rounds = Rounds(conversation)
         self.waiting: Waiting | None = None
         self.terminated = False
         self._handlers: Mapping[int, Callable[[bytes, int, int, float], object]] = {
@@ -134,6 +137,9 @@ class ClientHalf:
                 stop = offset + length + 1
                 if stop > end or self.terminated:
                     break
+                if kind == _BIND and buffer.startswith(TAIL, stop) and self._round(buffer, offset, stop, now):
+                    offset = stop + _TAIL_SIZE
+                    continue
                 if discardable.discarding and kind != Client.SYNC and kind != Client.TERMINATE:
                     done: object = b""
                 else:
@@ -155,6 +161,12 @@ class ClientHalf:
                 out.append(Forward(Side.SERVER, whole))
         if offset < end and not self.terminated:
             self._keep(buffer, offset)
+
+    def _round(self, buffer: bytes, offset: int, stop: int, now: float) -> bool:
+        """Take the Bind at ``offset`` and what follows as one, if it is the plain good case."""
+        return self.waiting is None and self._rounds.ask(
+            buffer[offset + HEADER_SIZE : stop], self._epoch, now, self._out
+        )
 
     def _keep(self, buffer: bytes, offset: int) -> None:
         rest = buffer[offset:]
@@ -362,15 +374,8 @@ class ClientHalf:
         ruling = self._ruling(subject, values)
         if ruling.verdict.decision is not _DENY:
             return None
-        traces = self._desk.open(ruling, self._exact(portal), values, now, self._out, decision="deny")
+        traces = self._desk.open(ruling, exact(portal.prepared.subject.text, portal.values), values, now, self._out, decision="deny")
         return self._poison(refusals.denied(ruling.verdict), ruling, traces)
-
-    @staticmethod
-    def _exact(portal: Portal) -> list[bytes]:
-        """Return everything that fixes what running ``portal`` does, for the keyed digest."""
-        parts = [portal.prepared.subject.text]
-        parts += [_NULL if value is None else len(value).to_bytes(4, "big") + value for value in portal.values]
-        return parts
 
     def _describe(self, buffer: bytes, start: int, stop: int, now: float) -> object:
         self._check_copying()
@@ -409,7 +414,7 @@ class ClientHalf:
                 return self._unjudged(refusals.forbidden(_RENAMED), now)
             subject = self._subjects.settle(subject, self._names)
         values = decode_all(portal.values, prepared.types, portal.formats)
-        judged = self._judge(subject, self._exact(portal), values, now, prepared.types)
+        judged = self._judge(subject, exact(portal.prepared.subject.text, portal.values), values, now, prepared.types)
         if judged is None:
             return HELD
         ruling, denial, traces = judged

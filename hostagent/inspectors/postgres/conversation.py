@@ -8,7 +8,7 @@ from enum import IntEnum
 from typing import Final
 
 from hostagent.inspectors.ports import CopyPlan, Denial, Desk, Masking, Outcome, Ruling, Shape, Trace
-from hostagent.inspectors.postgres.names import Names, Portal, Prepared, Undo
+from hostagent.inspectors.postgres.names import Change, Names, Portal, Prepared, Undo
 from hostagent.inspectors.postgres.subjects import Subjects
 from hostagent.model.command import Command, Forward
 from hostagent.model.flow import Side
@@ -27,6 +27,7 @@ class Kind(IntEnum):
     SYNC = 8
     CALL = 9
     COPY_END = 10  # CopyDone or CopyFail sent before the server said that it wants the data; has no answer of its own
+    ROUND = 11  # Bind, Describe, Execute of the unnamed portal and Sync, as one: see ``Conversation.expand``
 
 
 # Kinds that end with ReadyForQuery. The others belong to the extended protocol: after an error the server skips to Sync.
@@ -38,7 +39,7 @@ class Entry:
 
     ``traces`` are the recorded statements still without a result, in order; ``done`` counts those that have one.
     ``denial`` marks a request that we replaced by one the server rejects; ``silent`` one that the client did not send; ``streaming`` that copy data
-    is coming.
+    is coming. ``replaced`` is the unnamed portal that a ROUND's own took the place of.
     """
 
     # Class attributes stand in until one is set: most entries set three, and one is made per message.
@@ -49,6 +50,7 @@ class Entry:
     streaming = False
     undo: Undo | None = None
     portal: Portal | None = None
+    replaced: Portal | None = None
     prepared: Prepared | None = None
     shape: Shape | None = None
     copy: CopyPlan | None = None
@@ -67,6 +69,7 @@ class Conversation:
     server reads copy data. ``segment`` counts Syncs, Queries and FunctionCalls sent before now. ``partial`` is how many bytes of a
     message that is already on its way to the client are still to come, so that nothing may be put in between. ``exposed`` is
     how far any statement of the open transaction can show masked data: what its end says may be about any of them.
+    ``redefined``: a statement of it may have changed the schema.
     """
 
     __slots__ = (
@@ -80,6 +83,7 @@ class Conversation:
         "over",
         "partial",
         "queue",
+        "redefined",
         "segment",
         "status",
         "subjects",
@@ -98,6 +102,7 @@ class Conversation:
         self.exposed = 0
         self.over = False
         self.partial = 0
+        self.redefined = False
         self.segment = 0
         self.status = b"I"
 
@@ -107,6 +112,28 @@ class Conversation:
             self.asides.append(message)
         else:
             out.append(Forward(Side.CLIENT, message))
+
+    def expand(self) -> None:
+        """Put the four requests that each ROUND stands for in its place.
+
+        A ROUND is what drivers send for every prepared statement. While all goes well it is judged, answered and recorded
+        as one; whatever is not the plain good case is left to the requests themselves, of which it is only a short form.
+        """
+        if not any(entry.kind is Kind.ROUND for entry in self.queue):
+            return
+        entries = list(self.queue)
+        self.queue.clear()
+        for entry in entries:
+            self.queue.extend(self._four(entry) if entry.kind is Kind.ROUND else (entry,))
+
+    def _four(self, entry: Entry) -> tuple[Entry, Entry, Entry, Entry]:
+        bind = Entry(Kind.BIND, entry.segment, entry.ruling)
+        bind.undo = [Change(self.names.portals, b"", entry.portal, previous=entry.replaced)]
+        describe = Entry(Kind.DESCRIBE_PORTAL, entry.segment, entry.ruling)
+        execute = Entry(Kind.EXECUTE, entry.segment, entry.ruling)
+        execute.traces = entry.traces
+        describe.portal = execute.portal = entry.portal
+        return bind, describe, execute, Entry(Kind.SYNC, entry.segment)
 
     def rewind(self, failed: Entry, done: int, skipped: Sequence[Entry], *, certain: bool) -> None:
         """Take back what ``failed`` changed of names from statement ``done`` on, and all that ``skipped`` changed.

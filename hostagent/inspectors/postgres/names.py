@@ -76,14 +76,20 @@ class Change:
 
     __slots__ = ("name", "position", "previous", "space", "value")
 
-    def __init__(self, space: dict[bytes, Any], name: bytes, value: Any, position: int) -> None:  # noqa: ANN401
-        """Make the change."""
+    def __init__(
+        self,
+        space: dict[bytes, Any],
+        name: bytes,
+        value: Any,  # noqa: ANN401
+        position: int = 0,
+        previous: Any = None,  # noqa: ANN401
+    ) -> None:
+        """Keep the parts; nothing is changed yet."""
         self.position = position
         self.space = space
         self.name = name
         self.value = value
-        self.previous: Any = None
-        self.make()
+        self.previous = previous
 
     def make(self) -> None:
         """Make the change (again)."""
@@ -120,12 +126,16 @@ class Names:
 
     def set_statement(self, name: bytes, value: Prepared | None, undo: Undo, position: int = 0) -> Undo:
         """Define or (None) drop a statement; note in ``undo``, which is returned, how to take it back."""
-        undo.append(Change(self.statements, name, value, position))
+        change = Change(self.statements, name, value, position)
+        change.make()
+        undo.append(change)
         return undo
 
     def set_portal(self, name: bytes, value: Portal | None, undo: Undo, position: int = 0) -> Undo:
         """Define or (None) drop a portal; note in ``undo``, which is returned, how to take it back."""
-        undo.append(Change(self.portals, name, value, position))
+        change = Change(self.portals, name, value, position)
+        change.make()
+        undo.append(change)
         return undo
 
     def drop_unnamed(self, *, empty: bool) -> Undo | None:

@@ -14,6 +14,7 @@ from hostagent.inspectors.postgres import refusals
 from hostagent.inspectors.postgres.conversation import READY_KINDS, Conversation, Entry, Kind
 from hostagent.inspectors.postgres.names import Portal
 from hostagent.inspectors.postgres.results import shape_of
+from hostagent.inspectors.postgres.rounds import Rounds, learn
 from hostagent.model.command import Command, Forward
 from hostagent.model.errors import RemoteWireError
 from hostagent.model.flow import Side
@@ -54,7 +55,7 @@ class ServerHalf:
         self._desk = conversation.desk
         self._buffer = ReceiveBuffer()
         self._out: list[Command] = []
-        self._schema_changed = False
+        self._rounds = Rounds(conversation)
         self._missed: object = None
         self._handlers: Mapping[int, Callable[[bytes, int, int, float], bytes | None]] = {
             Server.ROW_DESCRIPTION: self._row_description,
@@ -116,6 +117,7 @@ class ServerHalf:
         parts: list[bytes] = []
         handlers = self._handlers
         try:
+            offset = self._rounds.answers(buffer, end, now, out)
             while end - offset >= HEADER_SIZE:
                 kind, length = HEADER(buffer, offset)
                 if length < 4 or length - 4 > SERVER_CAPS.get(kind, -1):
@@ -251,6 +253,8 @@ class ServerHalf:
             queue.popleft()  # the server ignored it
         if not queue:
             raise RemoteWireError("an answer that nothing asked for")
+        if queue[0].kind is Kind.ROUND:
+            self._talk.expand()
         return queue[0]
 
     def _expect(self, *kinds: Kind) -> Entry:
@@ -300,6 +304,7 @@ class ServerHalf:
         body = buffer[start:stop]
         ruling = entry.ruling
         shape = shape_of(body, None, 0) if ruling is None else shape_of(body, ruling.masking, ruling.exposed)
+        learn(ruling, buffer[start - HEADER_SIZE : stop], shape)
         if entry.kind is Kind.QUERY:
             self._shaped(entry, shape)
             return shape.message
@@ -330,7 +335,7 @@ class ServerHalf:
         tag = parse_command_complete(buffer[start:stop])
         self._settle(entry, Outcome("ok", tag), now)
         if entry.ruling is not None and entry.ruling.defines:
-            self._schema_changed = True
+            self._talk.redefined = True
         if entry.kind is Kind.EXECUTE:
             self._talk.queue.popleft()
         return None
@@ -386,8 +391,8 @@ class ServerHalf:
         if talk.status == b"I":
             talk.exposed = 0
             talk.names.transaction_ended(entry.segment)
-            if self._schema_changed:
-                self._schema_changed = False
+            if talk.redefined:
+                talk.redefined = False
                 self._desk.changed(self._out)
         if entry.ruling is not None:
             talk.masking = entry.ruling.masking
@@ -416,6 +421,7 @@ class ServerHalf:
     def _fail(self, entry: Entry, outcome: Outcome, now: float) -> None:
         """The server failed in ``entry``: record it, take back what did not happen, follow the server's skipping."""
         talk = self._talk
+        talk.expand()
         queue = talk.queue
         done = entry.done
         self._settle(entry, outcome, now)

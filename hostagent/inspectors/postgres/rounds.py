@@ -1,0 +1,183 @@
+"""The plain good case as one step: what drivers send for nearly every statement, and what servers nearly always answer.
+
+The two halves walk message by message and can follow anything. Most of what they meet is one of two conversations::
+
+    Query                                       RowDescription DataRow* CommandComplete ReadyForQuery
+    Bind Describe Execute Sync (all unnamed)    BindComplete RowDescription DataRow* CommandComplete ReadyForQuery
+
+each in one piece, allowed by a ruling that is still good, with rows that pass as they are. Here they are taken whole, with
+the records and the state that the halves would have left. Whatever is not exactly that is not touched: the methods then say
+so before anything has changed, and the halves do their work (``Conversation.expand``).
+"""
+
+from __future__ import annotations
+
+from typing import Final, NamedTuple
+
+from hostagent.inspectors.ports import Outcome, Ruling, Shape
+from hostagent.inspectors.postgres.conversation import Conversation, Entry, Kind
+from hostagent.inspectors.postgres.names import Portal, key_of
+from hostagent.inspectors.postgres.parameters import decode_all
+from hostagent.model.command import Command
+from hostagent.model.errors import RemoteWireError
+from hostagent.model.verdict import Decision
+from hostagent.wire.postgres.backend import BIND_COMPLETE, parse_command_complete
+from hostagent.wire.postgres.frontend import SYNC, Execute, Named, build_describe, build_execute, parse_bind
+from hostagent.wire.postgres.messages import HEADER, HEADER_SIZE, SERVER_CAPS, Server, run_end
+
+TAIL: Final = build_describe(Named(b"P", b"")) + build_execute(Execute(b"", 0)) + SYNC
+"""What follows the Bind of a round."""
+
+_ALLOW: Final = Decision.ALLOW
+_ROW: Final = Server.DATA_ROW
+_ROW_CAP: Final = SERVER_CAPS[_ROW]
+_COMPLETE: Final = Server.COMMAND_COMPLETE
+_COMPLETE_CAP: Final = SERVER_CAPS[_COMPLETE]
+_READY: Final = {b"Z\0\0\0\x05" + status: status for status in (b"I", b"T", b"E")}
+_READY_SIZE: Final = 6
+_OUTCOMES: Final = 256
+_NULL: Final = b"\xff\xff\xff\xff"
+
+
+class Answer(NamedTuple):
+    """What answers under one ruling begin with: a RowDescription (``message``, its ``body``) that passes, as do its rows."""
+
+    message: bytes
+    body: bytes
+    shape: Shape
+
+
+def learn(ruling: Ruling | None, message: bytes, shape: Shape) -> None:
+    """Remember that ``message`` is the RowDescription under ``ruling``, if nothing has to be done to its rows."""
+    if ruling is None or ruling.defines or shape.message is not None or shape.plan is not None or shape.unknown:
+        return
+    ruling.answer = Answer(message, message[HEADER_SIZE:], shape)
+
+
+def exact(text: bytes, values: tuple[bytes | None, ...]) -> list[bytes]:
+    """Return everything that fixes what running ``text`` with ``values`` does, for the keyed digest."""
+    parts = [text]
+    parts += [_NULL if value is None else len(value).to_bytes(4, "big") + value for value in values]
+    return parts
+
+
+class Rounds:
+    """Takes the plain good case of one session."""
+
+    __slots__ = ("_desk", "_outcomes", "_talk")
+
+    def __init__(self, talk: Conversation) -> None:
+        """Share the state of the two halves."""
+        self._talk = talk
+        self._desk = talk.desk
+        self._outcomes: dict[bytes, Outcome] = {}
+
+    def ask(self, body: bytes, epoch: object, now: float, out: list[Command]) -> bool:
+        """Take a Bind of ``body`` with ``TAIL`` behind it. False: it is not the plain case, nothing has changed.
+
+        Raises:
+            RemoteWireError: the Bind is malformed.
+        """
+        talk = self._talk
+        names = talk.names
+        stop = body.find(b"\0", 1)
+        prepared = names.statements.get(key_of(body[1:stop]))
+        if prepared is None or body[0] or stop < 0 or talk.copying_in or talk.discarding:
+            return False
+        subject = prepared.subject
+        ruling = subject.ruling
+        if ruling is None or ruling.epoch is not epoch or ruling.verdict.decision is not _ALLOW:
+            return False
+        if not subject.plain or subject.refusal:
+            return False
+        message = parse_bind(body)
+        entry = Entry(Kind.ROUND, talk.segment, ruling)
+        values = message.values
+        portal = Portal(prepared, talk.segment, values, message.formats)
+        portal.described = True
+        shown = decode_all(values, prepared.types, message.formats)
+        entry.traces = self._desk.open(ruling, exact(subject.text, values), shown, now, out)
+        entry.portal = portal
+        entry.replaced = names.portals.get(b"")
+        names.portals[b""] = portal
+        talk.segment += 1
+        talk.queue.append(entry)
+        return True
+
+    def answers(self, buffer: bytes, end: int, now: float, out: list[Command]) -> int:
+        """Take whole answers from the start of ``buffer`` while they are the plain case; return the offset after them."""
+        queue = self._talk.queue
+        offset = 0
+        while queue and offset < end:
+            stop = self._answer(queue[0], buffer, offset, end, now, out)
+            if not stop:
+                break
+            offset = stop
+        return offset
+
+    def _answer(self, entry: Entry, buffer: bytes, offset: int, end: int, now: float, out: list[Command]) -> int:
+        """Take the answer to ``entry`` that begins at ``offset``; return the offset after it, 0: it is not the plain case."""
+        ruling = entry.ruling
+        if entry.kind is Kind.ROUND:
+            if not buffer.startswith(BIND_COMPLETE, offset):
+                return 0
+            offset += len(BIND_COMPLETE)
+        elif entry.kind is not Kind.QUERY or entry.denial is not None or entry.done or entry.streaming:
+            return 0
+        if ruling is None or len(entry.traces) != 1 or self._talk.redefined:
+            return 0
+        known = ruling.answer
+        if not isinstance(known, Answer) or not buffer.startswith(known.message, offset):
+            return 0
+        rows = offset + len(known.message)
+        try:
+            stop, count = run_end(buffer, rows, end, _ROW, _ROW_CAP)
+        except RemoteWireError:
+            return 0
+        outcome, ready = self._completed(buffer, stop, end)
+        status = _READY.get(buffer[ready : ready + _READY_SIZE])
+        if outcome is None or status is None:
+            return 0
+        trace = entry.traces[0]
+        trace.rows = count
+        trace.size = stop - rows
+        trace.columns = known.shape.columns
+        self._finish(entry, ruling, known, status)
+        self._desk.shut(trace, outcome, now, out)
+        entry.done = 1
+        return ready + _READY_SIZE
+
+    def _completed(self, buffer: bytes, offset: int, end: int) -> tuple[Outcome | None, int]:
+        """Return what the CommandComplete at ``offset`` says, None if it is not one, and the offset after it."""
+        if end - offset < HEADER_SIZE:
+            return None, offset
+        kind, length = HEADER(buffer, offset)
+        stop = offset + length + 1
+        if kind != _COMPLETE or length - 4 > _COMPLETE_CAP or stop > end:
+            return None, offset
+        body = buffer[offset + HEADER_SIZE : stop]
+        outcomes = self._outcomes
+        outcome = outcomes.get(body)
+        if outcome is None:
+            if len(outcomes) >= _OUTCOMES:
+                outcomes.clear()
+            outcome = outcomes[body] = Outcome("ok", parse_command_complete(body))
+        return outcome, stop
+
+    def _finish(self, entry: Entry, ruling: Ruling, known: Answer, status: bytes) -> None:
+        """Leave the session as the halves would after this answer."""
+        talk = self._talk
+        talk.queue.popleft()
+        talk.copying_in = False
+        talk.status = status
+        if entry.portal is not None:
+            entry.portal.description = known.body
+        else:
+            talk.masking = ruling.masking
+        if status == b"I":
+            talk.exposed = 0
+            talk.names.transaction_ended(entry.segment)
+        elif ruling.exposed:
+            talk.exposed = max(talk.exposed, ruling.exposed)
+        if ruling.exposed:
+            talk.masking = ruling.masking
