@@ -60,6 +60,7 @@ class _Document(Named):
     environment: dict[str, str] = {}
     trust_files: list[_AbsolutePath] = []
     inbound: list[_Port] = []
+    unix_sockets: bool = True
 
 
 def parse_workload(name: str, text: str) -> Workload:
@@ -95,4 +96,5 @@ def parse_workload(name: str, text: str) -> Workload:
         environment=dict(document.environment),
         trust_files=tuple(document.trust_files),
         inbound=tuple(document.inbound),
+        unix_sockets=document.unix_sockets,
     )

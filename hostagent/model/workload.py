@@ -56,7 +56,8 @@ class Workload:
 
     ``launchers`` are the unix user names that may start it. ``user`` empty means an own uid allotted by the
     enforcer. ``trust_files`` are PEM bundles that the workload's clients read and that get our CA added.
-    ``inbound`` are ports on which the workload may be connected to (none by default).
+    ``inbound`` are ports on which the workload may be connected to (none by default). Without ``unix_sockets`` it connects to
+    no unix socket at all, whatever its name or namespace.
     """
 
     name: str
@@ -68,3 +69,4 @@ class Workload:
     environment: Mapping[str, str] = field(default_factory=dict)
     trust_files: tuple[str, ...] = ()
     inbound: tuple[int, ...] = ()
+    unix_sockets: bool = True

@@ -41,6 +41,7 @@ def _host(folder: Path, firewall: str) -> Iterator[Stage]:
         {"name": "isolated", "paths": [[str(shared), False]], "trust_files": [str(trust)], "environment": {"FROM": "document"}},
         {"name": "shared", "placement": "shared"},
         {"name": "other", "placement": "shared"},
+        {"name": "without-unix", "placement": "shared", "unix_sockets": False},
         {"name": "unwanted"},
         {"name": "nobody", "user": "nobody"},
         {"name": "superuser", "user": "root"},

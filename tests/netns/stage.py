@@ -261,12 +261,14 @@ def stage(
     loopback_ports: Sequence[int] = (5432,),
     proxy: bool = True,
     plain_table: bool = False,
+    bpf: str = os.environ.get("HOSTAGENT_TEST_BPF", "auto"),
     firewall: str = FIREWALL,
     kind: type[Stage] = Stage,
     unix_targets: Sequence[str] = (),
 ) -> Iterator[Stage]:
     built = kind(folder, workloads, loopback_ports)
     built.settings["plain_table"] = plain_table
+    built.settings["bpf"] = bpf
     built.settings["unix_targets"] = list(unix_targets)
     built.settings["firewall"] = firewall
     try:

@@ -8,15 +8,16 @@ import os
 import secrets
 import selectors
 import socket
-import struct
 import subprocess
 import sys
 import threading
 from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
 
+from hostagent.enforcer import kernel
 from hostagent.enforcer.backstop import instruction
 from hostagent.enforcer.bpf import calls, layout, objects, pins
 from hostagent.enforcer.bpf.programs import Programs, netns_cookie
@@ -25,7 +26,7 @@ from hostagent.enforcer.bpf.table import PROGRAMS
 from hostagent.enforcer.bpf.watch import BpfWatch
 from hostagent.enforcer.cgroup import Leaf, Slice
 from hostagent.enforcer.launch import in_child
-from tests.netns.stage import SINK_4, Stage, wait_for
+from tests.netns.stage import SINK_4, Stage, stage, wait_for
 
 pytestmark = pytest.mark.root
 
@@ -398,6 +399,21 @@ def test_programs_of_others_on_the_same_cgroup_stay(ground: Ground, built: objec
         os.close(cgroup)
 
 
+def test_programs_whose_pins_are_out_of_sight_are_taken_off(ground: Ground, built: objects.Objects, port: int) -> None:
+    """As after an enforcerd that ran in a mount namespace of its own: its links live on, its maps cannot be told anything."""
+    held = [os.dup(link) for link in ground.programs._links.values()]
+    try:
+        ground.programs._let_go()
+        pins.remove(ground.programs._table)
+        assert set(map(len, ground.ids().values())) == {1}
+        ground.programs.install(lambda _: built)
+        assert set(map(len, ground.ids().values())) == {1}
+        assert answer(ground.registered(), lambda: dial(port)) == "ok"
+    finally:
+        for link in held:
+            os.close(link)
+
+
 def test_removal_leaves_nothing(built: objects.Objects) -> None:
     ground = Ground(built)
     assert pins.home(ground.programs._table).is_dir()
@@ -420,7 +436,7 @@ def test_a_program_that_does_not_load_is_named_and_the_others_hold(ground: Groun
     broken = built.code | {"sendmsg6": instruction(0x95)}  # returns what nobody set
     ground.programs.install(lambda _: objects.Objects(broken, built.maps, built.tracepoints))
     (line,) = ground.programs.weaker()
-    assert line.startswith("eBPF program sendmsg6 is not in force, load program sendmsg6: ")
+    assert line.startswith("eBPF program sendmsg6 is not in force, load program ha_sendmsg6: ")
     assert "R0 !read_ok" in line
     assert ground.ids()["sendmsg6"] == []
     assert answer(ground.leaf(), lambda: dial(port)) == "EPERM"
@@ -435,18 +451,11 @@ def test_a_slice_made_anew_is_seen_and_mended(ground: Ground, built: objects.Obj
     assert answer(ground.leaf(), lambda: dial(port)) == "EPERM"
 
 
-def detach(program: int) -> None:
-    """Take the link off that runs the program with this id, as root could (BPF_LINK_DETACH)."""
-    number = 0
-    while True:
-        (number,) = struct.unpack_from("=I", calls._bpf_answered(31, struct.pack("=II", number, 0), "next link"), 4)
-        link = calls._bpf(30, struct.pack("=I", number), "open link")
-        try:
-            if calls.link_info(link).program == program:
-                calls._bpf(34, struct.pack("=I", link), "detach")
-                return
-        finally:
-            os.close(link)
+def take_off(program: int) -> None:
+    """Detach the program with this id, as root could."""
+    for link in calls.links():
+        if calls.link_info(link).program == program:
+            calls.detach(link)
 
 
 # -- in the whole enforcer ------------------------------------------------------------------------------------------------
@@ -462,7 +471,7 @@ def test_programs_that_somebody_takes_off_are_put_back(host: Stage) -> None:
     cgroup = os.open(Slice(host.slice).path, os.O_RDONLY)
     try:
         before = calls.attached(cgroup, calls.ATTACH_CONNECT4)
-        detach(before[0])
+        take_off(before[0])
         assert wait_for("the program", lambda: calls.attached(cgroup, calls.ATTACH_CONNECT4)) != before
     finally:
         os.close(cgroup)
@@ -471,9 +480,51 @@ def test_programs_that_somebody_takes_off_are_put_back(host: Stage) -> None:
     assert host.probe("shared", "print(1)") == 1
 
 
+_UNIX = """
+import json, socket
+def attempt(kind, name):
+    with socket.socket(socket.AF_UNIX, kind) as one:
+        try:
+            one.connect("\\0" + name)
+            return "connected"
+        except OSError as error:
+            return type(error).__name__
+pair = socket.socketpair()
+pair[0].send(b"x")
+print(json.dumps([attempt(socket.SOCK_STREAM, NAME), attempt(socket.SOCK_DGRAM, NAME + "-datagram"), pair[1].recv(1).decode()]))
+"""
+
+
+def test_a_workload_that_needs_no_unix_socket_reaches_no_abstract_one(host: Stage) -> None:
+    """The known weak point of shared placement, closed by choice: with ``unix_sockets: true`` the first one is reached."""
+    name = f"hatest-{secrets.token_hex(4)}"
+    with kernel.in_network(host.host):
+        stream, datagram = socket.socket(socket.AF_UNIX), socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
+    with stream, datagram:
+        stream.bind(f"\0{name}")
+        stream.listen()
+        datagram.bind(f"\0{name}-datagram")
+        assert host.probe("shared", _UNIX, NAME=name) == ["connected", "connected", "x"]
+        assert host.probe("without-unix", _UNIX, NAME=name) == ["PermissionError", "PermissionError", "x"]
+    rows = wait_for("the row", lambda: [row for row in host.events("refusal") if row["workload"] == "without-unix" and row["transport"] == "unix"])
+    assert rows[0]["reason"] == "the workload may not connect unix sockets"
+
+
+def test_without_the_program_such_a_workload_is_refused(place: Path) -> None:
+    with stage(place, [{"name": "plain"}, {"name": "without-unix", "unix_sockets": False}], bpf="off") as bare:
+        assert bare.run("plain", "true").returncode == 0
+        done = bare.run("without-unix", "true")
+        assert done.returncode == 77
+        assert "`unix_sockets: false` cannot be enforced here: no eBPF program connect_unix: switched off" in done.stderr
+        report = bare.status()
+        assert report["bpf"]["problem"] == "switched off (enforcement.bpf)"
+        assert not any(each["attached"] for each in report["bpf"]["programs"])
+        assert any(line.startswith("no eBPF: switched off") for line in report["weaker"])
+
+
 def test_a_refusal_by_a_program_is_a_row(host: Stage) -> None:
     script = "import json, socket\ntry: socket.socket(2, 2).sendto(b'x', (SINK, 443))\nexcept OSError as error: print(json.dumps(error.errno))"
     assert host.probe("shared", script, SINK=SINK_4) == errno.EPERM
-    rows = wait_for("the row", lambda: [row for row in host.events("refusal") if row["layer"] == "bpf"])
+    rows = wait_for("the row", lambda: [row for row in host.events("refusal") if row["layer"] == "bpf" and row["transport"] == "udp"])
     wanted = {"workload": "shared", "destination": f"{SINK_4}:443", "transport": "udp", "count": 1}
     assert {key: rows[0][key] for key in wanted} == wanted

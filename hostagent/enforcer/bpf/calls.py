@@ -42,12 +42,17 @@ _MAP_NEXT_KEY = 4
 _PROGRAM_LOAD = 5
 _OBJECT_PIN = 6
 _OBJECT_GET = 7
+_PROGRAM_BY_ID = 13
 _PROGRAM_ATTACH = 8
 _INFO = 15
 _PROGRAM_QUERY = 16
 _LINK_CREATE = 28
 _LINK_UPDATE = 29
+_LINK_BY_ID = 30
+_LINK_NEXT_ID = 31
+_LINK_DETACH = 34
 _ALLOW_MULTI = 2
+_LINK_OF_CGROUP = 3
 _ATTRIBUTES = 128
 _LOG_BYTES = 1 << 18
 _PERF_TRACEPOINT = 2
@@ -176,9 +181,48 @@ def replace(link_: int, program: int) -> None:
     _bpf(_LINK_UPDATE, struct.pack("=III", link_, program, 0), "replace a program")
 
 
+def links() -> Iterator[int]:
+    """Yield a descriptor of every link of the host, closed again when the next is asked for."""
+    number = 0
+    while True:
+        try:
+            answer = _bpf_answered(_LINK_NEXT_ID, struct.pack("=II", number, 0), "next link")
+        except FileNotFoundError:
+            return
+        (number,) = struct.unpack_from("=I", answer, 4)
+        try:
+            found = _bpf(_LINK_BY_ID, struct.pack("=I", number), "open a link")
+        except FileNotFoundError:  # gone meanwhile
+            continue
+        try:
+            yield found
+        finally:
+            os.close(found)
+
+
+def detach(link_: int) -> None:
+    """Take the program of a link off, whoever holds the link (Linux 5.9)."""
+    _bpf(_LINK_DETACH, struct.pack("=I", link_), "detach a program")
+
+
+def program_name(number: int) -> str:
+    """Return the name that the program with this id was loaded under, empty when it is gone."""
+    info = ctypes.create_string_buffer(256)
+    try:
+        program = _bpf(_PROGRAM_BY_ID, struct.pack("=I", number), "open a program")
+    except FileNotFoundError:
+        return ""
+    try:
+        _bpf(_INFO, struct.pack("=IIQ", program, len(info), ctypes.addressof(info)), "ask about a program")
+    finally:
+        os.close(program)
+    return info.raw[64:80].split(b"\0", 1)[0].decode(errors="replace")
+
+
 class LinkInfo(NamedTuple):
     """``cgroup`` is the id of the cgroup it hangs on, 0 when that is gone (or when it is not a cgroup's link)."""
 
+    number: int
     program: int
     cgroup: int
 
@@ -187,8 +231,8 @@ def link_info(link_: int) -> LinkInfo:
     """Return what the kernel says about a link."""
     info = ctypes.create_string_buffer(128)
     _bpf(_INFO, struct.pack("=IIQ", link_, len(info), ctypes.addressof(info)), "ask about a link")
-    _, _, program, cgroup = struct.unpack_from("=IIIxxxxQ", info.raw)
-    return LinkInfo(program, cgroup)
+    kind, number, program, cgroup = struct.unpack_from("=IIIxxxxQ", info.raw)
+    return LinkInfo(number, program, cgroup if kind == _LINK_OF_CGROUP else 0)
 
 
 def map_shape(map_: int) -> MapShape:

@@ -26,6 +26,8 @@ log = logging.getLogger(__name__)
 _LOAD_64 = 0x18
 _MAP_DESCRIPTOR = 1
 _SO_NETNS_COOKIE = 71
+_PREFIX = "ha_"
+"""Of the names under which programs are loaded, for people and to tell ours."""
 
 
 def netns_cookie() -> int:
@@ -81,6 +83,8 @@ class Programs:
             # What an earlier run left would deny every new leaf, as it cannot be told of any.
             self._let_go()
             pins.remove(self._table)
+            with contextlib.suppress(OSError):
+                self._evict()
 
     def _compile(self, level: int) -> Objects:
         return objects.compiled(objects.source(level), self._rows)
@@ -102,6 +106,19 @@ class Programs:
         for other in pins.layouts(self._table):
             if other != place:
                 pins.remove_layout(other)
+        self._evict()
+
+    def _evict(self) -> None:
+        """Take off what an enforcerd left on the slice whose pins are not to be found (another mount namespace's).
+
+        It has maps of its own, which nobody tells of any leaf: it would deny all of them.
+        """
+        ours = {calls.link_info(link).number for link in self._links.values()}
+        here = self._slice.id
+        for link in calls.links():
+            info = calls.link_info(link)
+            if info.cgroup == here and info.number not in ours and calls.program_name(info.program).startswith(_PREFIX):
+                calls.detach(link)
 
     def _tell(self, leaves: int, shape: calls.MapShape) -> None:
         """Make the map say what is registered, nothing else."""
@@ -134,7 +151,7 @@ class Programs:
     def _link(self, row: Row, ready: Objects, order: Sequence[int], cgroup: int, pin: Path, earlier: Path | None) -> int:
         """Load one program and put it in the place of its forerunner, if there is one; return the link, pinned."""
         code = _with_maps(ready.code[row.name], order)
-        program = calls.load(row.name, row.kind, code, objects.LICENCE, 0 if row.tracepoint else row.attach)
+        program = calls.load(_PREFIX + row.name, row.kind, code, objects.LICENCE, 0 if row.tracepoint else row.attach)
         try:
             if row.tracepoint:
                 return _link_tracepoint(row, ready, program, pin, earlier)
@@ -198,6 +215,10 @@ class Programs:
         values = {name: calls.lookup(found[0], struct.pack("=I", place), 8) for place, name in enumerate(layout.LOSSES)}
         return {name: struct.unpack("=Q", value)[0] for name, value in values.items() if value is not None}
 
+    def missing(self, name: str) -> str:
+        """Return why the program called ``name`` is not in force, empty if it is."""
+        return "" if name in self._links else self.reasons.get(name, self.problem)
+
     # -- upkeep ----------------------------------------------------------------------------------------------------
 
     @property
@@ -210,7 +231,7 @@ class Programs:
     def report(self) -> dict[str, Any]:
         """Return what ``status`` shows: ``problem``, ``losses``, ``programs`` (name, attached, reason, lost)."""
         programs = [
-            {"name": row.name, "attached": row.name in self._links, "reason": self.reasons.get(row.name, self.problem), "lost": row.lost}
+            {"name": row.name, "attached": row.name in self._links, "reason": self.missing(row.name), "lost": row.lost}
             for row in self._rows
         ]
         return {"problem": self.problem, "losses": self.losses(), "programs": programs}

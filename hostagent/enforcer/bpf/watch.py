@@ -18,6 +18,7 @@ from hostagent.enforcer.bpf.programs import Programs, netns_cookie
 from hostagent.enforcer.bpf.ring import Ring
 from hostagent.enforcer.evidence import Evidence
 from hostagent.enforcer.governed import Governed
+from hostagent.model.errors import HostagentError
 from hostagent.model.event import EventKind
 from hostagent.model.flow import Endpoint
 
@@ -48,10 +49,16 @@ def register(programs: Programs, governed: Governed) -> None:
 
     Raises:
         OSError: they cannot be told; the leaf could not use the network.
+        HostagentError: its document asks for what only a program can do, and that program is missing.
     """
+    flags = 0 if governed.isolated else layout.FLAG_SHARED
+    if not governed.workload.unix_sockets:
+        missing = [f"{name}: {programs.missing(name)}" for name in ("connect_unix", "sendmsg_unix") if programs.missing(name)]
+        if missing:
+            raise HostagentError(f"`unix_sockets: false` cannot be enforced here: no eBPF program {'; '.join(missing)}")
+        flags |= layout.FLAG_NO_UNIX
     if not programs.installed:
         return
-    flags = 0 if governed.isolated else layout.FLAG_SHARED
     with kernel.in_network(governed.network) if governed.network >= 0 else contextlib.nullcontext():
         netns = netns_cookie()
     governed.cgroup = governed.leaf.id
