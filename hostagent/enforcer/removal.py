@@ -34,7 +34,7 @@ def remove_everything(slice_name: str, table: str, runtime: str) -> list[str]:
     for name in slice_.leaves():
         slice_.leaf(name).remove()
         removed.append(f"leaf {name}")
-    removed.extend(pins.remove(table))
+    removed.extend(pins.remove(pins.home(table, slice_name)))
     remove_tables(table, slice_.mount)
     removed.append(f"table inet {table}")
     if slice_.id:

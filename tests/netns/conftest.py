@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.netns.stage import FIREWALL, Stage, stage
+from tests.netns.stage import BPF, FIREWALL, Stage, stage
 
 
 @pytest.fixture
@@ -22,16 +22,17 @@ def place() -> Iterator[Path]:
 @pytest.fixture(scope="module")
 def host() -> Iterator[Stage]:
     with tempfile.TemporaryDirectory(prefix="hatest-") as name:
-        yield from _host(Path(name), FIREWALL)
+        yield from _host(Path(name), FIREWALL, bpf=BPF)
 
 
 @pytest.fixture(scope="module")
 def iptables_host() -> Iterator[Stage]:
     with tempfile.TemporaryDirectory(prefix="hatest-") as name:
-        yield from _host(Path(name), "iptables")
+        # Without eBPF: these tests ask what iptables alone refuses.
+        yield from _host(Path(name), "iptables", bpf="off")
 
 
-def _host(folder: Path, firewall: str) -> Iterator[Stage]:
+def _host(folder: Path, firewall: str, *, bpf: str) -> Iterator[Stage]:
     shared = folder / "shared"
     shared.mkdir()
     (shared / "data").write_text("given")
@@ -48,5 +49,5 @@ def _host(folder: Path, firewall: str) -> Iterator[Stage]:
         {"name": "served", "inbound": [8080]},
         {"name": "theirs", "launchers": ["daemon"]},
     ]
-    with stage(folder, workloads, firewall=firewall) as built:
+    with stage(folder, workloads, firewall=firewall, bpf=bpf) as built:
         yield built

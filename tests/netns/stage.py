@@ -23,6 +23,8 @@ from hostagent.enforcer.removal import remove_everything
 REPOSITORY = Path(__file__).resolve().parents[2]
 FIREWALL = os.environ.get("HOSTAGENT_TEST_FIREWALL", "auto")
 """``HOSTAGENT_TEST_FIREWALL=iptables pytest -k 'not shared' ...`` runs any of these suites on the other firewall."""
+BPF = os.environ.get("HOSTAGENT_TEST_BPF", "auto")
+"""``HOSTAGENT_TEST_BPF=off`` runs them without eBPF."""
 
 PROXY_UID = 61000
 SINK_4, HOST_4 = "203.0.113.1", "203.0.113.2"
@@ -261,7 +263,7 @@ def stage(
     loopback_ports: Sequence[int] = (5432,),
     proxy: bool = True,
     plain_table: bool = False,
-    bpf: str = os.environ.get("HOSTAGENT_TEST_BPF", "auto"),
+    bpf: str = BPF,
     firewall: str = FIREWALL,
     kind: type[Stage] = Stage,
     unix_targets: Sequence[str] = (),

@@ -360,11 +360,11 @@ def test_programs_are_replaced_under_load_without_a_gap(ground: Ground, built: o
 
 
 def test_fifty_reloads_pile_nothing_up(ground: Ground, built: objects.Objects) -> None:
-    before = sorted(str(path.relative_to(pins.MOUNT)) for path in pins.home(ground.programs._table).rglob("*"))
+    before = sorted(str(path.relative_to(pins.MOUNT)) for path in ground.programs.home.rglob("*"))
     first = ground.ids()
     for _ in range(50):
         ground.programs.install(lambda _: built)
-    assert sorted(str(path.relative_to(pins.MOUNT)) for path in pins.home(ground.programs._table).rglob("*")) == before
+    assert sorted(str(path.relative_to(pins.MOUNT)) for path in ground.programs.home.rglob("*")) == before
     assert {name: len(found) for name, found in ground.ids().items()} == dict.fromkeys(first, 1)
     assert ground.ids() != first
 
@@ -373,7 +373,7 @@ def test_a_new_enforcerd_takes_over_what_the_old_one_left_pinned(ground: Ground,
     leaf = ground.registered()
     ground.programs._let_go()  # as if killed: only the pins hold
     assert answer(leaf, lambda: dial(port)) == "ok"
-    successor = Programs(ground.programs._table, ground.slice)
+    successor = Programs(f"ha{ground.tag}", ground.slice)
     successor.install(lambda _: built)
     assert {name: len(found) for name, found in ground.ids().items()} == dict.fromkeys(ground.ids(), 1)
     assert answer(leaf, lambda: dial(port)) == "EPERM"  # it was not told of this leaf
@@ -404,7 +404,8 @@ def test_programs_whose_pins_are_out_of_sight_are_taken_off(ground: Ground, buil
     held = [os.dup(link) for link in ground.programs._links.values()]
     try:
         ground.programs._let_go()
-        pins.remove(ground.programs._table)
+        for place in pins.layouts(ground.programs.home):
+            pins.remove_layout(place)
         assert set(map(len, ground.ids().values())) == {1}
         ground.programs.install(lambda _: built)
         assert set(map(len, ground.ids().values())) == {1}
@@ -416,16 +417,30 @@ def test_programs_whose_pins_are_out_of_sight_are_taken_off(ground: Ground, buil
 
 def test_removal_leaves_nothing(built: objects.Objects) -> None:
     ground = Ground(built)
-    assert pins.home(ground.programs._table).is_dir()
-    assert ground.programs.remove() == [f"eBPF programs and maps in /sys/fs/bpf/hostagent-ha{ground.tag}"]
-    assert not pins.home(ground.programs._table).exists()
+    assert ground.programs.home.is_dir()
+    assert ground.programs.remove() == [f"eBPF programs and maps in /sys/fs/bpf/hostagent-ha{ground.tag}-hatest-{ground.tag}"]
+    assert not ground.programs.home.exists()
     assert set(map(len, ground.ids().values())) == {0}
     ground.close()
 
 
+def test_another_service_with_the_same_table_elsewhere_is_left_alone(ground: Ground, built: objects.Objects, port: int) -> None:
+    leaf, other = ground.registered(), Slice(f"hatest-{ground.tag}-other.slice")
+    other.create()
+    try:
+        theirs = Programs(f"ha{ground.tag}", other)
+        theirs.install(lambda _: built)
+        assert answer(leaf, lambda: dial(port)) == "ok"
+        theirs.remove()
+        assert ground.programs.astray == []
+        assert answer(leaf, lambda: dial(port)) == "ok"
+    finally:
+        other.remove()
+
+
 def test_switched_off_removes_what_an_earlier_run_left(ground: Ground, port: int) -> None:
     ground.programs._let_go()
-    off = Programs(ground.programs._table, ground.slice, off=True)
+    off = Programs(f"ha{ground.tag}", ground.slice, off=True)
     off.install()
     assert off.problem == "switched off (enforcement.bpf)"
     assert set(map(len, ground.ids().values())) == {0}

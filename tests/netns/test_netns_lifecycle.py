@@ -126,8 +126,7 @@ def test_stopping_enforcerd_leaves_the_fence(host: Stage) -> None:
     outsider = host.outside(
         "import json, os, socket\n"
         "os.mkdir(LEAF); open(LEAF + '/cgroup.procs', 'w').write('0')\n"
-        "s = socket.socket(2, 2)\n"
-        "try: print(json.dumps(s.sendto(b'stolen', (SINK, 443))))\n"
+        "try: print(json.dumps(socket.socket(2, 2).sendto(b'stolen', (SINK, 443))))\n"
         "except OSError as e: print(json.dumps(e.errno))\n",
         LEAF=f"{_slice(host)}/late",
         SINK=SINK_4,

@@ -41,6 +41,9 @@ FIREWALL = os.environ.get("HOSTAGENT_TEST_FIREWALL", "auto")
 """As in tests/netns/stage.py: any suite can be run on iptables, without its tests of shared placement."""
 
 
+BPF = os.environ.get("HOSTAGENT_TEST_BPF", "auto")
+
+
 @dataclass
 class Settings:
     """What differs between the demo, a test and the bench. Documents are file name → text."""
@@ -178,7 +181,7 @@ class Service:
                 (self.config / folder / name).write_text(text, encoding="utf-8")
         (self.folder / "hostagent.toml").write_text(
             f'[paths]\nconfig = "{self.config}"\nstate = "{self.folder}/state"\nruntime = "{self.folder}/run"\n'
-            f'[enforcement]\nslice = "{self.slice}"\nfirewall = "{FIREWALL}"\n{self._settings.toml}',
+            f'[enforcement]\nslice = "{self.slice}"\nfirewall = "{FIREWALL}"\nbpf = "{BPF}"\n{self._settings.toml}',
             encoding="utf-8",
         )
 

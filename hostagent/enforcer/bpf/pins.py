@@ -1,6 +1,7 @@
 """Where maps and links are kept alive: a folder per layout on the bpf filesystem, closed to everybody but root.
 
-``/sys/fs/bpf/hostagent-TABLE/vN-SHAPES/{maps,links}/NAME``. SHAPES is a digest of the maps' shapes: programs that share a folder
+``/sys/fs/bpf/hostagent-TABLE-SLICE/vN-SHAPES/{maps,links}/NAME``. Every service of the host has another slice (networks, and so
+tables, there may be several with the same name). SHAPES is a digest of the maps' shapes: programs that share a folder
 can use each other's maps.
 """
 
@@ -21,13 +22,14 @@ MOUNT = Path("/sys/fs/bpf")
 _OURS = "hostagent"
 
 
-def home(table: str) -> Path:
-    """Return the folder of the service whose nft table is ``table``."""
-    return MOUNT / f"hostagent-{table}"
+def home(table: str, slice_name: str) -> Path:
+    """Return the folder of the service with this nft table and this slice."""
+    # The filesystem takes no dots.
+    return MOUNT / f"hostagent-{table}-{slice_name.removesuffix('.slice').replace('.', '_').replace('/', '_')}"
 
 
-def prepare(table: str, maps: Sequence[tuple[str, MapShape]]) -> Path:
-    """Make the folders for programs with these maps, mounting the filesystem where it is missing; return the layout's.
+def prepare(folder: Path, maps: Sequence[tuple[str, MapShape]]) -> Path:
+    """Make the folders for programs with these maps below ``folder`` (see ``home``), mounting the filesystem where it is missing; return the layout's.
 
     Raises:
         OSError: it cannot be mounted.
@@ -35,17 +37,16 @@ def prepare(table: str, maps: Sequence[tuple[str, MapShape]]) -> Path:
     if not _mounted():
         kernel.mount(_OURS, str(MOUNT), "bpf", kernel.MS_NOSUID | kernel.MS_NODEV | kernel.MS_NOEXEC, "mode=700")
     shapes = hashlib.sha256(json.dumps(sorted(maps)).encode()).hexdigest()[:8]
-    place = home(table) / f"v{layout.VERSION}-{shapes}"
-    home(table).mkdir(mode=0o700, exist_ok=True)
-    for folder in (place, place / "maps", place / "links"):
-        folder.mkdir(mode=0o700, exist_ok=True)
+    place = folder / f"v{layout.VERSION}-{shapes}"
+    for each in (folder, place, place / "maps", place / "links"):
+        each.mkdir(mode=0o700, exist_ok=True)
     return place
 
 
-def layouts(table: str) -> list[Path]:
-    """Return the folders of every layout that is there."""
+def layouts(folder: Path) -> list[Path]:
+    """Return the folders of every layout that is in a service's ``folder``."""
     try:
-        return sorted(path for path in home(table).iterdir() if path.is_dir())
+        return sorted(path for path in folder.iterdir() if path.is_dir())
     except FileNotFoundError:
         return []
 
@@ -79,15 +80,27 @@ def remove_layout(place: Path) -> None:
     place.rmdir()
 
 
-def remove(table: str) -> list[str]:
-    """Let go of everything of the service, and of the filesystem if we mounted it and nobody else uses it.
+def _stop(place: Path) -> None:
+    """Take the programs off at once: a link that nobody holds any more is freed some time later."""
+    links = place / "links"
+    for entry in links.iterdir() if links.is_dir() else ():
+        link = calls.pinned(str(entry))
+        try:
+            with contextlib.suppress(OSError):  # a tracepoint's cannot be
+                calls.detach(link)
+        finally:
+            os.close(link)
+
+
+def remove(folder: Path) -> list[str]:
+    """Let go of everything in a service's ``folder``, and of the filesystem if we mounted it and nobody else uses it.
 
     Returns what was removed.
     """
-    folder = home(table)
     if not folder.is_dir():
         return []
-    for place in layouts(table):
+    for place in layouts(folder):
+        _stop(place)
         remove_layout(place)
     folder.rmdir()
     # The filesystem itself shows two files.

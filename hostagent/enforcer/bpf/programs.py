@@ -37,20 +37,20 @@ def netns_cookie() -> int:
 
 
 class Programs:
-    """``problem`` says why there is no program at all, empty when there are some; ``reasons`` why one is missing, by name."""
+    """``problem`` says why there is no program at all, empty when there are some; ``reasons`` why one is missing, by name; ``home`` is where they are pinned."""
 
     def __init__(self, table: str, slice_: Slice, *, off: bool = False, rows: Sequence[Row] = PROGRAMS) -> None:
         """Nothing is touched until ``install``.
 
         Args:
-            table: the name of the service's nft table, which names the folder of pins.
+            table: the name of the service's nft table, for the name of the folder of pins.
             slice_: where the programs hang.
             off: install none, and remove what an earlier enforcerd left.
             rows: the programs.
         """
         self.problem = "not installed yet"
         self.reasons: dict[str, str] = {}
-        self._table = table
+        self.home = pins.home(table, slice_.name)
         self._slice = slice_
         self._off = off
         self._rows = rows
@@ -82,7 +82,7 @@ class Programs:
             log.warning("no eBPF: %s", error)
             # What an earlier run left would deny every new leaf, as it cannot be told of any.
             self._let_go()
-            pins.remove(self._table)
+            pins.remove(self.home)
             with contextlib.suppress(OSError):
                 self._evict()
 
@@ -90,7 +90,7 @@ class Programs:
         return objects.compiled(objects.source(level), self._rows)
 
     def _install(self, ready: Objects) -> None:
-        place = pins.prepare(self._table, ready.maps)
+        place = pins.prepare(self.home, ready.maps)
         maps: dict[str, int] = {}
         try:
             for name, shape in ready.maps:
@@ -103,7 +103,7 @@ class Programs:
             raise
         self._let_go()
         self._maps, self._shapes, self._links = maps, dict(ready.maps), links
-        for other in pins.layouts(self._table):
+        for other in pins.layouts(self.home):
             if other != place:
                 pins.remove_layout(other)
         self._evict()
@@ -130,7 +130,7 @@ class Programs:
     def _link_all(self, ready: Objects, place: Path, maps: Mapping[str, int]) -> dict[str, int]:
         """Put every program in force that can be; return the links."""
         order = [maps[name] for name, _ in ready.maps]
-        earlier = {path.name: path for folder in pins.layouts(self._table) for path in (folder / "links").iterdir()}
+        earlier = {path.name: path for folder in pins.layouts(self.home) for path in (folder / "links").iterdir()}
         links: dict[str, int] = {}
         self.reasons = {}
         cgroup = os.open(self._slice.path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
@@ -246,7 +246,7 @@ class Programs:
         """Take every program out of the kernel; return what was removed."""
         self._let_go()
         self.problem = "removed"
-        return pins.remove(self._table)
+        return pins.remove(self.home)
 
     def _let_go(self) -> None:
         for descriptor in (*self._maps.values(), *self._links.values()):
