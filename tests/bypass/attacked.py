@@ -57,6 +57,7 @@ class Attacked:
         return {
             **self.service.environment,
             **self.doors.environment,
+            "HOSTILE_PORTS": os.environ.get("HOSTILE_PORTS", ""),
             "HOSTILE_FOLDERS": f"{folder}/config:{folder}/state:{folder}/run",
             "HOSTILE_FILES": f"{self.world.folder}/crm-password:/etc/shadow:/etc/gshadow",
             "HOSTILE_SOCKETS": f"{folder}/run/enforcerd.sock:{folder}/run/proxyd/control.sock",

@@ -9,6 +9,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
+from datetime import UTC, datetime
 
 import pytest
 
@@ -69,6 +70,20 @@ def _storm(attacked: Attacked, workload: str, seconds: float) -> Iterator[list[d
         told.append(json.loads(last))
 
 
+def _recorded(attacked: Attacked, workload: str, began: str) -> None:
+    """What the storm tried since ``began`` is on record, by the mechanism that refused its datagrams and by the proxy."""
+    for layers in ("'nft', 'bpf'", "'proxy'"):
+        rows = attacked.service.wait_sql(f"""
+            select workload, reason from refusals where workload = '{workload}' and layer in ({layers})
+            and destination like '%:9999' and time > timestamp '{began}' and reason <> '' limit 1
+        """)
+        assert rows
+
+
+def _now() -> str:
+    return datetime.now(UTC).strftime("%Y-%m-%d %H:%M:%S")
+
+
 def _healthy(attacked: Attacked) -> None:
     wait_for(lambda: attacked.service.hostagent("status", check=False).returncode == 0, "the service to be whole again", 60)
     assert attacked.world.sink_lines() == []
@@ -80,7 +95,7 @@ def _healthy(attacked: Attacked) -> None:
 @pytest.mark.parametrize("placement", BOTH)
 def test_nothing_leaks_while_connections_are_forgotten_and_other_tools_rule(attacked: Attacked, placement: str) -> None:
     """Attacks 38, 39, 46, 47: the connection table emptied, other tables loaded, redirecting and flushed, under load."""
-    other = "table inet bypass_other"
+    other, began = "table inet bypass_other", _now()
     with _storm(attacked, placement, 6) as told:
         until = time.monotonic() + 5
         while time.monotonic() < until:
@@ -97,6 +112,7 @@ def test_nothing_leaks_while_connections_are_forgotten_and_other_tools_rule(atta
     _healthy(attacked)
     assert told[0]["rounds"] > 500
     assert "datagram" not in told[0]
+    _recorded(attacked, placement, began)
 
 
 @pytest.mark.attack("40")
@@ -120,6 +136,7 @@ def test_an_outsiders_datagram_makes_no_reply_of_what_a_workload_sends(attacked:
         "s.bind(('10.77.0.2',9998))\nu=time.monotonic()+4\nwhile time.monotonic()<u:\n"
         "  s.sendto(b'knock',('10.77.0.1',40123))\n  time.sleep(.002)\n"
     )
+    began = _now()
     holder = f"--net=/proc/{attacked.world.holder}/ns/net"
     with subprocess.Popen(["nsenter", holder, sys.executable, "-c", knock]) as knocking, _storm(attacked, "shared", 3) as told:
         pass
@@ -128,3 +145,4 @@ def test_an_outsiders_datagram_makes_no_reply_of_what_a_workload_sends(attacked:
     # The host's own "port unreachable" to a knock before the workload had the port quotes the knock; nothing else came.
     others = [line for line in attacked.world.sink_lines() if "knock" not in line or not line.startswith("packet protocol 1 ")]
     assert others == []
+    _recorded(attacked, "shared", began)

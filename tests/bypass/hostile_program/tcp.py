@@ -108,6 +108,18 @@ def _direct() -> str:
     return " ".join(sorted(set(found)))
 
 
+@attempt("other-listeners")
+def _others() -> str:
+    found = set()
+    for family, host in ((socket.AF_INET, "127.0.0.1"), (socket.AF_INET6, "::1")):
+        for port in map(int, os.environ["HOSTILE_PORTS"].split()):
+            try:
+                found.add(dial_to(family, host, port))
+            except OSError as error:
+                found.add(name_of(error))
+    return " ".join(sorted(found))
+
+
 @attempt("tcp-own-relay")
 def _own_relay() -> str:
     """Two processes of ours and a server of our own: the relay may be had, what it dials is governed."""
