@@ -19,6 +19,7 @@ from hostagent.enforcer.auditor import Auditor
 from hostagent.enforcer.bpf.programs import Programs
 from hostagent.enforcer.bpf.watch import BpfWatch, register
 from hostagent.enforcer.cgroup import Slice
+from hostagent.enforcer.cutting import Cutting
 from hostagent.enforcer.evidence import Evidence
 from hostagent.enforcer.fence import Fence
 from hostagent.enforcer.governed import Governed, Stage, account_for, build_plan, close_plan, new_name
@@ -67,7 +68,8 @@ class Leaves:
         self.lineage = Lineage(self.bpf, evidence)
         self.attempts = AttemptWatch(evidence, selector)
         self.auditor = Auditor(settings, evidence, self.live, self.end, self.attempts.hear_dials)
-        self.quarantine = Quarantine(settings, evidence, self.live, self.end)
+        self.cutting = Cutting(lambda: self.proxy, self.end)
+        self.quarantine = Quarantine(settings, evidence, self.live, self.cutting.cut)
         self._own: dict[str, Own] = {}
         self.verification = Verification(settings, evidence, selector, self)
 
@@ -211,7 +213,7 @@ class Leaves:
         if not found:
             raise HostagentError(f"no running workload or leaf is called {name}")
         for each in found:
-            self.end(each, reason)
+            self.cutting.cut(each, reason)
         return [each.leaf.name for each in found]
 
     def end(self, governed: Governed, reason: str) -> None:
@@ -327,7 +329,7 @@ class Leaves:
     def answered(self, packet_id: int, body: Admitted | Listening | Retired | Failed) -> None:
         """Go on with the leaf that an answer is about."""
         governed, again = self._asked.pop(packet_id, (None, False))
-        if governed is None or governed.stage is Stage.ENDED:
+        if self.cutting.answered(packet_id) or governed is None or governed.stage is Stage.ENDED:
             return
         try:
             if isinstance(body, Admitted):

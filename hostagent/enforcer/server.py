@@ -117,6 +117,7 @@ class Server:
                 self._leaves.auditor.step(time.monotonic())
             if time.monotonic() >= next_tick:
                 self._leaves.tick(time.monotonic())
+                self._leaves.cutting.tick(time.monotonic())
                 for peer in self._door.overdue(time.monotonic()):
                     self._drop(peer)
                 next_tick = time.monotonic() + _TICK_S

@@ -45,6 +45,9 @@ from hostagent.proxy.unixpeer import Dialler, dialler
 
 log = logging.getLogger(__name__)
 
+_CANCELS = 16
+"""Most cancel requests under way at once: each is a connection to a target."""
+
 
 @dataclass
 class Leaf:
@@ -96,6 +99,7 @@ class Service:
         self._tasks = tasks
         self._turn = Turn(parts.journal, asyncio.get_running_loop().call_soon)
         self._cancel_keys = CancelRegistry()
+        self._cancels = asyncio.Semaphore(_CANCELS)
         self._leaves: dict[str, Leaf] = {}
         self._sessions: dict[Session, _Served] = {}
         self._held: dict[str, Session] = {}
@@ -132,8 +136,8 @@ class Service:
         self._leaves[name] = leaf
         leaf.listeners.start()
 
-    def retire(self, name: str, reason: str = "the workload ended") -> None:
-        """Stop serving a leaf and end its sessions."""
+    def retire(self, name: str, reason: str = "the workload ended", *, stopping: bool = False) -> None:
+        """Stop serving a leaf and end its sessions, and what the targets run for them unless we are ``stopping`` ourselves."""
         leaf = self._leaves.pop(name, None)
         if leaf is None:
             return
@@ -143,6 +147,8 @@ class Service:
         except JournalError as error:
             log.critical("a count of refused connections is lost: %s", error)
         for session in list(leaf.sessions):
+            if not stopping:
+                self._cancel_running(session)
             session.cut(reason)
 
     def identity_renewed(self, workload: str, identity: Identity) -> None:
@@ -166,7 +172,7 @@ class Service:
     def stop(self) -> None:
         """End every leaf and session: the service is stopping."""
         for name in list(self._leaves):
-            self.retire(name, "hostagent is stopping")
+            self.retire(name, "hostagent is stopping", stopping=True)
 
     def summary(self) -> list[dict[str, object]]:
         """Return one line per leaf for ``hostagent status``."""
@@ -354,16 +360,26 @@ class Service:
         """Deliver a cancel request on a connection of its own."""
         self._start(session, self._cancel(session, self._sessions[session].target, data))
 
+    def _cancel_running(self, session: Session) -> None:
+        """Have the target stop what it runs for a session that is about to be cut: one that only computes would not notice."""
+        request = self._cancel_keys.request_of(session.flow.flow_id, time.monotonic())
+        if request is not None:
+            target, place = self._sessions[session].target, self._upstream(session)
+            self._start(session, self._deliver(session, target, place, request))
+
     async def _cancel(self, session: Session, target: Target, data: bytes) -> None:
-        place = self._upstream(session)
+        try:
+            await self._deliver(session, target, self._upstream(session), data)
+        finally:
+            session.cancel_delivered()
+
+    async def _deliver(self, session: Session, target: Target, place: Endpoint, data: bytes) -> None:
         name = upstream_name(target, place.host, self._parts.resolver.host_of(target, place.host) or "")
         try:
-            async with asyncio.timeout(self._parts.config.limits.connect_timeout_s):
+            async with self._cancels, asyncio.timeout(self._parts.config.limits.connect_timeout_s):
                 await deliver_cancel(target, name, place, data)
         except (OSError, TimeoutError, HostagentError) as error:
             log.warning("a cancel request could not be delivered: %s", error, extra={"flow": session.flow.flow_id})
-        finally:
-            session.cancel_delivered()
 
     def refresh_catalogue(self, session: Session) -> None:
         """Fetch the catalogue of the session's database anew."""

@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import contextlib
 import json
+import os
+import signal
 import subprocess
 import tempfile
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -63,6 +66,20 @@ def test_a_quarantined_workload_is_ended_refused_and_recorded_until_it_is_releas
     assert any("is in quarantine" in row["reason"] for row in kept.events("admission") if row["outcome"] == "refused")
     bystander.kill()
     bystander.communicate()
+
+
+def test_a_proxy_that_does_not_answer_delays_no_end(kept: Stage) -> None:
+    process = running(kept, "suspect")
+    assert kept.proxy is not None
+    os.kill(kept.proxy.pid, signal.SIGSTOP)
+    try:
+        began = time.monotonic()
+        quarantine(kept, "suspect")
+        process.communicate(timeout=20)
+        took = time.monotonic() - began
+    finally:
+        os.kill(kept.proxy.pid, signal.SIGCONT)
+    assert (process.returncode, took < 2.0) == (137, True)
 
 
 def test_a_leaf_names_its_workload_and_an_unknown_name_is_an_error(kept: Stage) -> None:
