@@ -267,6 +267,22 @@ def test_without_room_to_remember_who_connects_nobody_does(built: objects.Object
         ground.close()
 
 
+def test_what_never_came_to_connect_and_whose_end_nobody_saw_makes_room_again(built: objects.Objects, port: int) -> None:
+    """Multipath sockets to where there is no route: the inner socket is the kernel's own, and no program hears of its end."""
+    maps = [(name, shape._replace(max_entries=3) if name == "by_cookie" else shape) for name, shape in built.maps]
+    ground = Ground(objects.Objects(built.code, maps, built.tracepoints))
+    try:
+        leaf = ground.registered()
+        met = [answer(leaf, lambda: dial(443, host="192.0.2.1", protocol=262)) for _ in range(5)]
+        assert met == ["ENETUNREACH"] * 3 + ["EPERM"] * 2
+        assert answer(leaf, lambda: dial(port)) == "EPERM"
+        assert ground.programs.prune(3600.0) == 0
+        assert ground.programs.prune(0.0) == 3
+        assert answer(leaf, lambda: dial(port)) == "ok"
+    finally:
+        ground.close()
+
+
 class Notes:
     def __init__(self) -> None:
         self.events: list[tuple[str, dict[str, object]]] = []

@@ -11,6 +11,7 @@ import logging
 import os
 import socket
 import struct
+import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -218,6 +219,25 @@ class Programs:
     def missing(self, name: str) -> str:
         """Return why the program called ``name`` is not in force, empty if it is."""
         return "" if name in self._links else self.reasons.get(name, self.problem)
+
+    def prune(self, older_than_s: float) -> int:
+        """Forget the sockets that were to connect, never came to it, and whose end no program saw; return how many.
+
+        A multipath socket's inner ones are the kernel's own: no program hears of their end unless they were dialled.
+        """
+        found = self.map("by_cookie")
+        if found is None:
+            return 0
+        descriptor, shape = found
+        until = time.clock_gettime_ns(time.CLOCK_BOOTTIME) - int(older_than_s * 1e9)
+        gone = 0
+        for key in list(calls.keys(descriptor, shape.key_size)):
+            value = calls.lookup(descriptor, key, shape.value_size)
+            origin = layout.ORIGIN.unpack(value) if value is not None else {}
+            if origin and int(origin["at_ns"]) < until and not any(bytes(origin["tuple"])):
+                calls.delete(descriptor, key)
+                gone += 1
+        return gone
 
     # -- upkeep ----------------------------------------------------------------------------------------------------
 

@@ -9,6 +9,7 @@ import contextlib
 import logging
 import selectors
 import struct
+import time
 from collections.abc import Callable
 
 from hostagent.enforcer import kernel
@@ -36,6 +37,8 @@ _REASONS = {
     5: "the workload may not connect unix sockets",
     6: "map_full: no room to remember who connects",
 }
+_MAP_FULL = 6
+_PRUNE_S = 10.0
 _UNIX = 1
 _STREAM, _DATAGRAM, _RAW = 1, 2, 3
 _PROTOCOLS = {1: "icmp", 6: "tcp", 17: "udp", 33: "dccp", 58: "icmpv6", 132: "sctp", 136: "udplite", 262: "mptcp"}
@@ -86,6 +89,7 @@ class BpfWatch:
         self._counts: dict[tuple[str, str, str, str, str], int] = {}
         self._lost: dict[str, int] = {}
         self._due = 0.0
+        self._prune_at = 0.0
 
     def on(self, kind: int, handler: Handler) -> None:
         """Give the records of a kind (``layout.RECORD_…``) to ``handler``."""
@@ -186,7 +190,17 @@ class BpfWatch:
                 self._evidence.note(EventKind.GAP, "", fields)
         self._lost = losses
 
+    def _make_room(self) -> None:
+        """At most every ten seconds: it takes up to a second for a map of 65,536."""
+        now = time.monotonic()
+        if now >= self._prune_at:
+            self._prune_at = now + _PRUNE_S
+            gone = self._programs.prune(_PRUNE_S)
+            log.warning("no room to remember who connects; %d sockets that never did are forgotten", gone)
+
     def _refused(self, heading: Heading, data: bytes) -> None:
+        if heading.reason == _MAP_FULL:
+            self._make_room()
         fields = layout.REFUSAL.unpack(data)
         family, kind, protocol, port = (int(fields[name]) for name in ("family", "type", "protocol", "port"))
         address = fields["addr"]
