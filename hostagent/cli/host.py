@@ -54,6 +54,7 @@ def _print(report: dict[str, Any]) -> None:
     for name, entry in report["quarantine"].items():
         since = time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(entry["at"]))
         click.echo(f"quarantine {name} since {since}, by {entry['by']}{': ' + entry['reason'] if entry['reason'] else ''}")
+    click.echo(f"verify    {_verify_line(report['verify'])}")
     click.echo(f"running   {len(report['leaves'])}")
     for leaf in report["leaves"]:
         age = int(time.time() - leaf["started_at"]) if leaf["started_at"] else 0
@@ -69,6 +70,13 @@ def _print_auditor(auditor: dict[str, Any]) -> None:
     looked = f"{auditor['sockets']} sockets of {auditor['processes']} processes, {auditor['findings']} findings"
     age = f"last look {time.time() - auditor['last_at']:.1f} s ago" if auditor["last_at"] else "no look yet"
     click.echo(f"auditor   {auditor['problem'] or f'{age}: {looked}'}")
+
+
+def _verify_line(last: dict[str, Any]) -> str:
+    if not last:
+        return "not run yet: hostagent verify"
+    when = f"{int(time.time() - last['at'])} s ago ({last['cause']}, {last['attempts']} attempts)"
+    return f"FAILED {when}: {', '.join(last['failed'])}" if last["failed"] else f"passed {when}"
 
 
 def _print_service(service: dict[str, Any]) -> None:

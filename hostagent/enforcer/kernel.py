@@ -69,6 +69,9 @@ _LAST_CAPABILITY = 63
 
 _libc = ctypes.CDLL(None, use_errno=True)
 
+OURS_ALONE: set[int] = set()
+"""Descriptors whose last copy must be ours, because closing them means something: no child may keep one."""
+
 
 def _check(result: int, what: str) -> int:
     if result < 0:
@@ -233,6 +236,27 @@ def disconnect(descriptor: int) -> None:
     """Break a TCP or UDP socket off its peer, whoever else holds it: a reset, and nothing queued leaves (connect(2), AF_UNSPEC)."""
     nowhere = bytes(16)
     _check(_libc.connect(ctypes.c_int(descriptor), nowhere, ctypes.c_uint(len(nowhere))), "disconnect")
+
+
+def fork() -> int:
+    """Fork as ``os.fork`` does; return once the child has closed its copies of ``OURS_ALONE``.
+
+    Raises:
+        OSError: no process could be made.
+    """
+    said, say = os.pipe()
+    try:
+        pid = os.fork()
+        if pid == 0:
+            for descriptor in OURS_ALONE:
+                os.close(descriptor)
+            OURS_ALONE.clear()
+        os.close(say)
+        if pid != 0:
+            os.read(said, 1)  # its end, or the child's
+        return pid
+    finally:
+        os.close(said)
 
 
 def close_from(first: int) -> None:

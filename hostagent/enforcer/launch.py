@@ -79,7 +79,7 @@ class Report:
 
 
 def start(plan: Plan) -> Process:
-    """Fork the first process into a pid namespace of its own and return at once.
+    """Fork the first process into a pid namespace of its own and return without waiting for what it does.
 
     Raises:
         OSError: it could not be made.
@@ -90,7 +90,7 @@ def start(plan: Plan) -> Process:
     try:
         kernel.unshare(kernel.CLONE_NEWPID)
         try:
-            pid = os.fork()
+            pid = kernel.fork()
             if pid == 0:
                 _first(plan, theirs)
         finally:

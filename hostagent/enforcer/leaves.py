@@ -56,6 +56,7 @@ class Leaves:
         self.programs = Programs(settings.table, self.slice, off=settings.bpf == "off")
         self.fence = Fence(settings, self.slice, self.programs)
         self.proxy: Peer | None = None
+        self.attachments = 0
         self._settings = settings
         self._evidence = evidence
         self._selector = selector
@@ -323,6 +324,7 @@ class Leaves:
     def attached(self, peer: Peer) -> None:
         """A proxy is there: ask it anew about everything that runs."""
         self.proxy = peer
+        self.attachments += 1
         for each in self.live():
             self._admit(each, again=True)
 

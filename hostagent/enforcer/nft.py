@@ -134,6 +134,7 @@ class HostTable:
 
     def _give(self) -> None:
         if self._owner is not None:
+            kernel.OURS_ALONE.discard(self._owner.fileno())
             self._owner.close()
             self._owner = None
 
@@ -155,6 +156,7 @@ class HostTable:
             return
         self.owned = True
         self._owner = owner
+        kernel.OURS_ALONE.add(owner.fileno())
 
 
 def _new_table(owner: socket.socket, name: str, flags: int) -> None:

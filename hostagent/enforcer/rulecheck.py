@@ -46,12 +46,10 @@ class RuleCheck:
         """Begin."""
         self._read, write = os.pipe()
         self._heard = b""
-        self.pid = os.fork()
+        self.pid = kernel.fork()
         if self.pid == 0:
             _child(write, firewall, table, cgroup_mount, loaded)
         os.close(write)
-        # Until the child has let go of our descriptors, the table cannot be given up: its owner is one of them.
-        self._heard = os.read(self._read, 1)
 
     def finished(self) -> bool:
         """Take what the child has said; return whether it is done. Never waits."""
@@ -85,7 +83,6 @@ def _child(write: int, firewall: Firewall, table: str, cgroup_mount: str, loaded
         for below, above in itertools.pairwise(kept):
             os.closerange(below + 1, above)
         kernel.close_from(kept[-1] + 1)
-        os.write(write, b" ")
         os.write(write, json.dumps(compare(firewall, table, cgroup_mount, loaded)).encode())
     except BaseException as error:  # noqa: BLE001 - told, and nothing may run on
         os.write(write, json.dumps({each.name: f"cannot be looked at: {error}" for each in loaded[:1]}).encode())

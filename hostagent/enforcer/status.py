@@ -18,9 +18,9 @@ def report(settings: Settings, leaves: Leaves, evidence: Evidence) -> dict[str, 
     """Return the report, JSON-compatible.
 
     Keys: ``fence`` (table, slice, slice_id, loaded, owned), ``firewall`` ("nft" or "iptables"), ``proxy`` (worker name, empty when none), ``leaves`` (a list, see
-    below), ``auditor`` and ``quarantine`` (see their ``report``), ``bpf`` (``Programs.report``), ``weaker`` (lines for a person), ``evidence`` (why it cannot be written, empty
-    when it can). A leaf has ``leaf``,
-    ``workload``, ``launcher``, ``placement``, ``uid``, ``pid``, ``stage``, ``served``, ``session``, ``started_at``,
+    below), ``auditor`` and ``quarantine`` (see their ``report``), ``bpf`` (``Programs.report``), ``verify`` (when the last run ended, its cause, how many attempts, which
+    failed; empty: none yet), ``weaker`` (lines for a person), ``evidence`` (why it cannot be written, empty when it can). A leaf
+    has ``leaf``, ``workload``, ``launcher``, ``placement``, ``uid``, ``pid``, ``stage``, ``served``, ``session``, ``started_at``,
     ``processes``.
     """
     return {
@@ -38,9 +38,15 @@ def report(settings: Settings, leaves: Leaves, evidence: Evidence) -> dict[str, 
         "auditor": leaves.auditor.report(),
         "quarantine": leaves.quarantine.report(),
         "bpf": leaves.programs.report(),
+        "verify": _verify(leaves),
         "weaker": _weaker(leaves),
         "evidence": evidence.failed,
     }
+
+
+def _verify(leaves: Leaves) -> dict[str, Any]:
+    last = leaves.verification.last
+    return {} if last is None else {"at": last.at, "cause": last.cause, "failed": list(last.failed), "attempts": len(last.attempts)}
 
 
 def _leaf(each: Governed) -> dict[str, Any]:

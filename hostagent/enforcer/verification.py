@@ -86,7 +86,9 @@ class Own:
 
 
 class Host(Protocol):
-    """What a verification needs of ``Leaves``."""
+    """What a verification needs of ``Leaves``. ``attachments`` counts how often a proxy has come."""
+
+    attachments: int
 
     def live(self) -> list[Governed]:
         """Return every leaf that has not ended."""
@@ -131,13 +133,15 @@ class Result:
 class _Run:
     """One run under way. ``waiting`` are placements not yet tried, ``leaf`` the one being tried, ``output`` its pipe or -1.
 
-    ``host_rules`` is what the host's table held when the run began; ``rules`` is None when they have been compared.
+    ``host_rules`` is what the host's table held when the run began; ``rules`` is None when they have been compared;
+    ``attachments`` tells whether the proxy is still the one that it began with.
     """
 
     cause: str
     began: float
     waiting: list[Placement]
     host_rules: str
+    attachments: int
     rules: RuleCheck | None = None
     attempts: dict[str, str] = field(default_factory=dict)
     failed: list[str] = field(default_factory=list)
@@ -185,7 +189,8 @@ class Verification:
     def reloaded(self) -> None:
         """The rules were loaded anew: run soon, unless nothing is to run unasked."""
         if self._settings.verify_every_s:
-            self._due, self._cause = min(self._due, time.monotonic()), "reload"
+            # Not at once: a reload of the service starts the proxy anew as well.
+            self._due, self._cause = min(self._due, time.monotonic() + _SOON_S), "reload"
 
     def tick(self, now: float) -> None:
         """Begin what is due, go on with what runs (``now``: monotonic seconds)."""
@@ -207,7 +212,7 @@ class Verification:
 
     def _begin(self, cause: str) -> None:
         text, mount = self._host.host_rules()
-        self._run = run = _Run(cause, time.monotonic(), [Placement.ISOLATED, Placement.SHARED], text)
+        self._run = run = _Run(cause, time.monotonic(), [Placement.ISOLATED, Placement.SHARED], text, self._host.attachments)
         firewall = choose(self._settings.firewall)
         if firewall.shared_refused:
             run.waiting.remove(Placement.SHARED)
@@ -240,11 +245,14 @@ class Verification:
     def _step(self, run: _Run, now: float) -> None:
         if now - run.began > _RUN_S:
             self._give_up(run)
+            if self._run is not run:
+                return
         if run.rules is not None and run.rules.finished():
             self._take_rules(run)
         # A leaf in shared placement changes the host's table, so the comparison comes first.
         if run.leaf is None and run.waiting and run.rules is None:
             self._next(run)
+            return
         if run.leaf is None and not run.waiting and run.rules is None:
             self._conclude(run)
 
@@ -257,8 +265,11 @@ class Verification:
                 run.neighbour = self._host.prepare_neighbour(workload)
             run.leaf = self._host.start_own(workload, Own(self._request, self._started, self._ended))
         except (HostagentError, OSError) as error:
-            self._note(f"{run.placement.value}: leaf", f"cannot be made: {error}", good=False)
             self._end_neighbour(run)
+            if self._undisturbed(run):
+                self._note(f"{run.placement.value}: leaf", f"cannot be made: {error}", good=False)
+            else:
+                self._interrupt(run)
 
     def _request(self, governed: Governed) -> Launch:
         """Return how the hostile program is started in the leaf that is ready for it."""
@@ -282,33 +293,51 @@ class Verification:
         self._run.output = output
         self._selector.register(output, selectors.EVENT_READ, self._hear)
 
-    def _hear(self) -> None:
+    def _hear(self) -> bool:
+        """Take what the program has said; return whether there may be more."""
         run = self._run
         if run is None or run.output < 0:
-            return
+            return False
         try:
             chunk = os.read(run.output, _MOST_OUTPUT)
         except BlockingIOError:
-            return
+            return False
         run.text += chunk[: _MOST_OUTPUT - len(run.text)]
         if not chunk:
             self._selector.unregister(run.output)
             os.close(run.output)
             run.output = -1
+        return bool(chunk)
 
     def _ended(self, governed: Governed) -> None:
         run = self._run
         if run is None:
             return
-        for _ in range(3):
-            self._hear()
+        while run.output >= 0 and self._hear():
+            continue
         if run.output >= 0:
             self._selector.unregister(run.output)
             os.close(run.output)
             run.output = -1
-        self._judge(run, governed)
         run.leaf = None
         self._end_neighbour(run)
+        if self._undisturbed(run):
+            self._judge(run, governed)
+        else:  # the proxy or the fence went away: that tells nothing about the boundary
+            self._interrupt(run)
+
+    def _undisturbed(self, run: _Run) -> bool:
+        return self._host.ready and self._host.attachments == run.attachments
+
+    def _interrupt(self, run: _Run) -> None:
+        """Forget a run that was cut short; it begins again when things are back."""
+        log.warning("verify was cut short: the proxy or the fence went away; it begins again when they are back")
+        if run.rules is not None:
+            run.rules.close()
+            run.rules = None
+        self._run = None
+        if not self._asked:
+            self._due, self._cause = time.monotonic() + _SOON_S, run.cause
 
     def _judge(self, run: _Run, governed: Governed) -> None:
         try:

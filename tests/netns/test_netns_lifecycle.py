@@ -93,6 +93,13 @@ def test_dials_are_refused_at_once_while_the_proxy_is_gone_and_served_when_it_is
     assert host.leaked(0) == []
 
 
+def test_many_programs_may_be_started_at_the_same_time(host: Stage) -> None:
+    """A first process that is still being forked once kept the table's owner open, and the next load of rules was refused."""
+    started = [host.start(workload, "true") for _ in range(4) for workload in ("shared", "shared", "isolated")]
+    ended = [(process.communicate(timeout=60)[1], process.returncode) for process in started]
+    assert [each for each in ended if each[1]] == []
+
+
 @pytest.mark.parametrize("workload", ["isolated", "shared"])
 def test_kill_9_of_enforcerd_leaves_the_fence_and_the_next_one_ends_what_it_cannot_take_over(host: Stage, workload: str) -> None:
     dial = Dialler(host, workload)

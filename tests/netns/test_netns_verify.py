@@ -7,6 +7,7 @@ import json
 import os
 import subprocess
 import sys
+import threading
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -205,6 +206,28 @@ def test_on_a_host_with_iptables_the_same_is_tried_and_found(place: Path) -> Non
         assert {name.partition(":")[0] for name in result.attempts} == {"isolated", f"rules of leaf {leaf}"}
         subprocess.run(["nsenter", f"--net=/proc/{pid}/ns/net", "iptables-legacy", "-t", "nat", "-F"], check=True)
         assert verify(host).failed == [f"rules of leaf {leaf}"]
+
+
+@pytest.mark.parametrize("plain", [False, True])
+def test_an_unprotected_table_is_compared_as_well(place: Path, plain: bool) -> None:
+    with stage(place, _WORKLOADS, plain_table=plain) as host:
+        assert verify(host).attempts["rules of the host's table"] == "as loaded"
+        # A table of somebody else's is none of ours.
+        host.nft("add", "table", "inet", "other")
+        assert verify(host).failed == []
+
+
+def test_a_run_that_is_cut_short_by_the_proxys_end_begins_again(host: Stage) -> None:
+    results: list[Verified] = []
+    asking = threading.Thread(target=lambda: results.append(verify(host)))
+    asking.start()
+    wait_for("the first throw-away leaf", lambda: host.status()["leaves"])
+    host.stop_proxy()
+    host.start_proxy()
+    asking.join(40)
+    assert [each.failed for each in results] == [[]]
+    assert [each["outcome"] for each in host.events("verify")] == ["passed"]
+    assert (host.status()["verify"]["failed"], host.status()["verify"]["cause"]) == ([], "demand")
 
 
 def test_without_a_proxy_it_says_what_is_missing(host: Stage) -> None:
