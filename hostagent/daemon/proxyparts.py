@@ -19,6 +19,7 @@ from hostagent.ipc.messages import Admit, Admitted, Listen, Retire
 from hostagent.mask import DETECTORS, TRANSFORMS
 from hostagent.model.errors import DocumentError, HostagentError
 from hostagent.model.event import Event, EventKind
+from hostagent.model.flow import Endpoint
 from hostagent.model.target import Target
 from hostagent.model.workload import CANARY, Workload
 from hostagent.proxy.authority import open_authority
@@ -89,9 +90,6 @@ class Proxy:
         try:
             async with asyncio.TaskGroup() as tasks:
                 self._tasks = tasks
-                self._service = Service(self._parts, tasks)
-                self._identities.on_lost = self._service.identity_lost
-                self._identities.on_renewed = self._service.identity_renewed
                 link = EnforcerLink(
                     self._config.enforcer_socket,
                     WRITER,
@@ -100,6 +98,9 @@ class Proxy:
                     retire=self._retire,
                     known=self._forget_others,
                 )
+                self._service = Service(self._parts, tasks, link.draw)
+                self._identities.on_lost = self._service.identity_lost
+                self._identities.on_renewed = self._service.identity_renewed
                 self._answer_calls()
                 await self._control.start()
                 running = [
@@ -160,7 +161,8 @@ class Proxy:
             raise DocumentError(f"leaf {request.leaf} was not admitted as {request.workload}")
         tcp, datagram, stream, more = sockets[:2], sockets[2:4], sockets[4:6], sockets[6:]
         paths = dict(zip(request.sockets, more, strict=False))
-        self._service.listen(request.leaf, workload, launcher, tcp, paths=paths, uid=request.uid)
+        inbound = {Endpoint(*place): each for place, each in zip(request.inbound, more[len(paths) :], strict=True)}
+        self._service.listen(request.leaf, workload, launcher, tcp, paths=paths, uid=request.uid, inbound=inbound)
         previous = self._dns.pop(request.leaf, None)
         if previous is not None:
             previous.stop()

@@ -2,18 +2,21 @@
 
 from __future__ import annotations
 
+import ipaddress
 import re
 from typing import Annotated, Any, Literal
 
-from pydantic import Field, model_validator
+from pydantic import Field, field_validator, model_validator
 
 from hostagent.documents.named import Named, Strict, named_document
 from hostagent.model.errors import DocumentError
 from hostagent.model.flow import Placement
-from hostagent.model.workload import IdentityKind, IdentitySource, SharedPath, Workload
+from hostagent.model.workload import IdentityKind, IdentitySource, Inbound, SharedPath, Workload
 
 NAME = re.compile(r"[a-z][a-z0-9-]{0,47}")
 _AbsolutePath = Annotated[str, Field(pattern=r"^/[^\x00]*$")]
+MAXIMUM_INBOUND = 16
+_TAKEN = frozenset({53, 901, 902})
 _Port = Annotated[int, Field(ge=1, le=65535)]
 
 
@@ -51,6 +54,25 @@ class _Path(Strict):
     writable: bool = False
 
 
+class _Inbound(Strict):
+    port: _Port
+    listen: str = "127.0.0.1"
+    opaque: bool = False
+
+    @field_validator("listen")
+    @classmethod
+    def _address(cls, listen: str) -> str:
+        return str(ipaddress.ip_address(listen))
+
+    @model_validator(mode="after")
+    def _permitted(self) -> _Inbound:
+        if not self.opaque:
+            raise ValueError("nobody reads what passes an inbound port; say opaque: true to permit that")
+        if self.port in _TAKEN:
+            raise ValueError(f"port {self.port} is hostagent's own inside a workload")
+        return self
+
+
 class _Document(Named):
     launchers: list[str] = ["root"]
     placement: Literal["isolated", "shared"] = "isolated"
@@ -59,8 +81,20 @@ class _Document(Named):
     paths: list[_Path] = []
     environment: dict[str, str] = {}
     trust_files: list[_AbsolutePath] = []
-    inbound: list[_Port] = []
     unix_sockets: bool = True
+    inbound: Annotated[list[_Inbound], Field(max_length=MAXIMUM_INBOUND)] = []
+
+    @model_validator(mode="after")
+    def _inside(self) -> _Document:
+        if self.inbound and self.placement == "shared":
+            raise ValueError(
+                "inbound needs placement: isolated; in the host's own network the workload's listener and ours would claim the"
+                " same port, and an answer could leave past us"
+            )
+        places = [item.port for item in self.inbound]
+        if len(set(places)) != len(places):
+            raise ValueError("inbound names a port twice")
+        return self
 
 
 def parse_workload(name: str, text: str) -> Workload:
@@ -95,6 +129,6 @@ def parse_workload(name: str, text: str) -> Workload:
         paths=tuple(SharedPath(item.path, item.writable) for item in document.paths),
         environment=dict(document.environment),
         trust_files=tuple(document.trust_files),
-        inbound=tuple(document.inbound),
         unix_sockets=document.unix_sockets,
+        inbound=tuple(Inbound(item.port, item.listen) for item in document.inbound),
     )

@@ -34,7 +34,20 @@ from hostagent.enforcer.slicewatch import SliceWatch
 from hostagent.enforcer.status import weaker_points
 from hostagent.enforcer.verification import Own, Verification
 from hostagent.enforcer.watch import RefusalWatch
-from hostagent.ipc import Admit, Admitted, Exited, Failed, Launch, Launched, Listen, Listening, Retire, Retired, State
+from hostagent.ipc import (
+    Admit,
+    Admitted,
+    Drawn,
+    Exited,
+    Failed,
+    Launch,
+    Launched,
+    Listen,
+    Listening,
+    Retire,
+    Retired,
+    State,
+)
 from hostagent.model.errors import HostagentError, NotPermittedError
 from hostagent.model.flow import Placement
 from hostagent.model.workload import Workload
@@ -174,6 +187,8 @@ class Leaves:
         """
         self._settings.workloads()
         ports = self._settings.loopback_ports()
+        for each in self.live():
+            doors.check(each.workload, ports)
         self.fence.load(self.live(), ports)
         for each in self.live():
             if each.isolated and each.network >= 0 and each.loopback_ports != ports:
@@ -203,6 +218,11 @@ class Leaves:
         for name, (launcher, _) in self._launchers.items():
             if launcher is peer:
                 self._leaves[name].signal(number)
+
+    def draw(self, peer: Peer, packet_id: int, leaf: str) -> None:
+        """Give the proxy sockets of a leaf's network, if it has inbound ports."""
+        with doors.supply(self._leaves.get(leaf)) as descriptors:
+            peer.send(packet_id, Drawn(leaf), descriptors)
 
     def kill(self, name: str, reason: str) -> list[str]:
         """End the leaf, or every leaf of the workload, called ``name``; return their names.
@@ -268,10 +288,9 @@ class Leaves:
             # One answer for both: whoever may not launch it need not learn that it exists.
             raise NotPermittedError(f"{peer.name} may not launch workload {request.workload!r} (launchers in its document)")
         self.quarantine.check(workload.name)
-        if workload.inbound:
-            raise HostagentError(f"workload {workload.name}: inbound ports are not supported yet; remove `inbound`")
         if workload.placement is Placement.SHARED and self.fence.firewall.shared_refused:
             raise HostagentError(f"workload {workload.name}: {self.fence.firewall.shared_refused}")
+        doors.check(workload, self._settings.loopback_ports())
         if not request.argv:
             raise HostagentError("no command given")
         return workload
@@ -409,6 +428,7 @@ class Leaves:
             loopback_ports=sorted(governed.loopback_ports),
             sockets=[door.path for door in governed.unix],
             uid=governed.account.uid,
+            inbound=[(each.listen, each.port) for each in governed.workload.inbound],
         )
         self._ask(governed, body, Listening, listeners.descriptors, again=again)
 

@@ -26,6 +26,7 @@ from hostagent.ipc import (
     Attach,
     Attached,
     Body,
+    Draw,
     Failed,
     Kill,
     Killed,
@@ -225,6 +226,8 @@ class Server:
                 self._uninstall(peer, packet_id)
             case Attach(worker=worker):
                 self._attach(peer, packet_id, worker)
+            case Draw(leaf=leaf):
+                self._leaves.draw(peer, packet_id, leaf)
             case Admitted() | Listening() | Retired() | Failed():
                 self._leaves.answered(packet_id, body)
             case _:  # the table lets nothing else through

@@ -17,6 +17,7 @@ number name           asked by                  answered with
 22/23  Admit          enforcerd, of the proxy   Admitted
 24/25  Listen         enforcerd, of the proxy   Listening; descriptors come with the request
 26/27  Retire         enforcerd, of the proxy   Retired
+30/31  Draw           the proxy's user          Drawn, and descriptors
 33     Exited         (enforcerd, unasked)      sent once to the launcher, with the id of its Launch
 ====== ============== ========================= ==========================================================
 """
@@ -236,3 +237,19 @@ class Retired(Body, frozen=True):
     """Done."""
 
     leaf: str
+
+
+class Draw(Body, frozen=True):
+    """Ask for unconnected TCP sockets made inside a leaf's network, to connect to its inbound ports with."""
+
+    leaf: str
+
+
+class Drawn(Body, frozen=True):
+    """``SUPPLY`` descriptors of IPv4 sockets, then as many of IPv6. None: the leaf has no inbound ports, or has ended."""
+
+    leaf: str
+
+
+SUPPLY = 4
+"""Sockets of each family in one answer to Draw."""

@@ -46,6 +46,7 @@ _ROWS: dict[type[Body], tuple[frozenset[Role], frozenset[State]]] = {
     messages.Listening: (_PROXY, frozenset({State.ATTACHED})),
     messages.Retired: (_PROXY, frozenset({State.ATTACHED})),
     messages.Failed: (_PROXY, frozenset({State.ATTACHED})),
+    messages.Draw: (_PROXY, frozenset({State.ATTACHED})),
 }
 
 
@@ -72,7 +73,7 @@ class Table:
         row = _ROWS.get(kind)
         if row is None or self.role not in row[0] or self.state not in row[1]:
             raise RemoteWireError(f"{kind.__name__} is not permitted to {self.role.value} in state {self.state.value}")
-        if self.state is State.ATTACHED:
+        if self.state is State.ATTACHED and kind is not messages.Draw:
             expected = self._asked.pop(packet_id, None)
             if expected is None or kind not in (expected, messages.Failed):
                 raise RemoteWireError(f"{kind.__name__} with id {packet_id} answers nothing that was asked")

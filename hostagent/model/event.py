@@ -14,7 +14,8 @@ launch        leaf, pid, start_ticks, exe, argv (redacted), uid, degraded
 exit          leaf, pid, status (exit code, or negative signal)
 identity      change (renewed, expired, revoked, lost), reason, issuer, subject, token_id, expires_at
 connection    leaf, transport, peer, destination, target, protocol, outcome (accepted, denied), reason, rules, policy,
-              issuer, subject, groups, purpose, token_id, pid, exe, attribution (cgroup-only, process)
+              issuer, subject, groups, purpose, token_id, pid, exe, attribution (cgroup-only, process), direction (outbound,
+              inbound: destination is then the host's own port; bytes_up are still the workload's)
 login         outcome (ok, denied, failed), reason, rules, policy, database, user, upstream_user, application,
               tls_client, tls_server
 statement     statement (id), ordinal, verb, effects, resources, completeness, text (redacted), fingerprint, digest,

@@ -50,6 +50,21 @@ class SharedPath:
     writable: bool = False
 
 
+@dataclass(frozen=True, slots=True, order=True)
+class Inbound:
+    """A TCP port of the workload that others may connect to, at ``listen`` (an IP address of the host), the same port.
+
+    Nobody reads what passes: whoever declares it permits bytes that are not understood, both ways.
+    """
+
+    port: int
+    listen: str = "127.0.0.1"
+
+    def __str__(self) -> str:
+        """Return where others connect."""
+        return f"[{self.listen}]:{self.port}" if ":" in self.listen else f"{self.listen}:{self.port}"
+
+
 @dataclass(frozen=True, slots=True)
 class Workload:
     """One governed workload, as declared by root.
@@ -68,5 +83,5 @@ class Workload:
     paths: tuple[SharedPath, ...] = ()
     environment: Mapping[str, str] = field(default_factory=dict)
     trust_files: tuple[str, ...] = ()
-    inbound: tuple[int, ...] = ()
     unix_sockets: bool = True
+    inbound: tuple[Inbound, ...] = ()

@@ -1,7 +1,8 @@
 """The proxy's end of enforcerd's request socket: attach, then answer what enforcerd asks.
 
 enforcerd asks whether a workload may start, hands over a leaf's listening sockets, and says when a leaf has ended. The proxy
-asks for nothing but to be attached; it can never cause a launch.
+asks for nothing but to be attached, and for sockets of a leaf's network to connect to its inbound ports with; it can never
+cause a launch.
 """
 
 from __future__ import annotations
@@ -20,6 +21,8 @@ from hostagent.ipc.messages import (
     Attach,
     Attached,
     Body,
+    Draw,
+    Drawn,
     Failed,
     Listen,
     Listening,
@@ -31,6 +34,8 @@ from hostagent.model.errors import HostagentError, RemoteWireError
 log = logging.getLogger(__name__)
 
 _RETRY_S = 0.2
+_FIRST_DRAW = 1_000
+"""Ids of our own questions begin after this; enforcerd's are its own."""
 
 OnAdmit = Callable[[Admit], Awaitable[Admitted]]
 OnListen = Callable[[Listen, list[socket.socket]], None]
@@ -58,6 +63,10 @@ class EnforcerLink:
         self._retire = retire
         self._known = known
         self.attached = asyncio.Event()
+        self._connection: socket.socket | None = None
+        self._sending = asyncio.Lock()
+        self._drawing: dict[int, asyncio.Future[list[socket.socket]]] = {}
+        self._next_id = _FIRST_DRAW
 
     async def run(self) -> None:
         """Serve until cancelled."""
@@ -67,7 +76,7 @@ class EnforcerLink:
                     await self._serve(connection)
             except (OSError, HostagentError) as error:
                 log.warning("enforcerd: %s; trying again", error)
-            self.attached.clear()
+            self._detached()
             await asyncio.sleep(_RETRY_S)
 
     async def _connect(self) -> socket.socket:
@@ -79,8 +88,40 @@ class EnforcerLink:
             raise
         return connection
 
+    async def draw(self, leaf: str) -> list[socket.socket]:
+        """Return unconnected sockets of the leaf's network, as ``ipc.Drawn`` says.
+
+        Raises:
+            HostagentError: enforcerd is away, or could not.
+        """
+        if self._connection is None:
+            raise HostagentError("enforcerd is away")
+        self._next_id += 1
+        asked = self._next_id
+        drawn: asyncio.Future[list[socket.socket]] = asyncio.get_running_loop().create_future()
+        self._drawing[asked] = drawn
+        try:
+            await self._send(self._connection, encode(asked, Draw(leaf)))
+            return await drawn
+        except OSError as error:
+            raise HostagentError(f"enforcerd: {error.strerror}") from error
+        finally:
+            del self._drawing[asked]
+
+    def _detached(self) -> None:
+        self.attached.clear()
+        self._connection = None
+        for drawn in self._drawing.values():
+            if not drawn.done():
+                drawn.set_exception(HostagentError("enforcerd went away"))
+
+    async def _send(self, connection: socket.socket, data: bytes) -> None:
+        async with self._sending:
+            await _send(connection, data)
+
     async def _serve(self, connection: socket.socket) -> None:
-        await _send(connection, encode(1, Attach(self._worker)))
+        await self._send(connection, encode(1, Attach(self._worker)))
+        self._connection = connection
         while True:
             packet, descriptors = await _receive(connection)
             sockets = [socket.socket(fileno=descriptor) for descriptor in descriptors]
@@ -91,13 +132,22 @@ class EnforcerLink:
                     passed.close()
                 answer = Failed(str(error))
             if answer is not None:
-                await _send(connection, encode(packet.id, answer))
+                await self._send(connection, encode(packet.id, answer))
 
     async def _answer(self, packet: Packet, sockets: list[socket.socket]) -> Body | None:
         match packet.body:
             case Attached():
                 self._known(packet.body.leaves)
                 self.attached.set()
+                return None
+            case Drawn() | Failed() if packet.id in self._drawing:
+                self._drawn(self._drawing[packet.id], packet.body, sockets)
+                return None
+            case Drawn():  # whoever asked has given up
+                for each in sockets:
+                    each.close()
+                return None
+            case Failed() if packet.id >= _FIRST_DRAW:
                 return None
             case Failed():
                 raise RemoteWireError(packet.body.reason)
@@ -111,6 +161,17 @@ class EnforcerLink:
                 return Retired(packet.body.leaf)
             case _:
                 raise RemoteWireError(f"unexpected {type(packet.body).__name__} from enforcerd")
+
+
+    @staticmethod
+    def _drawn(asked: asyncio.Future[list[socket.socket]], body: Drawn | Failed, sockets: list[socket.socket]) -> None:
+        if not asked.done():
+            if isinstance(body, Drawn):
+                asked.set_result(sockets)
+                return
+            asked.set_exception(HostagentError(body.reason))
+        for each in sockets:
+            each.close()
 
 
 async def _send(connection: socket.socket, data: bytes) -> None:

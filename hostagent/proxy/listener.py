@@ -39,16 +39,16 @@ class Listeners:
         workload: str,
         sockets: Sequence[socket.socket],
         accepted: Accepted,
-        paths: Mapping[str, socket.socket] = MappingProxyType({}),
+        places: Mapping[Endpoint, socket.socket] = MappingProxyType({}),
     ) -> None:
         """``accepted(connection, peer, destination)`` gets every connection; it owns the socket from then on.
 
-        ``paths`` are unix listeners by the path where they stand in the leaf's view.
+        ``places`` are listeners to which nothing was redirected, by where whoever dials them thinks that they are.
         """
         self.leaf = leaf
         self.workload = workload
-        self._sockets = [*sockets, *paths.values()]
-        self._paths = {listener: Endpoint(path, 0) for path, listener in paths.items()}
+        self._sockets = [*sockets, *places.values()]
+        self._places = {listener: place for place, listener in places.items()}
         self._accepted = accepted
         self._own = {_endpoint(listener.getsockname()).port for listener in sockets}
 
@@ -86,17 +86,16 @@ class Listeners:
                 return
             try:
                 connection.setblocking(False)
-                if listener in self._paths:
-                    self._accepted(connection, Endpoint("", 0), self._paths[listener])
-                    continue
-                connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-                destination = original_destination(connection)
+                if connection.family != socket.AF_UNIX:
+                    connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+                destination = self._places.get(listener) or original_destination(connection)
             except OSError as error:
                 # Reset before we looked, or not redirected at all: either way there is nobody to serve.
                 log.info("connection without original destination: %s", error, extra={"leaf": self.leaf})
                 connection.close()
                 continue
-            self._accepted(connection, _endpoint(address), destination)
+            peer = Endpoint("", 0) if connection.family == socket.AF_UNIX else _endpoint(address)
+            self._accepted(connection, peer, destination)
 
     def _pause(self, listener: socket.socket, error: OSError) -> None:
         """Leave a listener alone for a moment: trying again at once would only burn the time of every other session."""

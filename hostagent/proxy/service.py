@@ -37,6 +37,7 @@ from hostagent.proxy.dialling import dial, upstream_of
 from hostagent.proxy.dns import Resolver
 from hostagent.proxy.flood import Flood
 from hostagent.proxy.identities import Identities
+from hostagent.proxy.inbound import Draw, InboundPorts, Surroundings, identity_fields
 from hostagent.proxy.listener import Listeners
 from hostagent.proxy.session import Session
 from hostagent.proxy.tls import end_point_hash, upstream_context, upstream_name
@@ -58,7 +59,8 @@ class Leaf:
     launcher: str
     listeners: Listeners
     flood: Flood
-    uid: int = -1
+    inbound: InboundPorts
+    uid: int
     sessions: set[Session] = field(default_factory=set)
 
 
@@ -93,8 +95,9 @@ class Parts:
 class Service:
     """Accepts connections and makes sessions of them."""
 
-    def __init__(self, parts: Parts, tasks: asyncio.TaskGroup) -> None:
-        """``tasks`` owns every task started here."""
+    def __init__(self, parts: Parts, tasks: asyncio.TaskGroup, draw: Draw) -> None:
+        """``tasks`` owns every task started here; ``draw`` gets sockets of a leaf's network from enforcerd."""
+        self.draw = draw
         self._parts = parts
         self._tasks = tasks
         self._turn = Turn(parts.journal, asyncio.get_running_loop().call_soon)
@@ -115,6 +118,7 @@ class Service:
         *,
         paths: Mapping[str, socket.socket] = MappingProxyType({}),
         uid: int = -1,
+        inbound: Mapping[Endpoint, socket.socket] = MappingProxyType({}),
     ) -> None:
         """Serve a leaf's listeners from now on; a leaf announced again gets the new ones.
 
@@ -125,6 +129,7 @@ class Service:
             sockets: TCP listeners.
             paths: unix listeners by the path at which they stand in its view.
             uid: the leaf's; only that may dial the unix listeners.
+            inbound: the host's listeners for connections into the leaf, by where they are bound.
         """
         self.retire(name, "announced anew")
 
@@ -132,9 +137,24 @@ class Service:
             self._accepted(leaf, connection, peer, destination)
 
         flood = Flood(name, workload, self._parts.journal.append)
-        leaf = Leaf(name, workload, launcher, Listeners(name, workload, sockets, accepted, paths), flood, uid)
+        places = {Endpoint(path, 0): listener for path, listener in paths.items()}
+        ports = InboundPorts(name, workload, inbound, self._parts.journal, self._around(workload))
+        leaf = Leaf(name, workload, launcher, Listeners(name, workload, sockets, accepted, places), flood, ports, uid)
         self._leaves[name] = leaf
         leaf.listeners.start()
+        ports.start()
+
+    def _around(self, workload: str) -> Surroundings:
+        parts = self._parts
+        return Surroundings(
+            identity=lambda: parts.identities.current(workload),
+            policy=lambda: parts.policy.current.hash,
+            draw=self.draw,
+            start=self._tasks.create_task,
+            closed_ports=lambda: frozenset(each.port for each in parts.targets.values() if each.loopback),
+            connect_timeout_s=parts.config.limits.connect_timeout_s,
+            most=parts.config.limits.sessions_per_workload,
+        )
 
     def retire(self, name: str, reason: str = "the workload ended", *, stopping: bool = False) -> None:
         """Stop serving a leaf and end its sessions, and what the targets run for them unless we are ``stopping`` ourselves."""
@@ -142,6 +162,7 @@ class Service:
         if leaf is None:
             return
         leaf.listeners.stop()
+        leaf.inbound.stop(reason)
         try:
             leaf.flood.flush()
         except JournalError as error:
@@ -159,6 +180,9 @@ class Service:
 
     def identity_lost(self, workload: str, reason: str) -> None:
         """Cut a workload's live sessions; new connections are refused because it has no current identity."""
+        for leaf in self._leaves.values():
+            if leaf.workload == workload:
+                leaf.inbound.cut(f"the workload's identity is no longer valid: {reason}")
         for session, served in list(self._sessions.items()):
             if served.leaf.workload == workload:
                 session.cut(f"the workload's identity is no longer valid: {reason}")
@@ -208,14 +232,7 @@ class Service:
         }
         if process is not None:
             fields["pid"] = process.pid  # which called connect(2); whether it is still that program nobody has looked
-        if identity is not None:
-            fields |= {
-                "issuer": identity.issuer,
-                "subject": identity.subject,
-                "groups": sorted(identity.groups),
-                "purpose": identity.purpose,
-                "token_id": identity.token_id,
-            }
+        fields |= identity_fields(identity)
         try:
             self._parts.journal.append([Event(EventKind.CONNECTION, time.time_ns(), flow.flow_id, flow.workload, fields)])
         except JournalError as error:

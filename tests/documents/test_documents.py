@@ -7,7 +7,7 @@ import pytest
 from hostagent.documents import parse_config, parse_target, parse_workload
 from hostagent.model.errors import DocumentError
 from hostagent.model.target import CredentialSource, Login, Target, UpstreamTLS
-from hostagent.model.workload import IdentityKind, IdentitySource, SharedPath, Workload
+from hostagent.model.workload import IdentityKind, IdentitySource, Inbound, SharedPath, Workload
 
 
 def test_workload_document_becomes_the_noun() -> None:
@@ -18,7 +18,7 @@ def test_workload_document_becomes_the_noun() -> None:
     paths: [{path: /srv/data, writable: true}]
     environment: {LANG: C.UTF-8}
     trust_files: [/etc/ssl/company.pem]
-    inbound: [8080]
+    inbound: [{port: 8080, opaque: true}, {port: 8443, listen: "2001:DB8::1", opaque: true}]
     """
     assert parse_workload("support-bot", text) == Workload(
         name="support-bot",
@@ -33,7 +33,7 @@ def test_workload_document_becomes_the_noun() -> None:
         paths=(SharedPath("/srv/data", writable=True),),
         environment={"LANG": "C.UTF-8"},
         trust_files=("/etc/ssl/company.pem",),
-        inbound=(8080,),
+        inbound=(Inbound(8080), Inbound(8443, "2001:db8::1")),
     )
 
 
@@ -104,7 +104,14 @@ def test_a_unix_socket_that_nothing_can_stand_in_for_is_refused(more: str, compl
         ("identity: {kind: local, issuer: https://x}", "token_file"),
         ("identity: {kind: token_file, path: /t, audience: a, issuer: i, groups: [admin]}", "come from the token"),
         ("paths: [{path: relative}]", "paths"),
-        ("inbound: [0]", "inbound"),
+        ("inbound: [8080]", "inbound"),
+        ("inbound: [{port: 0, opaque: true}]", "inbound"),
+        ("inbound: [{port: 8080}]", "opaque: true"),
+        ("inbound: [{port: 8080, opaque: false}]", "opaque: true"),
+        ("inbound: [{port: 901, opaque: true}]", "hostagent's own"),
+        ("inbound: [{port: 8080, listen: example.com, opaque: true}]", "listen"),
+        ("inbound: [{port: 8080, opaque: true}, {port: 8080, listen: '::1', opaque: true}]", "twice"),
+        ("placement: shared\ninbound: [{port: 8080, opaque: true}]", "placement: isolated"),
         ("name: other", "file name"),
         ("a: [", "support-bot"),
     ],

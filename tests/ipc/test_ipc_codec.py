@@ -14,6 +14,8 @@ from hostagent.ipc import (
     Attach,
     Attached,
     Body,
+    Draw,
+    Drawn,
     Exited,
     Failed,
     Kill,
@@ -74,6 +76,9 @@ EXAMPLES: list[Body] = [
     Admit("bot", "root", "bot-1", again=True),
     Admitted(True, "", 1.5, "s", {"issuer": "i", "groups": ["a"]}),
     Listen("bot-1", "bot", "isolated", 901, 902, [5432]),
+    Listen("bot-1", "bot", "isolated", 901, 902, [], ["/run/s"], 64000, [("127.0.0.1", 8080)]),
+    Draw("bot-1"),
+    Drawn("bot-1"),
     Listening("bot-1"),
     Retire("bot-1"),
     Retired("bot-1"),
@@ -91,7 +96,7 @@ def test_every_number_has_an_example() -> None:
 
 
 def test_requests_are_even_and_answers_odd() -> None:
-    answers = {type(body) for body in EXAMPLES if type(body).__name__.endswith(("ed", "Listening", "Report"))}
+    answers = {type(body) for body in EXAMPLES if type(body).__name__.endswith(("ed", "Drawn", "Listening", "Report"))}
     odd = {body for number, body in NUMBERS.items() if number % 2}
     assert odd == answers - {Failed}
 
@@ -152,6 +157,16 @@ def test_only_what_the_table_permits_is_permitted(role: Role, state: State, body
     else:
         with pytest.raises(RemoteWireError, match="not permitted"):
             table.permit(1, body)
+
+
+def test_an_attached_proxy_may_ask_for_sockets_at_any_time() -> None:
+    table = Table(Role.PROXY)
+    table.state = State.ATTACHED
+    table.asked(101, Admitted)
+    table.permit(101, Draw("bot-1"))
+    table.permit(101, Admitted(True))
+    with pytest.raises(RemoteWireError):
+        table.permit(102, Drawn("bot-1"))
 
 
 def test_an_attached_proxy_may_only_answer_what_it_was_asked_and_once() -> None:

@@ -46,7 +46,7 @@ def _host(folder: Path, firewall: str, *, bpf: str) -> Iterator[Stage]:
         {"name": "unwanted"},
         {"name": "nobody", "user": "nobody"},
         {"name": "superuser", "user": "root"},
-        {"name": "served", "inbound": [8080]},
+        {"name": "served", "inbound": [5432]},
         {"name": "theirs", "launchers": ["daemon"]},
     ]
     with stage(folder, workloads, firewall=firewall, bpf=bpf) as built:

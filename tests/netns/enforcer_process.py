@@ -19,7 +19,7 @@ from hostagent.enforcer import Server, Settings
 from hostagent.model.errors import JournalError
 from hostagent.model.event import Event
 from hostagent.model.flow import Placement
-from hostagent.model.workload import SharedPath, Workload
+from hostagent.model.workload import Inbound, SharedPath, Workload
 
 
 class Lines:
@@ -40,8 +40,8 @@ def workload(document: dict[str, Any]) -> Workload:
     fields["placement"] = Placement(fields.get("placement", "isolated"))
     fields["launchers"] = frozenset(fields.get("launchers", ["root"]))
     fields["paths"] = tuple(SharedPath(path, writable) for path, writable in fields.get("paths", []))
-    for name in ("trust_files", "inbound"):
-        fields[name] = tuple(fields.get(name, []))
+    fields["trust_files"] = tuple(fields.get("trust_files", []))
+    fields["inbound"] = tuple(Inbound(port) for port in fields.get("inbound", []))
     return Workload(**fields)
 
 

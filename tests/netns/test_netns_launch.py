@@ -108,7 +108,7 @@ def test_kill_ends_every_process_and_says_why(host: Stage) -> None:
         ("nothing", "root may not launch workload 'nothing'"),
         ("theirs", "root may not launch workload 'theirs'"),
         ("superuser", "user root cannot be governed"),
-        ("served", "inbound ports are not supported yet"),
+        ("served", "inbound port 5432 is the port of a target on loopback"),
     ],
 )
 def test_a_refused_launch_says_why_starts_nothing_and_is_recorded(host: Stage, workload: str, reason: str) -> None:

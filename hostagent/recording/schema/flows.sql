@@ -11,7 +11,7 @@ with watermark as (
 ), dials as (
     select * from {kernel_flow} where at_ns <= (select due_ns from watermark)
 ), accepted as (
-    select leaf, peer, destination, at_ns from {connection}
+    select leaf, peer, destination, at_ns from {connection} where coalesce(direction, 'outbound') = 'outbound'
     union all by name
     select (fields ->> 'leaf') as leaf, (fields ->> 'peer') as peer, (fields ->> 'destination') as destination, at_ns
     from {event} where kind = 'dns' and (fields ->> 'type') = 'TCP'

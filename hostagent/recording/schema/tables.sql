@@ -10,7 +10,7 @@ create table live.connection (
     leaf varchar, transport varchar, peer varchar, destination varchar, target varchar, protocol varchar,
     outcome varchar, reason varchar, rules varchar[], policy varchar,
     issuer varchar, subject varchar, "groups" varchar[], purpose varchar, token_id varchar,
-    pid bigint, exe varchar, attribution varchar
+    pid bigint, exe varchar, attribution varchar, direction varchar
 );
 
 create table live.login (

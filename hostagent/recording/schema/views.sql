@@ -37,7 +37,7 @@ with asked as (
 select
     c.flow as session, c.workload, c.issuer, c.subject, c."groups", c.purpose, c.token_id,
     c.pid, c.exe, c.attribution, c.lineage, c.leaf, c.peer, c.destination, c.transport, c.protocol, c.target,
-    l."database", l."user" as requested_user, l.upstream_user, l.application, l.tls_client, l.tls_server,
+    coalesce(c.direction, 'outbound') as direction, l."database", l."user" as requested_user, l.upstream_user, l.application, l.tls_client, l.tls_server,
     utc(c.at_ns) as opened, utc(e.at_ns) as closed,
     case when c.outcome = 'denied' or l.outcome = 'denied' then 'denied'
          when l.outcome = 'failed' then 'failed'
