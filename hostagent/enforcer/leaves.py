@@ -37,6 +37,7 @@ from hostagent.enforcer.watch import RefusalWatch
 from hostagent.ipc import (
     Admit,
     Admitted,
+    Draw,
     Drawn,
     Exited,
     Failed,
@@ -219,11 +220,6 @@ class Leaves:
             if launcher is peer:
                 self._leaves[name].signal(number)
 
-    def draw(self, peer: Peer, packet_id: int, leaf: str) -> None:
-        """Give the proxy sockets of a leaf's network, if it has inbound ports."""
-        with doors.supply(self._leaves.get(leaf)) as descriptors:
-            peer.send(packet_id, Drawn(leaf), descriptors)
-
     def kill(self, name: str, reason: str) -> list[str]:
         """End the leaf, or every leaf of the workload, called ``name``; return their names.
 
@@ -347,8 +343,13 @@ class Leaves:
         for each in self.live():
             self._admit(each, again=True)
 
-    def answered(self, packet_id: int, body: Admitted | Listening | Retired | Failed) -> None:
-        """Go on with the leaf that an answer is about."""
+    def answered(self, packet_id: int, body: Admitted | Listening | Retired | Failed | Draw) -> None:
+        """Go on with the leaf that an answer is about, or give the proxy sockets of a leaf's network."""
+        if isinstance(body, Draw):
+            if self.proxy is not None:
+                with doors.supply(self._leaves.get(body.leaf)) as descriptors:
+                    self.proxy.send(packet_id, Drawn(body.leaf), descriptors)
+            return
         governed, again = self._asked.pop(packet_id, (None, False))
         if self.cutting.answered(packet_id) or governed is None or governed.stage is Stage.ENDED:
             return

@@ -226,9 +226,7 @@ class Server:
                 self._uninstall(peer, packet_id)
             case Attach(worker=worker):
                 self._attach(peer, packet_id, worker)
-            case Draw(leaf=leaf):
-                self._leaves.draw(peer, packet_id, leaf)
-            case Admitted() | Listening() | Retired() | Failed():
+            case Admitted() | Listening() | Retired() | Failed() | Draw():
                 self._leaves.answered(packet_id, body)
             case _:  # the table lets nothing else through
                 raise HostagentError(f"{type(body).__name__} is not a request")
