@@ -2,21 +2,21 @@
 
 from __future__ import annotations
 
-import contextlib
 import errno
 import ipaddress
 import socket
-from collections.abc import Iterator
 
 from hostagent.enforcer import kernel
 from hostagent.enforcer.governed import Governed
+from hostagent.enforcer.listeners import Listeners
+from hostagent.enforcer.peers import Peer
 from hostagent.enforcer.settings import Settings
 from hostagent.enforcer.unixdoors import clear, unix_doors
-from hostagent.ipc.messages import SUPPLY
+from hostagent.ipc.messages import SUPPLY, Drawn, Listen
 from hostagent.model.errors import HostagentError
 from hostagent.model.workload import Inbound, Workload
 
-__all__ = ["InboundDoor", "check", "clear", "open_doors", "supply"]
+__all__ = ["InboundDoor", "announce", "check", "clear", "give", "open_doors"]
 
 _BACKLOG = 128
 
@@ -101,9 +101,23 @@ def open_doors(governed: Governed, settings: Settings) -> None:
         door.open()
 
 
-@contextlib.contextmanager
-def supply(governed: Governed | None) -> Iterator[list[int]]:
-    """Yield descriptors as ``ipc.Drawn`` says. A leaf without inbound ports, or none at all, gives none.
+def announce(governed: Governed, listeners: Listeners) -> Listen:
+    """Return what the proxy is told with the descriptors of ``listeners``."""
+    return Listen(
+        leaf=governed.leaf.name,
+        workload=governed.workload.name,
+        placement=governed.workload.placement.value,
+        port=listeners.port,
+        dns_port=listeners.dns_port,
+        loopback_ports=sorted(governed.loopback_ports),
+        sockets=[door.path for door in governed.unix],
+        uid=governed.account.uid,
+        inbound=[(each.listen, each.port) for each in governed.workload.inbound],
+    )
+
+
+def give(proxy: Peer | None, packet_id: int, leaf: str, governed: Governed | None) -> None:
+    """Answer the proxy's Draw with what ``ipc.Drawn`` says. A leaf without inbound ports, or none at all, gives nothing.
 
     They are made here because only a socket made inside can reach a network that has nothing but loopback. What it sends goes
     through that network's own rules, and so does every answer.
@@ -114,7 +128,8 @@ def supply(governed: Governed | None) -> Iterator[list[int]]:
             kind = socket.SOCK_STREAM | socket.SOCK_CLOEXEC | socket.SOCK_NONBLOCK
             with kernel.in_network(governed.network):
                 made += [socket.socket(family, kind) for family in (socket.AF_INET, socket.AF_INET6) for _ in range(SUPPLY)]
-        yield [each.fileno() for each in made]
+        if proxy is not None:
+            proxy.send(packet_id, Drawn(leaf), [each.fileno() for each in made])
     finally:
         for each in made:
             each.close()

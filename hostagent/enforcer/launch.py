@@ -340,3 +340,11 @@ def in_child(body: Callable[[], str], *, before: Callable[[], None], timeout_s: 
     if status or text.startswith("!"):
         raise HostagentError(text[1:] or "the test process died")
     return text
+
+
+def children() -> set[int]:
+    """Return the pids of this process's children; none where the kernel does not tell."""
+    try:
+        return {int(word) for word in Path(f"/proc/self/task/{os.getpid()}/children").read_text().split()}
+    except OSError:
+        return set()

@@ -23,7 +23,7 @@ from hostagent.enforcer.cutting import Cutting
 from hostagent.enforcer.evidence import Evidence
 from hostagent.enforcer.fence import Fence
 from hostagent.enforcer.governed import Governed, Stage, account_for, build_plan, close_plan, new_name
-from hostagent.enforcer.launch import receive, start
+from hostagent.enforcer.launch import children, receive, start
 from hostagent.enforcer.lineage import Lineage
 from hostagent.enforcer.listeners import bind_free
 from hostagent.enforcer.peers import Peer
@@ -38,7 +38,6 @@ from hostagent.ipc import (
     Admit,
     Admitted,
     Draw,
-    Drawn,
     Exited,
     Failed,
     Launch,
@@ -346,9 +345,7 @@ class Leaves:
     def answered(self, packet_id: int, body: Admitted | Listening | Retired | Failed | Draw) -> None:
         """Go on with the leaf that an answer is about, or give the proxy sockets of a leaf's network."""
         if isinstance(body, Draw):
-            if self.proxy is not None:
-                with doors.supply(self._leaves.get(body.leaf)) as descriptors:
-                    self.proxy.send(packet_id, Drawn(body.leaf), descriptors)
+            doors.give(self.proxy, packet_id, body.leaf, self._leaves.get(body.leaf))
             return
         governed, again = self._asked.pop(packet_id, (None, False))
         if self.cutting.answered(packet_id) or governed is None or governed.stage is Stage.ENDED:
@@ -419,19 +416,7 @@ class Leaves:
 
     def _hand_over(self, governed: Governed, *, again: bool) -> None:
         assert governed.listeners is not None
-        listeners = governed.listeners
-        body = Listen(
-            leaf=governed.leaf.name,
-            workload=governed.workload.name,
-            placement=governed.workload.placement.value,
-            port=listeners.port,
-            dns_port=listeners.dns_port,
-            loopback_ports=sorted(governed.loopback_ports),
-            sockets=[door.path for door in governed.unix],
-            uid=governed.account.uid,
-            inbound=[(each.listen, each.port) for each in governed.workload.inbound],
-        )
-        self._ask(governed, body, Listening, listeners.descriptors, again=again)
+        self._ask(governed, doors.announce(governed, governed.listeners), Listening, governed.listeners.descriptors, again=again)
 
     def _listening(self, governed: Governed, *, again: bool) -> None:
         governed.served = True
@@ -540,7 +525,7 @@ class Leaves:
     def reap(self) -> None:
         """Collect ended children that are nobody's first process (what the first processes left, canaries)."""
         first = {each.process.pid for each in self.live() if each.process is not None}
-        for pid in _children() - first:
+        for pid in children() - first:
             with contextlib.suppress(ChildProcessError):
                 os.waitpid(pid, os.WNOHANG)
 
@@ -607,10 +592,3 @@ class Leaves:
         own = self._own.pop(governed.leaf.name, None)
         if own is not None:
             own.ended(governed)
-
-
-def _children() -> set[int]:
-    try:
-        return {int(word) for word in Path(f"/proc/self/task/{os.getpid()}/children").read_text().split()}
-    except OSError:
-        return set()

@@ -62,8 +62,12 @@ def serving(service: Service, port: int, *addresses: str, workload: str = "web",
     pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "stderr": subprocess.STDOUT}
     with subprocess.Popen(command, env=service.environment, cwd="/", text=True, **pipes) as process:  # type: ignore[call-overload]
         try:
-            line = process.stdout.readline()
-            assert line == "up\n", line + process.stdout.read()
+            said = []
+            for line in process.stdout:  # the launcher's own notes come first
+                said.append(line)
+                if line == "up\n":
+                    break
+            assert said[-1:] == ["up\n"], said
             process.stdin.write(then)
             process.stdin.close()
             yield process
