@@ -43,14 +43,14 @@ _TICK_NS = 1_000_000_000 // os.sysconf("SC_CLK_TCK")
 
 @dataclass(slots=True)
 class _Watched:
-    """What is known of one leaf: the sockets that it held at the last look, by device and inode, and which were judged fine."""
+    """What is known of one leaf: the sockets that it held at the last look, by inode, and which were judged fine."""
 
     governed: Governed
     cookie: int
     pid_namespace: int
     marked: bool
-    fine: set[tuple[int, int]] = field(default_factory=set)
-    held: set[tuple[int, int]] = field(default_factory=set)
+    fine: set[int] = field(default_factory=set)
+    held: set[int] = field(default_factory=set)
 
 
 @dataclass(slots=True)
@@ -115,20 +115,20 @@ class Auditor:
         if self._running is None:
             self._look = _Look(now)
             self._running = self._everything()
-        began = time.perf_counter()
+        began, spent = time.perf_counter(), time.process_time()
         try:
             while time.perf_counter() - began < _STEP_S:
                 next(self._running)
             self.due = now
         except StopIteration:
-            self._look.spent += time.perf_counter() - began
+            self._look.spent += time.process_time() - spent
             self._complete(now)
             return
         except Exception as error:
             # Whatever it is, the loop must go on and the look be tried again; meanwhile ``refusal`` keeps the door shut.
             log.exception("the auditor")
             self._fail(now, repr(error))
-        self._look.spent += time.perf_counter() - began
+        self._look.spent += time.process_time() - spent
 
     def refusal(self, now: float) -> str:
         """Return why nothing may be launched now, empty when the last complete look is recent enough."""
@@ -139,7 +139,7 @@ class Auditor:
     def report(self) -> dict[str, Any]:
         """Return the state for ``status``.
 
-        Keys: ``last_at`` (unix seconds of the last complete look, 0 before the first), ``took_us`` of this process for it,
+        Keys: ``last_at`` (unix seconds of the last complete look, 0 before the first), ``took_us`` of processor time for it,
         ``sockets`` and ``processes`` looked at, ``findings`` since the start, ``problem``.
         """
         return {
@@ -213,7 +213,7 @@ class Auditor:
         governed = watched.governed
         assert governed.process is not None
         self._look.leaf_held = 0
-        held: set[tuple[int, int]] = set()
+        held: set[int] = set()
         processes = governed.leaf.processes()
         inside = self._inside(watched)
         for pid in processes:
@@ -237,7 +237,7 @@ class Auditor:
             return
         assert governed.process is not None
         try:
-            masked = self._newcomers.mask(governed, {inode for _, inode in watched.held})
+            masked = self._newcomers.mask(governed, watched.held)
         except (FileNotFoundError, ProcessLookupError):
             return  # ended meanwhile
         except HostagentError as error:
@@ -280,7 +280,7 @@ class Auditor:
                 os.close(pidfd)
         return False
 
-    def _table(self, watched: _Watched, table: Table, inside: Inside, held: set[tuple[int, int]]) -> Iterator[None]:
+    def _table(self, watched: _Watched, table: Table, inside: Inside, held: set[int]) -> Iterator[None]:
         """Look at one table of descriptors."""
         for batch in table.sockets():
             self._look.leaf_held += batch.looked_at
@@ -299,12 +299,12 @@ class Auditor:
         if taken is None:
             return False
         try:
-            status = os.fstat(taken)
+            inode = os.fstat(taken).st_ino
             verdict = judge(taken, inside)
         finally:
             os.close(taken)
         if verdict is FINE:
-            watched.fine.add((status.st_dev, status.st_ino))
+            watched.fine.add(inode)
         if not verdict.finding:
             return False
         self._foreign(watched, table.pid, Verdict(verdict.finding, f"descriptor {number}: {verdict.detail}"))

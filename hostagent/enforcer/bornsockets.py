@@ -33,7 +33,7 @@ class BornSockets:
         """Nothing is read yet."""
         self._namespaces: dict[int, int] = {}
         self._due = 0.0
-        self._places: set[str] | None = None
+        self._places: dict[str, set[str]] | None = None
 
     def now(self, monotonic_s: float) -> dict[Born, str]:
         """Return every socket that listens or receives datagrams at a path, with the name that its maker gave."""
@@ -57,10 +57,10 @@ class BornSockets:
     def exact(self, name: str) -> set[str]:
         """Return the paths that ``name`` can mean: its maker may have had another root, or a folder of its own."""
         if self._places is None:
-            self._places = set(_places())
+            self._places = {link: _places(link) for link in ("root", "cwd")}
         bare = name.lstrip("/")
-        found = {os.path.normpath(f"{place.rstrip('/')}/{bare}") for place in self._places}
-        return found | {os.path.normpath(name)} if name.startswith("/") else found
+        places = self._places["root" if name.startswith("/") else "cwd"]
+        return {os.path.normpath(f"{place.rstrip('/')}/{bare}") for place in places}
 
     def beside(self, name: str) -> set[str]:
         """Return the paths of all socket files in the folders that ``name`` can mean: files are renamed and linked."""
@@ -72,12 +72,17 @@ def _namespaces() -> Iterator[tuple[int, int]]:
     """Yield each network namespace with a process that is in it."""
     for name in _numbers("/proc"):
         with contextlib.suppress(OSError):
-            yield Path(f"/proc/{name}/ns/net").stat().st_ino, int(name)
+            yield _namespace(int(name)), int(name)
+
+
+def _namespace(pid: int) -> int:
+    # Asked of every process of the host each second: pathlib would double what that costs, and stat(2) again.
+    return int(os.readlink(f"/proc/{pid}/ns/net")[len("net:[") : -1])  # noqa: PTH115
 
 
 def _read(namespace: int, pid: int) -> dict[Born, str] | None:
     try:
-        if Path(f"/proc/{pid}/ns/net").stat().st_ino != namespace:
+        if _namespace(pid) != namespace:
             return None
         table = Path(f"/proc/{pid}/net/unix").read_text(errors="surrogateescape")
     except OSError:
@@ -91,11 +96,13 @@ def _read(namespace: int, pid: int) -> dict[Born, str] | None:
     return found
 
 
-def _places() -> Iterator[str]:
+def _places(link: str) -> set[str]:
+    """Return where the processes have their root or their folder; the host's root always."""
+    found = {"/"}
     for name in _numbers("/proc"):
-        for link in ("cwd", "root"):
-            with contextlib.suppress(OSError):
-                yield str(Path(f"/proc/{name}/{link}").readlink())
+        with contextlib.suppress(OSError):
+            found.add(os.readlink(f"/proc/{name}/{link}"))  # noqa: PTH115
+    return found
 
 
 def _numbers(folder: str) -> list[str]:

@@ -17,7 +17,7 @@ from typing import Any
 import pytest
 
 from hostagent.enforcer import kernel
-from hostagent.enforcer.auditor import BOUND_S
+from hostagent.enforcer.auditor import BOUND_S, EVERY_S
 from tests.netns.stage import SINK_4, Stage, stage, unix_socket_pair, wait_for
 
 pytestmark = pytest.mark.root
@@ -276,3 +276,50 @@ def test_a_workload_that_uses_every_kind_of_its_own_sockets_is_left_alone(audite
     done = audited.run(workload, "/usr/bin/python3", str(script))
     assert (done.returncode, done.stdout) == (0, "done\n"), done.stderr
     assert audited.events("audit")[before:] == []
+
+
+_MANY = """
+import resource, socket, sys, time
+resource.setrlimit(resource.RLIMIT_NOFILE, (4096, 4096))
+listener = socket.create_server(("127.0.0.1", 0), backlog=600)
+kept = []
+for _ in range(int(sys.argv[1]) // 4):
+    dial = socket.create_connection(listener.getsockname())
+    kept += [dial, listener.accept()[0], socket.socket(socket.AF_INET6, socket.SOCK_DGRAM), socket.socket()]
+print(len(kept), flush=True)
+time.sleep(120)
+"""
+
+
+def test_a_thousand_sockets_cost_little(audited: Stage) -> None:
+    """Processor time of enforcerd, all of its work included, with a workload that holds no socket and with one that holds 1,000."""
+
+    def spent(number: int) -> tuple[float, float]:
+        assert audited.enforcer is not None
+        process = audited.start("shared", "/usr/bin/python3", "-I", "-c", _MANY, str(number))
+        assert process.stdout is not None
+        assert process.stdout.readline() == f"{number}\n"
+        wait_for("a look at all", lambda: audited.status()["auditor"]["sockets"] >= number)
+        stat = Path(f"/proc/{audited.enforcer.pid}/stat")
+
+        def processor_s() -> float:
+            return sum(map(int, stat.read_text().rpartition(")")[2].split()[11:13])) / os.sysconf("SC_CLK_TCK")
+
+        before, began = processor_s(), time.monotonic()
+        time.sleep(6)  # what is measured is what idling costs
+        share = (processor_s() - before) / (time.monotonic() - began)
+        looks = []
+        for _ in range(11):
+            time.sleep(0.5)  # another look
+            looks.append(audited.status()["auditor"]["took_us"])
+        process.kill()
+        process.communicate()
+        wait_for("its end", lambda: audited.status()["leaves"] == [])
+        return share, sorted(looks)[5] / 1e6 / EVERY_S
+
+    idle, idle_look = spent(0)
+    share, look = spent(1000)
+    print(f"auditor: {idle_look:.2%} of a core with no socket, {look:.2%} with 1,000; all of enforcerd {idle:.2%}, {share:.2%}")
+    assert look > 0
+    # A tenth of a core would be a mistake of ours on any machine; the figures themselves are in the README.
+    assert share < 0.1
