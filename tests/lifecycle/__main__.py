@@ -26,7 +26,7 @@ _HEAD = f"{'event':<31} {'placement':<19} {'times':>5} {'attempts':>8} {'per s':
 
 def measure(event: Event, placement: str, times: int, folder: Path) -> Figures:
     """Run one event under load and return its figures."""
-    variant = {"plain": "plain" in placement, "iptables": "iptables" in placement}
+    variant = {"plain": "plain" in placement, "iptables": "iptables" in placement, "without_bpf": "no eBPF" in placement}
     with rig(folder, **variant) as built, Measurement(built, event.name, placement, times=times) as measurement:
         event.body(measurement, times)
     return measurement.figures

@@ -260,19 +260,20 @@ BOTH = ("isolated", "shared")
 HOST_ONLY = ("shared", "shared (plain)")
 ALL = (*BOTH, "shared (plain)")
 IPTABLES = "isolated (iptables)"
+RULES_ALONE = "shared (no eBPF)"
 
 EVENTS = (
     Event("reload", reload, (*ALL, IPTABLES), 100, 1000),
     Event("launches", launches, BOTH, 5, 50),
     Event("enforcerd restarted", enforcer_restarts, BOTH, 1, 5),
-    Event("enforcerd kill -9", enforcer_crashes, (*ALL, IPTABLES), 1, 5),
+    Event("enforcerd kill -9", enforcer_crashes, (*ALL, IPTABLES, RULES_ALONE), 1, 5),
     Event("proxyd kill -9", proxy_crashes, BOTH, 2, 10),
     Event("both kill -9, squatters", everything_crashes, BOTH, 1, 5),
     Event("nft flush ruleset", flush_ruleset, ALL, 20, 200),
     Event("another tool's nft reload", refill, ALL, 20, 200),
     Event("another tool's iptables reload", iptables_reload, (*ALL, IPTABLES), 2, 20),
-    Event("leaf recreated", leaf_recreated, ("shared",), 3, 20),
-    Event("slice recreated", slice_recreated, BOTH, 1, 5),
+    Event("leaf recreated", leaf_recreated, ("shared", RULES_ALONE), 3, 20),
+    Event("slice recreated", slice_recreated, (*BOTH, RULES_ALONE), 1, 5),
     Event("conntrack flushed", conntrack_flushed, (*BOTH, IPTABLES), 20, 200),
     Event("conntrack full", conntrack_full, BOTH, 1, 2, breaks_others=True),
     Event("NOTRACK rules", notrack, (*BOTH, IPTABLES), 1, 5),

@@ -40,7 +40,6 @@ class Load:
         self.attempts = 0
         self.began = time.monotonic()
         self.first = self.last = self.gap_start = self.gap = 0.0
-        self.datagrams = {family: socket.socket(family, socket.SOCK_DGRAM) for family, _ in self.targets}
 
     def count(self, what: str) -> None:
         self.met[what] = self.met.get(what, 0) + 1
@@ -49,14 +48,20 @@ class Load:
         family, address = self.targets[self.attempts % len(self.targets)]
         port = self.ports[self.attempts // len(self.targets) % len(self.ports)]
         self.attempts += 1
-        if self.attempts % UDP_EVERY == 0:
-            try:
-                self.datagrams[family].sendto(b"stolen", (address, 443))
-                self.count("udp: sent")
-            except OSError as error:
-                self.count("udp: " + errno.errorcode.get(error.errno or 0, str(error)))
+        datagram = self.attempts % UDP_EVERY == 0
+        try:
+            made = socket.socket(family, (socket.SOCK_DGRAM if datagram else socket.SOCK_STREAM) | socket.SOCK_NONBLOCK)
+        except OSError as error:
+            self.count("socket: " + errno.errorcode.get(error.errno or 0, str(error)))
             return
-        made = socket.socket(family, socket.SOCK_STREAM | socket.SOCK_NONBLOCK)
+        if datagram:
+            with made:
+                try:
+                    made.sendto(b"stolen", (address, 443))
+                    self.count("udp: sent")
+                except OSError as error:
+                    self.count("udp: " + errno.errorcode.get(error.errno or 0, str(error)))
+            return
         made.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _RESET)
         code = made.connect_ex((address, port))
         if code not in (0, errno.EINPROGRESS):

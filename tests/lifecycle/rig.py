@@ -286,8 +286,9 @@ class Measurement:
 
 
 @contextlib.contextmanager
-def rig(folder: Path, *, plain: bool = False, iptables: bool = False) -> Iterator[Rig]:
+def rig(folder: Path, *, plain: bool = False, iptables: bool = False, without_bpf: bool = False) -> Iterator[Rig]:
     """Yield a host under test, quiet until a ``Measurement`` begins."""
-    with stage(folder, _WORKLOADS, plain_table=plain, firewall="iptables" if iptables else FIREWALL, kind=Rig) as built:
+    firewall, bpf = "iptables" if iptables else FIREWALL, "off" if without_bpf else "auto"
+    with stage(folder, _WORKLOADS, plain_table=plain, firewall=firewall, bpf=bpf, kind=Rig) as built:
         assert isinstance(built, Rig)
         yield built
