@@ -23,7 +23,7 @@ from hostagent.cli.enforcerlink import EnforcerConnection
 from hostagent.enforcer import kernel
 from hostagent.enforcer.cgroup import Slice
 from hostagent.ipc import Reload, Reloaded
-from tests.netns.stage import FIREWALL, PROXY_UID, SINK_4, SINK_6, Stage, stage, wait_for
+from tests.netns.stage import BPF, FIREWALL, PROXY_UID, SINK_4, SINK_6, Stage, stage, wait_for
 
 LOAD = Path(__file__).with_name("load.py").read_text()
 RATE = 1250.0
@@ -288,7 +288,7 @@ class Measurement:
 @contextlib.contextmanager
 def rig(folder: Path, *, plain: bool = False, iptables: bool = False, without_bpf: bool = False) -> Iterator[Rig]:
     """Yield a host under test, quiet until a ``Measurement`` begins."""
-    firewall, bpf = "iptables" if iptables else FIREWALL, "off" if without_bpf else "auto"
+    firewall, bpf = "iptables" if iptables else FIREWALL, "off" if without_bpf else BPF
     with stage(folder, _WORKLOADS, plain_table=plain, firewall=firewall, bpf=bpf, kind=Rig) as built:
         assert isinstance(built, Rig)
         yield built

@@ -265,7 +265,6 @@ def stage(
     plain_table: bool = False,
     bpf: str = BPF,
     firewall: str = FIREWALL,
-    bpf: str = "auto",
     kind: type[Stage] = Stage,
     unix_targets: Sequence[str] = (),
 ) -> Iterator[Stage]:
@@ -273,7 +272,7 @@ def stage(
     built.settings["plain_table"] = plain_table
     built.settings["bpf"] = bpf
     built.settings["unix_targets"] = list(unix_targets)
-    built.settings |= {"firewall": firewall, "bpf": bpf}
+    built.settings["firewall"] = firewall
     try:
         built.wire()
         built.start_sink()
