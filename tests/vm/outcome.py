@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from xml.etree import ElementTree as ET
 
+from tests.bypass.results import Cells
 from tests.vm.progress import PhaseError
 
 
@@ -76,6 +77,19 @@ def write(outcome: Outcome, path: Path) -> None:
     tests = {test.name: test.outcome for tests in outcome.suites.values() for test in tests}
     document = {"kernel": outcome.kernel, "lsm": outcome.lsm.split(","), "system": outcome.system, "tests": dict(sorted(tests.items()))}
     path.write_text(json.dumps(document, indent=1) + "\n", encoding="utf-8")
+
+
+def cells(folder: Path, suites: Iterable[str]) -> Cells:
+    """Return what came of each numbered attack over all suites: failed in one of them is failed; a real daemon outdoes a stand-in."""
+    merged: Cells = {}
+    for name in suites:
+        path = folder / f"{name}.cells.json"
+        found: Cells = json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
+        for number, places in found.items():
+            for place, state in places.items():
+                before = merged.setdefault(number, {}).get(place, state)
+                merged[number][place] = min(before, state, key=("failed", "passed", "stand-in").index)
+    return merged
 
 
 def summary(outcome: Outcome) -> str:

@@ -5,12 +5,15 @@ Nothing here is in a namespace of its own: this machine lives for one run.
 
 from __future__ import annotations
 
+import json
+import os
 import subprocess
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
 from pathlib import Path
 
 import pytest
 
+from tests.bypass.results import Run
 from tests.stage import Service, Settings, World
 from tests.stage.world import ACCOUNTS, APPROVERS_GROUP, REPOSITORY, wait_for
 
@@ -27,6 +30,26 @@ WORKLOADS = {
 }
 ENGINE = Path("/srv/engine/podman.sock")
 MARKS = Path("/var/lib/marks")
+_RUN = Run({})
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_makereport(item: pytest.Item) -> Generator[None, pytest.TestReport, pytest.TestReport]:
+    """Note what came of the numbered attacks here, where the real daemons are."""
+    report = yield
+    given = getattr(item, "callspec", None)
+    if given and "attempted" in given.params and (report.when == "call" or report.failed):
+        placement = "shared" if "shared" in given.params["attempted"] else "isolated"
+        for marker in item.iter_markers("attack"):
+            for number in marker.args:
+                _RUN.note(number, placement, passed=report.passed, real=True)
+    return report
+
+
+def pytest_sessionfinish() -> None:
+    """Hand the attacks' results to whoever asked for them."""
+    if wanted := os.environ.get("HOSTAGENT_BYPASS_RESULTS"):
+        Path(wanted).write_text(json.dumps(_RUN.cells), encoding="utf-8")
 
 
 def sh(*command: str, check: bool = True) -> str:

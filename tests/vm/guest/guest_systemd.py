@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import re
 import subprocess
+from collections.abc import Iterable
 from pathlib import Path
 
 import pytest
@@ -15,12 +16,28 @@ from tests.vm.guest.conftest import ENGINE, MARKS, as_dana, sh
 from tests.vm.guest.guest_hostile import PLACES, SOCKETS, commands
 
 SLICE = Path("/sys/fs/cgroup/governed.slice")
+# The attacks of tests/bypass that only such a machine shows with the real thing.
+_NUMBERS = {
+    "9": ("resolvectl", "resolved-varlink"),
+    "32": ("systemd-run", "transient-unit-", "systemctl", "loginctl", "system-bus", "systemd-private", "user-", "userdb"),
+    "33": ("at", "batch", "crontab", "cron-", "system-unit", "transient-unit", "profile", "authorized-keys", "linger", "tmpfiles"),
+    "35": ("podman", "docker"),
+}
 WORKLOADS = ("isolated", "shared", "login", "login-shared")
 _QUERY = ["psql", "-X", "-At", f"host={DATABASE_NAME} dbname=crm user=crm_app sslmode=require", "-c"]
 
 
 def ask(service: Service, workload: str, question: str) -> subprocess.CompletedProcess[str]:
     return service.launch(*_QUERY, question, workload=workload)
+
+
+def attempts(names: Iterable[str]) -> list[object]:
+    """Return the names as parameters, marked with the number of the attack that each belongs to."""
+
+    def marks(name: str) -> list[pytest.MarkDecorator]:
+        return [pytest.mark.attack(number) for number, starts in _NUMBERS.items() if name.startswith(starts)]
+
+    return [pytest.param(name, marks=marks(name)) for name in sorted(names)]
 
 
 # -- the machine -------------------------------------------------------------------------------------------------------------
@@ -51,7 +68,7 @@ def test_a_legitimate_query_works_and_is_on_record(service: Service, workload: s
     assert service.wait_sql(f"select 1 from statements where workload = '{workload}' and decision = 'allow'", 60)
 
 
-_WORKS_OUTSIDE = ("systemd-run-user", "systemd-run-scope", "transient-unit-user", "at", "crontab", "podman-socket")
+_WORKS_OUTSIDE = ("systemd-run-user", "transient-unit-user", "at", "crontab", "podman-socket")
 
 
 # -- somebody else is to do it -----------------------------------------------------------------------------------------------
@@ -67,7 +84,7 @@ def harmless_outside(world: World) -> dict[str, str]:
     outcomes: dict[str, str] = json.loads(done.stdout)
     for name in _WORKS_OUTSIDE:
         assert outcomes[name].startswith("status 0"), (name, outcomes[name])
-    marks = {"systemd-run-user", "systemd-run-scope", "transient-unit-user", "at"}
+    marks = {"systemd-run-user", "transient-unit-user", "at"}
     wait_for(lambda: {each.name for each in MARKS.iterdir()} >= marks, "the marks", 60)
     as_dana("crontab", "-r")
     for mark in MARKS.iterdir():
@@ -101,18 +118,18 @@ def transactions() -> int:
     return int(found[1])
 
 
-@pytest.mark.parametrize("name", sorted(commands()))
+@pytest.mark.parametrize("name", attempts(commands()))
 def test_nothing_outside_runs_it_for_a_workload(attempted: tuple[str, dict[str, str]], name: str) -> None:
     outcome = attempted[1][name]
     assert re.match(r"(status (?!0:)-?\d+: |E[A-Z]+$)", outcome), outcome
 
 
-@pytest.mark.parametrize("name", sorted(SOCKETS))
+@pytest.mark.parametrize("name", attempts(SOCKETS))
 def test_no_socket_of_the_host_answers(attempted: tuple[str, dict[str, str]], name: str) -> None:
     assert attempted[1][f"dial-{name}"] in ("ENOENT", "EACCES", "turned away")
 
 
-@pytest.mark.parametrize("name", sorted(PLACES))
+@pytest.mark.parametrize("name", attempts(PLACES))
 def test_nothing_is_left_for_later(attempted: tuple[str, dict[str, str]], name: str) -> None:
     """What is written goes to a private place: the host's is read-only or absent."""
     outcome = attempted[1][f"write-{name}"]
@@ -121,17 +138,20 @@ def test_nothing_is_left_for_later(attempted: tuple[str, dict[str, str]], name: 
         assert not Path(PLACES[name]).exists() or "hostile" not in Path(PLACES[name]).read_text()
 
 
+@pytest.mark.attack("9")
 def test_the_stub_resolver_is_not_reached(attempted: tuple[str, dict[str, str]]) -> None:
     for name in ("stub-resolver", "stub-proxy", "resolver-elsewhere"):
         assert attempted[1][name] == "rcode 3 answers 0"
 
 
+@pytest.mark.attack("35")
 def test_an_engines_socket_in_view_turns_away_and_each_dial_is_a_row(service: Service, attempted: tuple[str, dict[str, str]]) -> None:
     workload, outcomes = attempted
     assert outcomes["dial-engine"] == "turned away"
     assert service.wait_sql(f"select 1 from refusals where workload = '{workload}' and reason like '%{ENGINE}%'", 60)
 
 
+@pytest.mark.attack("9", "32", "33", "35")
 def test_nothing_came_of_any_of_it(service: Service, attempted: tuple[str, dict[str, str]]) -> None:
     sh("systemctl", "start", "cron")
     assert [each.name for each in MARKS.iterdir()] == []
@@ -193,9 +213,14 @@ def test_a_unit_of_the_slices_name_is_started_and_stopped(service: Service, plac
     sh("systemctl", "start", "governed.slice")
     assert governed.ask("select 2;") == "2"
     sh("systemctl", "stop", "governed.slice")
-    governed.process.wait(60)
+    # It may go on under its rules or be ended; it may not be left without them.
+    assert governed.ask("select 3;") in ("3", "")
     governed.close()
-    wait_for(lambda: ask(service, placement, "select 3").stdout == "3\n", "service to come back", 60)
+    assert service.world.sink_lines() == []
+    # Now nothing holds the folders: systemd removes them all, and whoever starts next gets new ones with new rules.
+    sh("systemctl", "start", "governed.slice")
+    sh("systemctl", "stop", "governed.slice")
+    wait_for(lambda: ask(service, placement, "select 4").stdout == "4\n", "service to come back", 60)
     assert service.world.sink_lines() == []
 
 
