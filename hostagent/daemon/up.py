@@ -27,7 +27,7 @@ from hostagent.model.errors import HostagentError
 
 log = logging.getLogger(__name__)
 
-_STARTUP_S = 30.0
+_STARTUP_S = 120.0  # enforcerd may have to compile its eBPF programs: a second, or a minute on an emulated processor
 _STOP_S = 10.0
 _BACKOFF_S = (0.1, 0.5, 1.0, 2.0, 5.0)
 

@@ -35,6 +35,7 @@ def main(arguments: Sequence[str]) -> int:
     parser = argparse.ArgumentParser(prog="make test-vm", description=__doc__)
     parser.add_argument("suites", nargs="*", metavar="SUITE|PATH", help=f"default: {' '.join(SUITES)}")
     parser.add_argument("--total", type=int, default=1800, help="seconds from power-on to power-off (default 1800)")
+    parser.add_argument("--output", type=Path, default=_OUTPUT, help="folder for what comes back (default build/vm)")
     parser.add_argument("--keep", action="store_true", help="keep what came of the attacks in tests/bypass, and write its table anew")
     given = parser.parse_args(arguments)
     if os.geteuid() != 0:
@@ -44,26 +45,26 @@ def main(arguments: Sequence[str]) -> int:
     progress = Progress()
     started = time.monotonic()
     try:
-        machine.run(image(progress), plan, _OUTPUT, machine.Limits(given.total), progress)
-        found = outcome.read(_OUTPUT, plan)
+        machine.run(image(progress), plan, given.output, machine.Limits(given.total), progress)
+        found = outcome.read(given.output, plan)
     except PhaseError as failure:
         print(f"{failure}\ntest-vm: FAILED", file=sys.stderr)
         return 1
     except KeyboardInterrupt:
         print("test-vm: interrupted; the machine is gone", file=sys.stderr)
         return 130
-    outcome.write(found, _OUTPUT / "results.json")
+    outcome.write(found, given.output / "results.json")
     print(outcome.summary(found))
-    _attacks(plan, found, keep=given.keep)
-    print(f"test-vm: {time.monotonic() - started:.0f} s; logs and results.json are in {_OUTPUT.relative_to(REPOSITORY)}")
+    _attacks(given.output, plan, found, keep=given.keep)
+    print(f"test-vm: {time.monotonic() - started:.0f} s; logs and results.json are in {given.output}")
     return 1 if found.bad else 0
 
 
-def _attacks(plan: Iterable[str], found: outcome.Outcome, *, keep: bool) -> None:
+def _attacks(folder: Path, plan: Iterable[str], found: outcome.Outcome, *, keep: bool) -> None:
     """Say what came of the numbered attacks on this kernel, and keep it as ``make bypass`` keeps its own if asked to."""
-    run = results.Run(outcome.cells(_OUTPUT, plan))
+    run = results.Run(outcome.cells(folder, plan))
     name = ".".join(found.kernel.split(".")[:2])
-    run.write(_OUTPUT / f"bypass-{name}.json")
+    run.write(folder / f"bypass-{name}.json")
     print(f"attacks on Linux {name}: {results.totals(run.cells)}")
     for problem in run.failed():
         print(f"not passed: {problem}")

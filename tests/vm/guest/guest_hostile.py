@@ -1,6 +1,7 @@
 """A hostile program for a host with systemd: asks what runs outside to run something for it. Prints each outcome as JSON.
 
-``guest_hostile.py MARKS SINK ENGINE``: a folder in which nothing must appear, the address of a sink, an engine's socket in view.
+``guest_hostile.py MARKS SINK ENGINE WORD``: a folder in which nothing must appear, the address of a sink, an engine's socket in view,
+what to write where nothing must be written.
 An outcome is the first words of what the program said, or the error's name; nothing here judges, the tests do.
 """
 
@@ -15,7 +16,7 @@ import subprocess
 import sys
 from pathlib import Path
 
-MARKS, SINK, ENGINE = sys.argv[1:4]
+MARKS, SINK, ENGINE, WORD = sys.argv[1:5]
 UID = os.getuid()
 SECRET = "exfiltrated"
 SOCKETS = {
@@ -50,7 +51,7 @@ PLACES = {
     "core-pattern": "/proc/sys/kernel/core_pattern",
     "cgroup": "/sys/fs/cgroup/cgroup.procs",
 }
-_UNIT = ["ssa(sv)a(sa(sv))", "hostile.service", "replace", "1", "ExecStart", "a(sasb)", "1", "/usr/bin/touch", "2", "touch"]
+_UNIT = ["ssa(sv)a(sa(sv))", f"{WORD}.service", "replace", "1", "ExecStart", "a(sasb)", "1", "/usr/bin/touch", "2", "touch"]
 
 
 def commands() -> dict[str, tuple[list[str], str]]:
@@ -119,7 +120,7 @@ def write(path: str) -> str:
         if not path.startswith(("/proc", "/sys")):
             Path(path).parent.mkdir(parents=True, exist_ok=True)
         with open(path, "a") as file:
-            file.write("hostile\n")
+            file.write(f"# {WORD}\n")
     except OSError as error:
         return name_of(error)
     return "written"
