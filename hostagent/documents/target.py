@@ -13,6 +13,7 @@ from hostagent.documents.named import Named, Strict, named_document
 from hostagent.model.target import CredentialSource, Login, Target, UpstreamTLS
 
 MAXIMUM_SOCKETS = 8
+_ANYBODYS = ("/tmp/", "/var/tmp/")  # noqa: S108 - refused, not used
 _LONGEST_PATH = 107
 """Bytes of a path in ``struct sockaddr_un`` (unix(7)), the ending zero aside."""
 
@@ -78,6 +79,9 @@ class _Document(Named):
             raise ValueError("give hosts (names or addresses), sockets (paths of unix sockets), or both")
         if not self.hosts and self.tls == "verify":
             raise ValueError("tls: verify needs hosts; there is no TLS over a unix socket")
+        for path in self.sockets if not self.hosts else ():
+            if path.startswith(_ANYBODYS):
+                raise ValueError(f"{path}: anybody can make a socket there and be the server; give hosts, or another folder")
         if not self.hosts and len(self.sockets) > 1:
             raise ValueError("several sockets and no hosts: give each its own document, or hosts for them all")
         return self

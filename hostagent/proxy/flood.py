@@ -61,7 +61,7 @@ class Flood:
             "leaf": self._leaf,
             "source": "",
             "destination": destination,
-            "transport": "tcp",
+            "transport": "unix" if destination.startswith("/") else "tcp",
             "reason": f"beyond the rate that is recorded one by one: {reason}",
             "count": count,
         }

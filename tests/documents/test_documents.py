@@ -83,6 +83,8 @@ def test_a_target_may_be_a_unix_socket_alone_or_beside_its_hosts() -> None:
         ("sockets: [/db]", "folder of its own"),
         ("sockets: [/etc/db]", "folder of its own"),
         ("sockets: [/run/a, /run/b]", "each its own document"),
+        ("sockets: [/tmp/.s.PGSQL.5432]", "anybody can make a socket there"),
+        ("sockets: [/var/tmp/pg/.s.PGSQL.5432]", "anybody can make a socket there"),
         ("sockets: [/run/a]\ntls: verify", "no TLS over a unix socket"),
         (f"hosts: [a]\nsockets: [{', '.join(f'/run/{number}' for number in range(9))}]", "sockets"),
     ],
