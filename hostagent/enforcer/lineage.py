@@ -7,6 +7,8 @@ from __future__ import annotations
 
 import time
 from collections.abc import Mapping
+from ipaddress import ip_address
+from typing import NamedTuple
 
 from hostagent.enforcer.bpf import layout
 from hostagent.enforcer.bpf.layout import Heading
@@ -23,7 +25,22 @@ _WINDOW_NS = 1_000_000_000
 _MAXIMUM_KEYS = 256
 _OTHERS = "various"
 
-_Key = tuple[str, str, str, bool]
+
+class _Dial(NamedTuple):
+    """What dials are counted by. ``own``: to the leaf's own loopback."""
+
+    workload: str
+    leaf: str
+    destination: str
+    established: bool
+    own: bool
+
+    def fields(self, source: str, count: int) -> dict[str, object]:
+        """Return the event's fields about where it went."""
+        about = self._asdict() | {"transport": "tcp", "source": source, "count": count}
+        del about["workload"]
+        return about
+
 
 
 class Lineage:
@@ -34,9 +51,9 @@ class Lineage:
         self._watch = watch
         self._evidence = evidence
         self._processes = Processes()
-        self._cgroups: dict[str, int] = {}
+        self._leaves: dict[int, Governed] = {}
         self._rows: dict[str, int] = {}
-        self._counts: dict[_Key, tuple[int, int]] = {}
+        self._counts: dict[_Dial, tuple[int, int]] = {}
         self._window = 0
         self._events: list[Event] = []
         watch.on(layout.RECORD_FORK, self._forked)
@@ -47,13 +64,15 @@ class Lineage:
     def begin(self, governed: Governed) -> None:
         """Follow a leaf whose first process (ours, inside it) is there and has started nothing yet."""
         if governed.cgroup and governed.process is not None:
-            self._cgroups[governed.leaf.name] = governed.cgroup
+            self._leaves[governed.cgroup] = governed
             self._processes.root(governed.cgroup, governed.process.pid)
 
     def end(self, governed: Governed) -> None:
         """Write down what is left about a leaf and forget it. The rings must have been read."""
         self.flush()
-        self._processes.forget(self._cgroups.pop(governed.leaf.name, 0))
+        for cgroup in [number for number, each in self._leaves.items() if each is governed]:
+            del self._leaves[cgroup]
+            self._processes.forget(cgroup)
 
     def tick(self) -> None:
         """Write down what came since the last time; drop what is known of processes long ended."""
@@ -102,10 +121,10 @@ class Lineage:
         family = int(ends["family"])
         source, destination = (_endpoint(family, ends[f"{end}addr"], ends[f"{end}port"]) for end in ("s", "d"))
         leaf, workload = self._watch.leaf(heading.leaf)
-        established = bool(fields["established"])
+        dial = _Dial(workload, leaf, str(destination), bool(fields["established"]), self._own(heading.leaf, destination))
         taken = self._rows.get(leaf, 0)
         if taken >= _ROWS_PER_WINDOW:
-            self._add((leaf, workload, destination, established), heading.at_ns)
+            self._add(dial, heading.at_ns)
             return
         self._rows[leaf] = taken + 1
         chain = self._processes.chain(heading.leaf, Name(heading.tgid, int(fields["start_ns"]), int(fields["image"])))
@@ -119,23 +138,27 @@ class Lineage:
             "attribution": "process" if chain else "cgroup-only",
             "lineage": _shown(chain),
         }
-        self._append(workload, heading.at_ns, _flow(leaf, source, destination, established=established, count=1) | who)
+        self._append(workload, heading.at_ns, dial.fields(str(source), 1) | who)
         if len(self._events) >= _ROWS_PER_WINDOW:
             self.write()
 
     # -- counting --------------------------------------------------------------------------------------------------
 
-    def _add(self, key: _Key, at_ns: int) -> None:
-        if key not in self._counts and len(self._counts) >= _MAXIMUM_KEYS:
-            key = (key[0], key[1], _OTHERS, key[3])
-        first, count = self._counts.get(key, (at_ns, 0))
-        self._counts[key] = (first, count + 1)
+    def _own(self, cgroup: int, destination: Endpoint) -> bool:
+        """Whether a dial stays on the leaf's own loopback: the rules redirect only the ports of declared targets there."""
+        leaf = self._leaves.get(cgroup)
+        return leaf is not None and destination.port not in leaf.loopback_ports and ip_address(destination.host).is_loopback
+
+    def _add(self, dial: _Dial, at_ns: int) -> None:
+        if dial not in self._counts and len(self._counts) >= _MAXIMUM_KEYS:
+            dial = dial._replace(destination=_OTHERS)
+        first, count = self._counts.get(dial, (at_ns, 0))
+        self._counts[dial] = (first, count + 1)
 
     def _count(self, now: int) -> None:
         counts, self._counts, self._rows, self._window = self._counts, {}, {}, now
-        for (leaf, workload, destination, established), (first, count) in counts.items():
-            fields = _flow(leaf, "", destination, established=established, count=count)
-            self._append(workload, first, fields | {"attribution": "cgroup-only", "lineage": []})
+        for dial, (first, count) in counts.items():
+            self._append(dial.workload, first, dial.fields("", count) | {"attribution": "cgroup-only", "lineage": []})
 
     def _append(self, workload: str, boot_ns: int, fields: dict[str, object]) -> None:
         at = boot_ns + time.time_ns() - time.clock_gettime_ns(time.CLOCK_BOOTTIME)
@@ -165,17 +188,6 @@ def _shown(chain: Chain) -> list[Mapping[str, object]]:
     return [link._asdict() for link in chain]
 
 
-def _flow(leaf: str, source: str, destination: str, *, established: bool, count: int) -> dict[str, object]:
-    return {
-        "leaf": leaf,
-        "transport": "tcp",
-        "source": source,
-        "destination": destination,
-        "established": established,
-        "count": count,
-    }
-
-
-def _endpoint(family: int, address: int | bytes, port: int | bytes) -> str:
+def _endpoint(family: int, address: int | bytes, port: int | bytes) -> Endpoint:
     assert isinstance(address, bytes)
-    return str(Endpoint(layout.address(family, address), int(port)))
+    return Endpoint(layout.address(family, address), int(port))

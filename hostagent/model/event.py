@@ -31,9 +31,9 @@ dns           name, type, outcome (answered, refused), answers, reason, leaf; a 
 refusal       layer (proxy, dns, nft, iptables, seccomp, bpf, mount), leaf, source, destination, transport, reason, count
 close         reason, bytes_up, bytes_down, statements, elapsed_us
 gap           reason, count
-kernel_flow   leaf, cookie, transport, source, destination, netns, established, count (above 1: dials beyond the rate that is
-              recorded one by one, without source and process), pid, start_ns, uid, comm, attribution (cgroup-only, process),
-              lineage [{pid, start_ns, exe, argv (redacted), uid, comm}], the nearest program first
+kernel_flow   leaf, cookie, transport, source, destination, netns, established, own (the leaf's own loopback), count (above
+              1: dials beyond the rate that is recorded one by one, without source and process), pid, start_ns, uid, comm,
+              attribution (cgroup-only, process), lineage [{pid, start_ns, exe, argv (redacted), uid, comm}], the nearest program first
 audit         leaf, finding (foreign-socket, unconnected-socket, moved-process, unix-listener, ...), pid, start_ns, exe,
               detail, action (killed, masked, reported), elapsed_us
 verify        cause (demand, reload, periodic), outcome (passed, failed), attempts [{name, outcome}], failed [names],

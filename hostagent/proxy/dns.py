@@ -21,6 +21,8 @@ from hostagent.model.errors import JournalError
 from hostagent.model.event import Event, EventKind
 from hostagent.model.ports import Journal
 from hostagent.model.target import Target
+from hostagent.proxy.flood import Flood
+from hostagent.proxy.listener import endpoint, original_destination
 from hostagent.wire.dns import (
     Code,
     ExtendedError,
@@ -249,6 +251,7 @@ class PolicyDNS:
         self._transports: list[asyncio.DatagramTransport] = []
         self._servers: list[asyncio.Server] = []
         self._timer: asyncio.TimerHandle | None = None
+        self._flood = Flood(leaf, workload, journal.append)
 
     async def start(self, datagram: Sequence[socket.socket], stream: Sequence[socket.socket] = ()) -> None:
         """Serve sockets that are already bound (and for streams, listening)."""
@@ -271,6 +274,7 @@ class PolicyDNS:
             server.close()
         dropped, self._limiter.dropped = self._limiter.dropped, 0
         try:
+            self._flood.flush()
             self._count(dropped)
         except JournalError:
             log.critical("evidence cannot be written; a count of DNS questions is lost")
@@ -278,6 +282,26 @@ class PolicyDNS:
     def stream_protocol(self) -> asyncio.Protocol:
         """Return a protocol for one accepted connection to port 53."""
         return _Stream(self)
+
+    def admits(self, connection: socket.socket) -> bool:
+        """Record a connection to port 53; the kernel saw it too, and compares. False: it is to be closed."""
+        try:
+            peer = endpoint(connection.getpeername())
+        except OSError:  # it has left
+            return False
+        try:
+            destination = original_destination(connection)
+        except OSError:  # dialled directly: nowhere else to go
+            destination = endpoint(connection.getsockname())
+        if self._flood.takes(destination, "connections to port 53"):
+            return False
+        ends = {"leaf": self._leaf, "peer": str(peer), "destination": str(destination)}
+        try:
+            self._append(EventKind.DNS, {"name": "", "type": "TCP", "outcome": "connected", **ends})
+        except JournalError as error:
+            log.critical("evidence cannot be written; DNS connection not served", extra={"error": str(error)})
+            return False
+        return True
 
     def answer(self, data: bytes, limit: int = 0) -> bytes:
         """Return the reply to one message, empty for none.
@@ -384,6 +408,9 @@ class _Stream(asyncio.Protocol):
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         self._transport = cast("asyncio.Transport", transport)
+        if not self._dns.admits(cast("socket.socket", transport.get_extra_info("socket"))):
+            self._transport.abort()
+            return
         self._timer = asyncio.get_running_loop().call_later(_STREAM_IDLE_S, self._transport.abort)
 
     def connection_lost(self, exc: Exception | None) -> None:

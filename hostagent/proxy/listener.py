@@ -50,7 +50,7 @@ class Listeners:
         self._sockets = [*sockets, *places.values()]
         self._places = {listener: place for place, listener in places.items()}
         self._accepted = accepted
-        self._own = {_endpoint(listener.getsockname()).port for listener in sockets}
+        self._own = {endpoint(listener.getsockname()).port for listener in sockets}
 
     def start(self) -> None:
         """Begin accepting on the running event loop."""
@@ -94,7 +94,7 @@ class Listeners:
                 log.info("connection without original destination: %s", error, extra={"leaf": self.leaf})
                 connection.close()
                 continue
-            peer = Endpoint("", 0) if connection.family == socket.AF_UNIX else _endpoint(address)
+            peer = Endpoint("", 0) if connection.family == socket.AF_UNIX else endpoint(address)
             self._accepted(connection, peer, destination)
 
     def _pause(self, listener: socket.socket, error: OSError) -> None:
@@ -125,7 +125,8 @@ def original_destination(connection: socket.socket) -> Endpoint:
     return Endpoint(_plain(ipaddress.ip_address(packed)), port)
 
 
-def _endpoint(address: tuple[str, int] | tuple[str, int, int, int]) -> Endpoint:
+def endpoint(address: tuple[str, int] | tuple[str, int, int, int]) -> Endpoint:
+    """Return a socket's address, never v4-mapped."""
     return Endpoint(_plain(ipaddress.ip_address(address[0].partition("%")[0])), address[1])
 
 

@@ -240,7 +240,7 @@ def test_a_cgroup_below_the_leaf_is_the_leaf(host: Stage) -> None:
 
 def test_what_the_kernel_does_not_know_any_more_is_unknown_and_never_guessed(host: Stage) -> None:
     assert host.enforcer is not None
-    its_own = Path(f"/proc/{host.enforcer.pid}/root{pins.home(host.settings['table'])}")  # the filesystem is in its mounts
+    its_own = Path(f"/proc/{host.enforcer.pid}/root{pins.home(host.settings['table'], host.slice)}")  # the filesystem is in its mounts
     tasks = calls.pinned(str(next(its_own.glob("*/maps/tasks"))))
     with shell(host, "isolated") as ask:
         ask(5090, "before")

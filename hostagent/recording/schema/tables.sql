@@ -43,7 +43,7 @@ create table live.close (
 create table live.kernel_flow (
     writer varchar, seq ubigint, at_ns bigint, flow varchar, workload varchar,
     leaf varchar, cookie ubigint, transport varchar, source varchar, destination varchar, netns ubigint,
-    established boolean, "count" bigint, pid bigint, start_ns bigint, uid bigint, comm varchar, attribution varchar,
+    established boolean, own boolean, "count" bigint, pid bigint, start_ns bigint, uid bigint, comm varchar, attribution varchar,
     lineage struct(pid bigint, start_ns bigint, exe varchar, argv varchar[], uid bigint, comm varchar)[]
 );
 

@@ -270,8 +270,8 @@ select 'session without identity', c.flow, null, utc(c.at_ns), c.workload, c.wri
 from recorded.connection c where c.outcome = 'accepted' and coalesce(c.subject, '') = '';
 
 create or replace view kernel_flows as
-select utc(at_ns) as time, workload, leaf, transport, source, destination, established, coalesce("count", 1) as "count",
-       pid, start_ns, uid, comm, attribution, coalesce(lineage, []) as lineage, cookie, netns, writer, seq
+select utc(at_ns) as time, workload, leaf, transport, source, destination, established, coalesce(own, false) as own,
+       coalesce("count", 1) as "count", pid, start_ns, uid, comm, attribution, coalesce(lineage, []) as lineage, cookie, netns, writer, seq
 from recorded.kernel_flow;
 
 create or replace view unmatched_flows as
