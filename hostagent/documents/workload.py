@@ -82,6 +82,7 @@ class _Document(Named):
     environment: dict[str, str] = {}
     trust_files: list[_AbsolutePath] = []
     unix_sockets: bool = True
+    root: _AbsolutePath | Literal[""] = ""
     inbound: Annotated[list[_Inbound], Field(max_length=MAXIMUM_INBOUND)] = []
 
     @model_validator(mode="after")
@@ -94,6 +95,14 @@ class _Document(Named):
         places = [item.port for item in self.inbound]
         if len(set(places)) != len(places):
             raise ValueError("inbound names a port twice")
+        return self
+
+    @model_validator(mode="after")
+    def _own_root(self) -> _Document:
+        if self.root and self.user:
+            raise ValueError("user names an account of the host, which root replaces: leave one of them out")
+        if self.root and not self.root.strip("/."):
+            raise ValueError("root must be an image's folder, not the host's own root")
         return self
 
 
@@ -131,4 +140,5 @@ def parse_workload(name: str, text: str) -> Workload:
         trust_files=tuple(document.trust_files),
         unix_sockets=document.unix_sockets,
         inbound=tuple(Inbound(item.port, item.listen) for item in document.inbound),
+        root=document.root,
     )

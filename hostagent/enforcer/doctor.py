@@ -124,8 +124,9 @@ def _program_of(account: pwd.struct_passwd) -> Check:
 
 def _bundle() -> Check:
     from hostagent.enforcer.lookups import system_bundle
+    from hostagent.enforcer.rootfs import HostFiles
 
-    path = system_bundle()
+    path = system_bundle(HostFiles())
     return Check("CA bundle", bool(path), path or "none found", "" if path else "apt-get install ca-certificates")
 
 

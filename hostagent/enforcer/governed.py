@@ -20,6 +20,7 @@ from hostagent.enforcer.listeners import Listeners
 from hostagent.enforcer.lookups import replaced_files, system_bundle
 from hostagent.enforcer.plainpath import open_plain
 from hostagent.enforcer.refusals import PacketLog
+from hostagent.enforcer.rootfs import HostFiles, ImageFiles
 from hostagent.enforcer.seccomp import build_filter
 from hostagent.enforcer.settings import ISOLATED_PORT, Settings
 from hostagent.enforcer.syscalls import ARCHITECTURES
@@ -206,9 +207,16 @@ def build_plan(governed: Governed, settings: Settings) -> Plan:
     if architecture is None:
         raise HostagentError(f"no system call filter for {os.uname().machine}; workloads cannot be started here")
     account, workload, request = governed.account, governed.workload, governed.request
-    files = replaced_files(
-        settings.ca_file, workload.trust_files, account.name if account.own else "", account.uid, account.gid, account.home
-    )
+    image = ImageFiles(workload.root) if workload.root else None
+    source = image or HostFiles()
+    try:
+        files = replaced_files(
+            settings.ca_file, workload.trust_files, account.name if account.own else "", account.uid, account.gid, account.home, source
+        )
+        bundle = system_bundle(source)
+    finally:
+        if image is not None:
+            image.close()
     view = View(
         uid=account.uid,
         gid=account.gid,
@@ -218,6 +226,8 @@ def build_plan(governed: Governed, settings: Settings) -> Plan:
         binds=tuple(_bind(item.path, account, writable=item.writable) for item in workload.paths),
         files=files,
         standins=tuple(door.stand_in for door in governed.unix),
+        root=workload.root,
+        root_inode=image.inode if image is not None else (0, 0),
     )
     env = environment(
         request.env,
@@ -225,7 +235,7 @@ def build_plan(governed: Governed, settings: Settings) -> Plan:
         name=account.name,
         home=account.home,
         shell=account.shell,
-        bundle=system_bundle(),
+        bundle=bundle,
     )
     return Plan(
         leaf=governed.leaf,

@@ -102,9 +102,9 @@ def mount(source: str, target: str, kind: str, flags: int, data: str = "") -> No
     _check(result, f"mount {kind or source} on {target}")
 
 
-def unmount(target: str) -> None:
+def unmount(target: str, flags: int = 0) -> None:
     """Unmount what is mounted last on ``target`` (umount2(2))."""
-    _check(_libc.umount2(target.encode(), 0), f"unmount {target}")
+    _check(_libc.umount2(target.encode(), flags), f"unmount {target}")
 
 
 def open_tree(place: int) -> int:

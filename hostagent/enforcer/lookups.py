@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterable
-from pathlib import Path
 
-from hostagent.enforcer.plainpath import read_public
+from hostagent.enforcer.rootfs import Files, HostFiles
 from hostagent.model.errors import HostagentError
 
 RESOLVER = "127.0.0.1"
@@ -19,12 +17,14 @@ _BUNDLES = (
 )
 
 
-def system_bundle() -> str:
-    """Return the path of the host's CA bundle, empty if there is none."""
-    return next((path for path in _BUNDLES if Path(path).is_file()), "")
+def system_bundle(source: Files) -> str:
+    """Return the path of the CA bundle there, empty if there is none."""
+    return next((path for path in _BUNDLES if source.exists(path)), "")
 
 
-def replaced_files(ca_file: str, trust_files: Iterable[str], name: str, uid: int, gid: int, home: str) -> dict[str, bytes]:
+def replaced_files(
+    ca_file: str, trust_files: Iterable[str], name: str, uid: int, gid: int, home: str, source: Files
+) -> dict[str, bytes]:
     """Return the new content of each file by path.
 
     Args:
@@ -34,22 +34,25 @@ def replaced_files(ca_file: str, trust_files: Iterable[str], name: str, uid: int
         uid: the account's uid.
         gid: its gid.
         home: its home folder.
+        source: where all but the CA certificate is read: the host's files, or those of an image.
 
     Raises:
         HostagentError: the CA is not there yet, or a trust file does not exist.
     """
-    authority = _read(ca_file, "the CA certificate; is the proxy running?")
+    authority = _read(HostFiles(), ca_file, "the CA certificate; is the proxy running?")
     files: dict[str, bytes] = {}
-    for path in (system_bundle(), *trust_files):
+    for path in (system_bundle(source), *trust_files):
         if path:
-            files[path] = _read(path, "a trust file").rstrip(b"\n") + b"\n" + authority
-    if os.path.lexists("/etc/resolv.conf"):
+            files[path] = _read(source, path, "a trust file").rstrip(b"\n") + b"\n" + authority
+    if source.exists("/etc/resolv.conf"):
         files["/etc/resolv.conf"] = f"nameserver {RESOLVER}\n".encode()
-    if Path("/etc/nsswitch.conf").is_file():
-        files["/etc/nsswitch.conf"] = lookup_order(Path("/etc/nsswitch.conf").read_text()).encode()
-    if name:
-        files["/etc/passwd"] = _with_line("/etc/passwd", f"{name}:x:{uid}:{gid}::{home}:/bin/sh")
-        files["/etc/group"] = _with_line("/etc/group", f"{name}:x:{gid}:")
+    if source.exists("/etc/nsswitch.conf"):
+        files["/etc/nsswitch.conf"] = lookup_order(_read(source, "/etc/nsswitch.conf", "name look-up").decode()).encode()
+    lines = {"/etc/passwd": f"{name}:x:{uid}:{gid}::{home}:/bin/sh", "/etc/group": f"{name}:x:{gid}:"} if name else {}
+    for path, line in lines.items():
+        if source.exists(path):
+            # First, so that a look-up by name or number finds it before anything else.
+            files[path] = f"{line}\n".encode() + _read(source, path, "an account file")
     return files
 
 
@@ -67,13 +70,8 @@ def lookup_order(text: str) -> str:
     return "\n".join(lines) + "\n"
 
 
-def _with_line(path: str, line: str) -> bytes:
-    # First, so that a look-up by name or number finds it before anything else.
-    return f"{line}\n".encode() + Path(path).read_bytes()
-
-
-def _read(path: str, what: str) -> bytes:
+def _read(source: Files, path: str, what: str) -> bytes:
     try:
-        return read_public(path)
+        return source.read(path)
     except OSError as error:
         raise HostagentError(f"{path}: {error.strerror} ({what})") from error

@@ -15,7 +15,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from hostagent.enforcer import kernel
+from hostagent.enforcer import kernel, rootfs
 from hostagent.enforcer.plainpath import open_plain
 from hostagent.enforcer.standins import StandIn, stand_in
 from hostagent.model.errors import HostagentError
@@ -47,7 +47,10 @@ class Bind:
 
 @dataclass(frozen=True, slots=True)
 class View:
-    """What to build. ``files`` replaces the content of existing files; ``home`` is made for ``uid`` if not empty."""
+    """What to build. ``files`` replaces the content of existing files; ``home`` is made for ``uid`` if not empty.
+
+    ``root`` is the folder that becomes its root, empty for the host's; ``root_inode`` what was there when its files were read.
+    """
 
     uid: int
     gid: int
@@ -57,6 +60,8 @@ class View:
     binds: tuple[Bind, ...] = ()
     files: Mapping[str, bytes] = field(default_factory=dict)
     standins: tuple[StandIn, ...] = ()
+    root: str = ""
+    root_inode: tuple[int, int] = (0, 0)
 
 
 def build(view: View) -> list[tuple[str, socket.socket]]:
@@ -70,6 +75,10 @@ def build(view: View) -> list[tuple[str, socket.socket]]:
     """
     kernel.mount("", "/", "", kernel.MS_REC | kernel.MS_PRIVATE)
     trees = [_detach(bind) for bind in view.binds]
+    sockets = view.sockets
+    if view.root:
+        rootfs.enter(view.root, view.root_inode)
+        sockets = rootfs.sockets_within()
     targets = {os.path.realpath(path): content for path, content in view.files.items()}
     attributes = kernel.MOUNT_ATTR_RDONLY | kernel.MOUNT_ATTR_NOSUID | kernel.MOUNT_ATTR_NODEV
     kernel.mount_setattr("/", add=attributes)
@@ -84,7 +93,7 @@ def build(view: View) -> list[tuple[str, socket.socket]]:
     # After the declared paths: one that holds a hidden folder must not bring it back.
     for path in view.hidden:
         _hide(path)
-    masks = _mask_sockets(view)
+    masks = _mask_sockets(sockets)
     stand_in(view.standins, _FRESH)
     for number, (path, content) in enumerate(targets.items()):
         _replace(path, content, f"{STAGE}/{number}")
@@ -173,10 +182,10 @@ def _make_place(path: str, *, folder: bool) -> None:
         Path(path).touch()
 
 
-def _mask_sockets(view: View) -> list[tuple[str, socket.socket]]:
+def _mask_sockets(sockets: frozenset[str]) -> list[tuple[str, socket.socket]]:
     """Put a listener of ours over each unix socket in view. Beyond 64 they share the last one: each is a descriptor held."""
     masks: list[tuple[str, socket.socket]] = []
-    for real in sorted({os.path.realpath(path) for path in view.sockets}):
+    for real in sorted({os.path.realpath(path) for path in sockets}):
         with contextlib.suppress(FileNotFoundError, NotADirectoryError):
             if real.startswith(f"{STAGE}/") or not stat.S_ISSOCK(os.lstat(real).st_mode):
                 continue

@@ -72,7 +72,8 @@ class Workload:
     ``launchers`` are the unix user names that may start it. ``user`` empty means an own uid allotted by the
     enforcer. ``trust_files`` are PEM bundles that the workload's clients read and that get our CA added.
     ``inbound`` are ports on which the workload may be connected to (none by default). Without ``unix_sockets`` it connects to
-    no unix socket at all, whatever its name or namespace.
+    no unix socket at all, whatever its name or namespace. ``root`` is the folder of a container image that is its root, empty
+    for the host's files.
     """
 
     name: str
@@ -85,3 +86,4 @@ class Workload:
     trust_files: tuple[str, ...] = ()
     unix_sockets: bool = True
     inbound: tuple[Inbound, ...] = ()
+    root: str = ""

@@ -157,6 +157,8 @@ ATTACKS: tuple[Attack, ...] = (
        why=_OUTSIDE, placements=("isolated",)),
     _a("R15", "request-flood", "any user: hundreds of connections, thousands of requests, garbage, descriptors", "limits per user", why=_OUTSIDE,
        placements=("isolated",)),
+    _a("R16", "container-image", "an image's files as a workload's root: links out of it, sockets in it, and the attacks above from inside",
+       "the same view, rules and filter, inside the image", rows="proxy dns seccomp mount"),
 )  # fmt: skip
 
 BY_NUMBER = {each.number: each for each in ATTACKS}
