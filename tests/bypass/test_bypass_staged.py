@@ -8,6 +8,7 @@ import os
 import re
 import signal
 import socket
+import struct
 import subprocess
 import sys
 import time
@@ -267,6 +268,49 @@ def test_nobody_outside_connects_to_what_a_workload_listens_on(attacked: Attacke
     lines = attacked.world.sink_lines()
     assert [line for line in lines if not re.match(r"packet (tcp to port \d{5}|protocol 1 )", line)] == []
     (attacked.world.folder / "sinks.log").write_text("")
+
+
+_LATE = """
+import os, socket, sys, time
+print("here", flush=True)
+path, until = sys.argv[1], time.monotonic() + 15
+while not os.path.exists(path) and time.monotonic() < until:
+    time.sleep(0.01)
+time.sleep(3)
+for kind in (socket.SOCK_STREAM, socket.SOCK_SEQPACKET):
+    with socket.socket(socket.AF_UNIX, kind) as dial:
+        dial.settimeout(2)
+        try:
+            dial.connect(path)
+            print("REACHED" if dial.recv(10) else "closed", flush=True)
+        except OSError:
+            pass
+"""
+
+
+@pytest.mark.attack("50")
+@pytest.mark.parametrize("placement", BOTH)
+def test_a_socket_that_comes_into_view_later_is_masked(attacked: Attacked, placement: str) -> None:
+    """The bound is a second; three later it must be shut, and nobody else's visitor has come."""
+    path = attacked.doors.view / f"late-{placement}"
+    with attacked.running(placement, _LATE, str(path)) as looking, socket.socket(socket.AF_UNIX) as late:
+        late.bind(str(path))
+        path.chmod(0o777)
+        late.listen()
+        late.settimeout(0.1)
+        assert looking.stdout is not None
+        said = looking.stdout.read()
+        visitors = []
+        with contextlib.suppress(TimeoutError):
+            while True:
+                visitor, _ = late.accept()
+                visitors.append(struct.unpack("=iII", visitor.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, 12)))
+                visitor.close()
+    assert (visitors, "REACHED" in said) == ([], False)
+    rows = attacked.service.wait_sql(
+        f"select finding, action from audits where workload = '{placement}' and detail like '%{path.name}%'"
+    )
+    assert {(row["finding"], row["action"]) for row in rows} == {("unix-listener", "masked")}
 
 
 @pytest.mark.attack("R12")
