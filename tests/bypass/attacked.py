@@ -35,6 +35,7 @@ class Tried:
     outcomes: dict[str, str]
     leaked: list[str]
     reached: list[str]
+    said: str = ""
     rows: list[dict[str, object]] = field(default_factory=list)
 
 
@@ -80,11 +81,20 @@ class Attacked:
         outcomes: dict[str, str] = json.loads(done.stdout)
         return outcomes
 
+    def _tried(self, workload: str, *attempts: str) -> tuple[dict[str, str], str]:
+        """The same; a program that was ended for what it did has no outcomes but the status it ended with."""
+        done = subprocess.run(
+            self.command(workload, *attempts),
+            env=self.environment, cwd="/", text=True, capture_output=True, stdin=subprocess.DEVNULL, timeout=120, check=False,
+        )  # fmt: skip
+        found: dict[str, str] = {"ended": f"status {done.returncode} {done.stderr}"} if done.returncode else json.loads(done.stdout)
+        return found, done.stderr
+
     def attempt(self, workload: str, label: str, *attempts: str) -> Tried:
         """Run attempts in a leaf of their own, marked with ``label`` for ``rows``."""
         sinks, doors = len(self.world.sink_lines()), len(self.doors.reached)
-        outcomes = self.hostile(workload, f":{label}", *attempts)
-        return Tried(outcomes, self.world.sink_lines()[sinks:], self.doors.reached[doors:])
+        outcomes, said = self._tried(workload, f":{label}", *attempts)
+        return Tried(outcomes, self.world.sink_lines()[sinks:], self.doors.reached[doors:], said)
 
     def rows(self, labels: list[str]) -> dict[str, list[dict[str, object]]]:
         """Return the refusals (and findings of the auditor) on record, by the label of the leaf."""

@@ -161,4 +161,7 @@ ATTACKS: tuple[Attack, ...] = (
        "the same view, rules and filter, inside the image", rows="proxy dns seccomp mount"),
 )  # fmt: skip
 
+ABSTRACT = ("29", "49")
+"""Those that an abstract unix socket serves; in shared placement it is out of reach since Linux 6.12 only."""
+
 BY_NUMBER = {each.number: each for each in ATTACKS}

@@ -53,7 +53,7 @@ def pytest_runtest_makereport(item: pytest.Item) -> Generator[None, pytest.TestR
             placement = marker.kwargs.get("placement") or (given.params["placement"] if given else "")
             real = bool(marker.kwargs.get("real"))
             for number in marker.args:
-                _RUN.note(number, placement, passed=report.passed, real=real)
+                _RUN.note(number, placement, passed=report.passed, real=real, known_open=("state", "open") in report.user_properties)
     return report
 
 

@@ -16,7 +16,8 @@ README = Path(__file__).with_name("README.md")
 BEGIN, END = "<!-- table: written by make bypass -->\n", "<!-- end of table -->\n"
 
 Cells = dict[str, dict[str, str]]
-"""By attack's number and placement: ``passed``, ``failed``, or ``stand-in`` (passed, but only a whole machine shows the real one)."""
+"""By attack's number and placement: ``passed``, ``failed``, or ``stand-in`` (passed, but only a whole machine shows the real one),
+or ``open`` (nothing stops it on that kernel, and the service says so)."""
 
 
 def run_name() -> str:
@@ -32,7 +33,7 @@ class Run:
 
     cells: Cells
 
-    def note(self, number: str, placement: str, *, passed: bool, real: bool) -> None:
+    def note(self, number: str, placement: str, *, passed: bool, real: bool, known_open: bool = False) -> None:
         """Add one test's result."""
         placements = self.cells.setdefault(number, {})
         attack = next(each for each in ATTACKS if each.number == number)
@@ -40,6 +41,8 @@ class Run:
         before = placements.get(placement)
         if not passed or before == "failed":
             state = "failed"
+        elif known_open or before == "open":
+            state = "open"
         elif before == "passed":
             state = before
         placements[placement] = state
@@ -89,7 +92,7 @@ def table(runs: Mapping[str, Cells]) -> str:
 def totals(cells: Cells) -> str:
     """Return one line: how many cells passed, and so on."""
     states = [cells.get(attack.number, {}).get(placement, "not run") for attack in ATTACKS for placement in attack.placements]
-    counts = {state: states.count(state) for state in ("passed", "stand-in", "failed", "not run")}
+    counts = {state: states.count(state) for state in ("passed", "stand-in", "open", "failed", "not run")}
     return f"{len(ATTACKS)} attacks, {len(states)} with placements: " + ", ".join(f"{count} {state}" for state, count in counts.items())
 
 
@@ -113,7 +116,8 @@ def _cell(attack: Attack, found: Mapping[str, str]) -> str:
         return "not run"
     if len(set(states.values())) == 1:
         state = next(iter(states.values()))
-        words = {"stand-in": f"stand-in passed; {attack.machine}: only on a whole machine", "failed": "**FAILED**"}
+        words = {"open": "**open**, and said so", "stand-in": f"stand-in passed; {attack.machine}: only on a whole machine", "failed": "**FAILED**"}
         only = "" if attack.placements == BOTH else f" ({attack.placements[0]})"
         return words.get(state, state) + only
-    return "; ".join(f"{placement}: {'**FAILED**' if state == 'failed' else state}" for placement, state in states.items())
+    shown = {"failed": "**FAILED**", "open": "**open**, and said so"}
+    return "; ".join(f"{placement}: {shown.get(state, state)}" for placement, state in states.items())

@@ -19,7 +19,6 @@ def test_workload_document_becomes_the_noun() -> None:
     environment: {LANG: C.UTF-8}
     trust_files: [/etc/ssl/company.pem]
     inbound: [{port: 8080, opaque: true}, {port: 8443, listen: "2001:DB8::1", opaque: true}]
-    inbound: [8080]
     root: /srv/images/crm
     """
     assert parse_workload("support-bot", text) == Workload(
@@ -36,7 +35,6 @@ def test_workload_document_becomes_the_noun() -> None:
         environment={"LANG": "C.UTF-8"},
         trust_files=("/etc/ssl/company.pem",),
         inbound=(Inbound(8080), Inbound(8443, "2001:db8::1")),
-        inbound=(8080,),
         root="/srv/images/crm",
     )
 
@@ -118,7 +116,6 @@ def test_a_unix_socket_that_nothing_can_stand_in_for_is_refused(more: str, compl
         ("inbound: [{port: 8080, listen: example.com, opaque: true}]", "listen"),
         ("inbound: [{port: 8080, opaque: true}, {port: 8080, listen: '::1', opaque: true}]", "twice"),
         ("placement: shared\ninbound: [{port: 8080, opaque: true}]", "placement: isolated"),
-        ("inbound: [0]", "inbound"),
         ("root: image", "root"),
         ("root: /", "not the host's own root"),
         ("root: /srv/image\nuser: dana", "leave one of them out"),
