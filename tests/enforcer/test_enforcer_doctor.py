@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 from pathlib import Path
 
@@ -23,6 +24,19 @@ def test_an_account_that_is_missing_has_the_command_that_makes_it() -> None:
 
 def test_an_account_that_can_read_the_program_is_ready() -> None:
     assert [(check.name, check.ok) for check in _about("nobody")] == [("user nobody", True), ("program readable by nobody", True)]
+
+
+def test_a_host_without_nftables_is_ready_for_isolated_placement_by_iptables(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def firewall() -> list[tuple[str, bool]]:
+        return [(check.name, check.ok) for check in examine([]) if "nft" in check.name or "iptables" in check.name]
+
+    assert firewall() == [("nft", True), ("nftables: socket cgroupv2, redirect, reject", True)]
+    (tmp_path / "nft").write_text("#!/bin/sh\necho 'Operation not supported' >&2\nexit 1\n")
+    (tmp_path / "nft").chmod(0o755)
+    monkeypatch.setenv("PATH", f"{tmp_path}:{os.environ['PATH']}")
+    assert firewall() == [("iptables instead of nftables", True)]
+    detail = next(check.detail for check in examine([]) if "iptables" in check.name)
+    assert detail.startswith("works; shared placement needs nftables")
 
 
 def test_a_checkout_that_the_account_cannot_enter_is_found(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -76,7 +76,8 @@ class Load:
             made, _ = self.pending.pop(number)
             try:
                 said = made.recv(256)
-                what = "proxied" if said.startswith(self.token) else f"unknown answer {said[:60]!r}"
+                # Whoever was accepted by a proxy that then died is closed without a word.
+                what = "proxied" if said.startswith(self.token) else f"unknown answer {said[:60]!r}" if said else "closed"
             except OSError as error:
                 what = errno.errorcode.get(error.errno or 0, str(error))
             if what == "proxied":
