@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import struct
+from pathlib import Path
 
 import pytest
 
@@ -75,6 +76,16 @@ def test_without_bcc_the_reason_names_the_packages(monkeypatch: pytest.MonkeyPat
 def test_a_text_that_does_not_compile_names_the_line() -> None:
     with pytest.raises(HostagentError, match=r"bpf/network\.c:1.*undeclared"):
         objects.compiled(objects.source(2).replace('#line 1 "bpf/network.c"\n', '#line 1 "bpf/network.c"\nint bad(void *ctx) { return nothing; }\n'))
+
+
+def test_the_compiler_leaves_no_folder_behind(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    program = tmp_path / "python"
+    program.write_text(f'#!/bin/sh\nTMPDIR={tmp_path}/work exec /usr/bin/python3 "$@"\n')
+    program.chmod(0o755)
+    (tmp_path / "work").mkdir()
+    monkeypatch.setattr(objects, "INTERPRETER", str(program))
+    assert objects.compiled(objects.source(2)).tracepoints
+    assert list((tmp_path / "work").iterdir()) == []
 
 
 def test_objects_are_the_same_each_time(built: objects.Objects) -> None:

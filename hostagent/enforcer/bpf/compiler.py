@@ -4,7 +4,7 @@
 dies with this process. It imports nothing of hostagent.
 
 Request: ``text`` (C), ``functions`` (names), ``headers`` (folders with the kernel's headers, later ones fill gaps of earlier
-ones), ``work`` (an empty folder of the caller's own), ``tracepoints`` ("category/name" each).
+ones), ``tracepoints`` ("category/name" each).
 Answer: ``functions`` {name: code, hex, with each map reference replaced by the map's place in ``maps``}, ``maps`` (a list of
 name, type, key_size, value_size, max_entries, flags), ``tracepoints`` {name: the kernel's number of it}; or ``error`` (text).
 """
@@ -18,6 +18,7 @@ import os
 import platform
 import struct
 import sys
+import tempfile
 from pathlib import Path
 from typing import Any
 
@@ -33,17 +34,19 @@ def main() -> None:
     answered = os.dup(1)
     os.dup2(2, 1)  # what LLVM prints is for the log
     try:
-        answer = _answer(json.load(sys.stdin))
+        # Ours, so that it goes also when enforcerd is killed meanwhile.
+        with tempfile.TemporaryDirectory(prefix="hostagent-bpf-") as work:
+            answer = _answer(json.load(sys.stdin), Path(work))
     except Exception as error:  # noqa: BLE001 - whatever it is, it is the answer
         answer = {"error": f"{type(error).__name__}: {error}"}
     with os.fdopen(answered, "w") as out:
         json.dump(answer, out)
 
 
-def _answer(request: dict[str, Any]) -> dict[str, Any]:
-    tracepoints = _tracepoints(request["tracepoints"], Path(request["work"]) / "tracing")  # while there is one thread
+def _answer(request: dict[str, Any], work: Path) -> dict[str, Any]:
+    tracepoints = _tracepoints(request["tracepoints"], work / "tracing")  # while there is one thread
     # Before bcc is imported: it reads the variable when it compiles, and its own search needs /lib/modules.
-    os.environ["BCC_KERNEL_SOURCE"] = _headers(request["headers"], Path(request["work"]) / "headers")
+    os.environ["BCC_KERNEL_SOURCE"] = _headers(request["headers"], work / "headers")
     from bcc import BPF, lib
 
     module = BPF(text=request["text"].encode()).module
@@ -121,6 +124,8 @@ def _tracepoints(names: list[str], folder: Path) -> dict[str, int]:
     for name in names:
         with contextlib.suppress(OSError):
             found[name] = int((folder / "events" / name / "id").read_text())
+    if libc.umount2(str(folder).encode(), 0) != 0:
+        raise OSError(ctypes.get_errno(), f"tracefs stays mounted: {os.strerror(ctypes.get_errno())}")
     return found
 
 

@@ -6,7 +6,6 @@ import functools
 import json
 import os
 import subprocess
-import tempfile
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -69,19 +68,18 @@ def compiled(text: str, programs: Sequence[Row] = PROGRAMS) -> Objects:
         "headers": header_folders(),
         "tracepoints": [row.tracepoint for row in programs if row.tracepoint],
     }
-    with tempfile.TemporaryDirectory(prefix="hostagent-bpf-") as work:
-        try:
-            done = subprocess.run(
-                [INTERPRETER, "-I", str(_COMPILER)],
-                input=json.dumps(request | {"work": work}),
-                capture_output=True,
-                text=True,
-                timeout=_TIMEOUT_S,
-                check=False,
-                env={"PATH": os.defpath, "LC_ALL": "C.UTF-8"},
-            )
-        except (OSError, subprocess.SubprocessError) as error:
-            raise HostagentError(f"the compiler of eBPF programs did not run: {error}") from error
+    try:
+        done = subprocess.run(
+            [INTERPRETER, "-I", str(_COMPILER)],
+            input=json.dumps(request),
+            capture_output=True,
+            text=True,
+            timeout=_TIMEOUT_S,
+            check=False,
+            env={"PATH": os.defpath, "LC_ALL": "C.UTF-8"},
+        )
+    except (OSError, subprocess.SubprocessError) as error:
+        raise HostagentError(f"the compiler of eBPF programs did not run: {error}") from error
     return _objects(done)
 
 
