@@ -22,8 +22,9 @@ from hostagent.enforcer import kernel, leafmark
 from hostagent.enforcer.descriptors import Table, tables
 from hostagent.enforcer.evidence import Evidence
 from hostagent.enforcer.governed import Governed, Stage
-from hostagent.enforcer.held import FINE, Inside, Verdict, judge, network_cookie
+from hostagent.enforcer.held import FINE, FINE_UNIX, Inside, Verdict, judge, network_cookie
 from hostagent.enforcer.launch import start_ticks
+from hostagent.enforcer.letters import close, peek, waiting
 from hostagent.enforcer.newcomers import HearDials, Newcomers
 from hostagent.enforcer.settings import Settings
 from hostagent.model.errors import HostagentError
@@ -38,18 +39,21 @@ PATIENCE_S = 5.0
 _STEP_S = 0.004
 _MOST_DESCRIPTORS = 100_000
 """Of one leaf: more could not be looked at within the bound."""
+_QUEUES = 300
+"""Most unix sockets of a leaf whose queues are looked at each time."""
 _TICK_NS = 1_000_000_000 // os.sysconf("SC_CLK_TCK")
 
 
 @dataclass(slots=True)
 class _Watched:
-    """What is known of one leaf: the sockets that it held at the last look, by inode, and which were judged fine."""
+    """What is known of one leaf: the sockets that it held at the last look, by inode, and which were judged fine (``unix``: of these, the unix ones)."""
 
     governed: Governed
     cookie: int
     pid_namespace: int
     marked: bool
     fine: set[int] = field(default_factory=set)
+    unix: set[int] = field(default_factory=set)
     held: set[int] = field(default_factory=set)
 
 
@@ -99,6 +103,7 @@ class Auditor:
         self._last_at = 0.0
         self._completed = time.monotonic()
         self._findings = 0
+        self._looks = 0
 
     # -- the loop's side ---------------------------------------------------------------------------------------------------
 
@@ -162,6 +167,7 @@ class Auditor:
 
     def _complete(self, now: float) -> None:
         self._running = None
+        self._looks += 1
         self._last = self._look
         self._last_at = time.time()
         self._completed = time.monotonic()
@@ -227,6 +233,7 @@ class Auditor:
                         yield from self._table(watched, table, inside, held)
             yield
         watched.fine &= held
+        watched.unix &= held
         watched.held = held
         self._look.sockets += len(held)
 
@@ -291,6 +298,8 @@ class Auditor:
                 held.add(key)
                 if key not in watched.fine and self._socket(watched, table, number, inside):
                     return
+                if key in watched.unix and self._turn(watched, key) and self._letters(watched, table, number, inside):
+                    return
             yield
 
     def _socket(self, watched: _Watched, table: Table, number: int, inside: Inside) -> bool:
@@ -303,12 +312,39 @@ class Auditor:
             verdict = judge(taken, inside)
         finally:
             os.close(taken)
-        if verdict is FINE:
+        if verdict is FINE_UNIX or not verdict.settled:
+            watched.unix.add(inode)
+        if verdict in (FINE, FINE_UNIX):
             watched.fine.add(inode)
         if not verdict.finding:
             return False
         self._foreign(watched, table.pid, Verdict(verdict.finding, f"descriptor {number}: {verdict.detail}"))
         return True
+
+    def _turn(self, watched: _Watched, inode: int) -> bool:
+        """Whether the queue of a unix socket is looked at now: all of a few, of many a part each time."""
+        parts = 1 + len(watched.unix) // _QUEUES
+        return (inode + self._looks) % parts == 0
+
+    def _letters(self, watched: _Watched, table: Table, number: int, inside: Inside) -> bool:
+        """Judge the descriptors that wait in a unix socket's queue; return whether the leaf was ended for one."""
+        if not waiting(table, number):
+            return False
+        taken = table.take(number, watched.governed.leaf)
+        if taken is None:
+            return False
+        letters = peek(taken)
+        os.close(taken)
+        try:
+            verdicts = [judge(each, inside) for each in letters]
+        finally:
+            close(letters)
+        for verdict in verdicts:
+            if verdict.finding:
+                detail = f"in the queue of descriptor {number}: {verdict.detail}"
+                self._foreign(watched, table.pid, Verdict(verdict.finding, detail))
+                return True
+        return False
 
     # -- what was found ----------------------------------------------------------------------------------------------------
 

@@ -62,6 +62,8 @@ class Verdict:
 
 
 FINE = Verdict("")
+FINE_UNIX = Verdict("")
+"""May be held; but what waits in its queue must be looked at again and again."""
 _NOT_YET = Verdict("", settled=False)
 
 
@@ -112,7 +114,7 @@ def _judge(held: socket.socket, family: int, owner: int, inside: Inside) -> Verd
         return Verdict("foreign-socket", words)
     if family == socket.AF_UNIX and _peer(held)[1] == _NOBODY:
         return _NOT_YET
-    return FINE
+    return FINE_UNIX if family == socket.AF_UNIX else FINE
 
 
 def _odd(held: socket.socket, family: int, kind: int) -> str:

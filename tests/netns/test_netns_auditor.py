@@ -34,6 +34,11 @@ with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as mailbox:
     os.chmod(path, 0o777)
     print("ready", flush=True)
     _, fds, _, _ = socket.recv_fds(mailbox, 100, 8)
+if act == "queue":
+    # In no table at all: under way to a socket that nobody reads.
+    ends = socket.socketpair()
+    socket.send_fds(ends[0], [b"x"], fds)
+    for fd in fds: os.close(fd)
 if act == "thread":
     # A table of descriptors of a thread's own, which the process's does not show.
     import ctypes, threading
@@ -176,6 +181,15 @@ def test_a_thread_with_descriptors_of_its_own_hides_nothing(audited: Stage, work
         ended(holder, since)
         assert [row["finding"] for row in wait_for("the row", lambda: findings(audited, leaf))] == ["unconnected-socket"]
     assert time.monotonic() - since < 2 * BOUND_S + _SCHEDULING_S
+
+
+@pytest.mark.parametrize("workload", [*BOTH, "login"])
+def test_a_descriptor_under_way_in_a_queue_is_found_too(audited: Stage, workload: str) -> None:
+    with receiving(audited, workload, "queue") as (holder, box, leaf), made_outside(audited, "unconnected-tcp") as made:
+        took = ended(holder, hand_over(box, made))
+        rows = wait_for("the row", lambda: findings(audited, leaf))
+    assert [row["finding"] for row in rows] == ["unconnected-socket"]
+    assert took < BOUND_S + _SCHEDULING_S
 
 
 @pytest.mark.parametrize("workload", BOTH)
