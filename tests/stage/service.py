@@ -179,9 +179,10 @@ class Service:
         for folder, files in documents.items():
             for name, text in files.items():
                 (self.config / folder / name).write_text(text, encoding="utf-8")
+        bpf = "" if "bpf = " in self._settings.toml else f'bpf = "{BPF}"\n'
         (self.folder / "hostagent.toml").write_text(
             f'[paths]\nconfig = "{self.config}"\nstate = "{self.folder}/state"\nruntime = "{self.folder}/run"\n'
-            f'[enforcement]\nslice = "{self.slice}"\nfirewall = "{FIREWALL}"\nbpf = "{BPF}"\n{self._settings.toml}',
+            f'[enforcement]\nslice = "{self.slice}"\nfirewall = "{FIREWALL}"\n{bpf}{self._settings.toml}',
             encoding="utf-8",
         )
 
