@@ -156,8 +156,8 @@ class Service:
             most=parts.config.limits.sessions_per_workload,
         )
 
-    def retire(self, name: str, reason: str = "the workload ended", *, stopping: bool = False) -> None:
-        """Stop serving a leaf and end its sessions, and what the targets run for them unless we are ``stopping`` ourselves."""
+    def retire(self, name: str, reason: str = "the workload ended") -> None:
+        """Stop serving a leaf and end its sessions, and what the targets run for them."""
         leaf = self._leaves.pop(name, None)
         if leaf is None:
             return
@@ -168,8 +168,6 @@ class Service:
         except JournalError as error:
             log.critical("a count of refused connections is lost: %s", error)
         for session in list(leaf.sessions):
-            if not stopping:
-                self._cancel_running(session)
             session.cut(reason)
 
     def identity_renewed(self, workload: str, identity: Identity) -> None:
@@ -196,7 +194,7 @@ class Service:
     def stop(self) -> None:
         """End every leaf and session: the service is stopping."""
         for name in list(self._leaves):
-            self.retire(name, "hostagent is stopping", stopping=True)
+            self.retire(name, "hostagent is stopping")
 
     def summary(self) -> list[dict[str, object]]:
         """Return one line per leaf for ``hostagent status``."""
@@ -375,18 +373,12 @@ class Service:
 
     def cancel_upstream(self, session: Session, data: bytes) -> None:
         """Deliver a cancel request on a connection of its own."""
-        self._start(session, self._cancel(session, self._sessions[session].target, data))
+        # Where to is asked now: the session may be over and forgotten before the task begins.
+        self._start(session, self._cancel(session, self._sessions[session].target, self._upstream(session), data))
 
-    def _cancel_running(self, session: Session) -> None:
-        """Have the target stop what it runs for a session that is about to be cut: one that only computes would not notice."""
-        request = self._cancel_keys.request_of(session.flow.flow_id, time.monotonic())
-        if request is not None:
-            target, place = self._sessions[session].target, self._upstream(session)
-            self._start(session, self._deliver(session, target, place, request))
-
-    async def _cancel(self, session: Session, target: Target, data: bytes) -> None:
+    async def _cancel(self, session: Session, target: Target, place: Endpoint, data: bytes) -> None:
         try:
-            await self._deliver(session, target, self._upstream(session), data)
+            await self._deliver(session, target, place, data)
         finally:
             session.cancel_delivered()
 

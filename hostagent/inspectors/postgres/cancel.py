@@ -77,13 +77,6 @@ class CancelRegistry:
             return None
         return found
 
-    def request_of(self, flow_id: str, now: float) -> bytes | None:
-        """Return the CancelRequest that stops what the target runs for flow ``flow_id``, None when there is nothing to send."""
-        for registered in self._sessions.values():
-            if registered.flow_id == flow_id:
-                return registered.entry.cancel(now)
-        return None
-
     def forget(self, key: BackendKey | None) -> None:
         """Drop the session of ``key``; later cancels with it find nothing. None (no key was minted) does nothing."""
         if key is not None:
