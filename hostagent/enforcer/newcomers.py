@@ -7,6 +7,7 @@ is out of the question, and in a declared writable folder it is told from others
 
 from __future__ import annotations
 
+import os
 import socket
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -86,8 +87,10 @@ class Newcomers:
         found: dict[tuple[int, int], InView] = {}
         candidates = {path: False for born in strangers for path in self._born.beside(self._names[born])}
         exact = {path: True for born in strangers for path in self._born.exact(self._names[born])}
-        for path, named in (candidates | exact).items():
-            seen = look(governed.process.pid, path)
+        both = (candidates | exact).items()
+        inside = {(_inside(path, governed.workload.root), path, named) for path, named in both if governed.workload.root}
+        for shown, path, named in {(path, path, named) for path, named in both} | inside:
+            seen = look(governed.process.pid, shown) if shown else None
             if seen is None:
                 continue
             key = (seen.device, seen.inode)
@@ -116,6 +119,13 @@ class Newcomers:
             self._hear_dials(governed, listener.detach(), path)
         else:
             listener.close()  # refused all the same, without a row
+
+
+def _inside(path: str, root: str) -> str:
+    """Return what the host's ``path`` is called where the folder ``root`` is the root; empty where it lies elsewhere."""
+    folder = f"{os.path.realpath(root)}/"
+    real = os.path.realpath(path)
+    return f"/{real[len(folder) :]}" if real.startswith(folder) else ""
 
 
 def _leaf(governed: Governed) -> _Leaf:

@@ -153,3 +153,22 @@ def test_links_in_an_image_do_not_lend_roots_eyes(attacked: Attacked, image: Pat
     finally:
         os.rename(image / "elsewhere", image / "sys")
     assert _inside(attacked, "isolated", "true").returncode == 0
+
+
+@pytest.mark.attack("R16")
+@pytest.mark.parametrize("placement", BOTH)
+def test_a_socket_that_is_made_in_an_images_folder_later_is_masked_where_the_image_has_it(attacked: Attacked, image: Path, placement: str) -> None:
+    late = image / f"opt/late-{placement}.sock"
+    words = [*attacked.service.command, "run", "--workload", f"boxed-{placement}", "--no-tty", "--", "/bin/sh", "-c", "echo in; sleep 60"]
+    with subprocess.Popen(
+        words, env=attacked.environment, cwd="/", stdout=subprocess.PIPE, stdin=subprocess.DEVNULL, text=True
+    ) as process, socket.socket(socket.AF_UNIX) as server:  # fmt: skip
+        assert process.stdout is not None
+        assert process.stdout.readline() == "in\n"
+        server.bind(str(late))
+        late.chmod(0o777)
+        server.listen()
+        rows = attacked.service.wait_sql(f"select action from audits where detail = '/opt/{late.name}' and workload = 'boxed-{placement}'")
+        process.terminate()
+    assert {row["action"] for row in rows} == {"masked"}
+    late.unlink()
