@@ -28,6 +28,8 @@ from hostagent.model.errors import HostagentError
 log = logging.getLogger(__name__)
 
 _STARTUP_S = 120.0  # enforcerd may have to compile its eBPF programs: a second, or a minute on an emulated processor
+_STEADY_S = 30.0
+"""A child that ran for so long is started again at once when it ends."""
 _STOP_S = 10.0
 _BACKOFF_S = (0.1, 0.5, 1.0, 2.0, 5.0)
 
@@ -125,7 +127,7 @@ class Supervisor:
                 return
             log.warning("%s ended with status %s", child.name, child.process.returncode)
             child.process = None
-            if time.monotonic() - child.started_at > _STARTUP_S:
+            if time.monotonic() - child.started_at > _STEADY_S:
                 child.deaths = 0
             child.restart_at = time.monotonic() + _BACKOFF_S[min(child.deaths, len(_BACKOFF_S) - 1)]
             child.deaths += 1
