@@ -192,7 +192,10 @@ class Governed:
     def warm(self) -> None:
         """Wait until connections are served again."""
         began = time.monotonic()
-        wait_for("a proxied connection", lambda: self.running.last.get("last", 0.0) > began)
+        try:
+            wait_for("a proxied connection", lambda: self.running.last.get("last", 0.0) > began)
+        except AssertionError as error:
+            raise AssertionError(f"{error}; the program met {self.running.last} and said {self.running.errors!r}") from None
 
     def again(self) -> None:
         """The program was ended: launch it anew, as often as it takes."""

@@ -81,7 +81,7 @@ def kill(whole: Whole, load: Governed, name: str) -> None:
     os.kill(before, 9)
 
     def replaced() -> bool:
-        with contextlib.suppress(RuntimeError):
+        with contextlib.suppress(RuntimeError, OSError):  # a process that ends while it is looked at
             return whole.service.pid(name) != before
         return False
 
