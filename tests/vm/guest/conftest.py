@@ -82,7 +82,12 @@ def outside(accounts: None) -> None:
     MARKS.mkdir(mode=0o777)
     MARKS.chmod(0o777)
     ENGINE.parent.mkdir(parents=True)
-    sh("systemctl", "start", "systemd-resolved", "atd", "cron", "podman.socket")
+    # By itself it would talk on every wire, to the sinks too.
+    quiet = Path("/etc/systemd/resolved.conf.d/quiet.conf")
+    quiet.parent.mkdir(parents=True, exist_ok=True)
+    quiet.write_text("[Resolve]\nLLMNR=no\nMulticastDNS=no\n")
+    sh("systemctl", "restart", "systemd-resolved")
+    sh("systemctl", "start", "atd", "cron", "podman.socket")
     sh("systemd-run", "--unit=engine", "podman", "system", "service", "--time=0", f"unix://{ENGINE}")
     wait_for(ENGINE.is_socket, "podman", 60)
     ENGINE.chmod(0o666)

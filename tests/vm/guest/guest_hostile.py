@@ -108,10 +108,14 @@ def dial(path: str) -> str:
             talker.settimeout(5)
             try:
                 talker.connect(path)
-                maker = struct.unpack("=iii", talker.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, 12))[0]
-                return "turned away" if maker == 1 and talker.recv(1) == b"" else f"REACHED pid {maker}"
             except OSError as error:
                 problem = problem or name_of(error)
+                continue
+            maker = struct.unpack("=iii", talker.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, 12))[0]
+            try:
+                return "turned away" if maker == 1 and talker.recv(1) == b"" else f"REACHED pid {maker}"
+            except OSError as error:  # somebody who waits for us to speak, or hears datagrams
+                return f"REACHED pid {maker}, {name_of(error)}"
     return problem
 
 
