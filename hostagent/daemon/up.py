@@ -174,9 +174,10 @@ class Supervisor:
         while time.monotonic() < until and not self._stopping:
             readable, _, _ = select.select([reader], [], [], 0.1)
             if readable:
-                return os.read(reader, 64) != b""
+                # Told to stop while we start, systemd tells the child as well: that it ended is no failure then.
+                return os.read(reader, 64) != b"" or self._stopping
             if child.process is not None and child.process.poll() is not None:
-                return False
+                return self._stopping
         return self._stopping
 
     def _end_all(self) -> None:

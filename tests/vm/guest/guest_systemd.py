@@ -234,7 +234,7 @@ def as_a_unit(service: Service) -> None:
     service.stop()
     environment = [f"--setenv={key}={value}" for key, value in service.environment.items()]
     sh("systemctl", "reset-failed", "hostagent-up", check=False)
-    sh("systemd-run", "--unit=hostagent-up", *environment, *service.command, "up")
+    sh("systemd-run", "--unit=hostagent-up", "--property=KillMode=mixed", *environment, *service.command, "up")
     wait_for(lambda: service.hostagent("status", check=False).returncode == 0, "hostagent as a unit", 180)
 
 
