@@ -133,5 +133,11 @@ def _refusing(place: str, target: int) -> socket.socket:
     listener.bind(place)
     Path(place).chmod(0o666)
     file = os.open(place, os.O_PATH | os.O_NOFOLLOW | os.O_CLOEXEC)
-    kernel.move_mount_over(kernel.open_tree(file), target)
+    try:
+        kernel.move_mount_over(kernel.open_tree(file), target)
+    except FileNotFoundError:
+        # Unlinked since it was looked at: no name leads there any more. One that has another name is not gone.
+        if os.fstat(target).st_nlink:
+            listener.close()
+            raise
     return listener
