@@ -108,7 +108,8 @@ class JournalFile:
                 that say how something ended, until there is space again.
         """
         with self._lock:
-            self._admit(events)
+            if self._broken or self._full_since:
+                self._admit(events)
             before = self._chain.state
             self._write(self._chain.frame(events), before)
             self._uncheckpointed += len(events)

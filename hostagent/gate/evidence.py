@@ -45,8 +45,7 @@ class Evidence:
         """Record the statements of ``ruling``, one event each, and return their traces."""
         context = self._context
         keyed = self._keyed.copy()
-        for part in exact:
-            keyed.update(part)
+        keyed.update(exact[0] if len(exact) == 1 else b"".join(exact))
         digest = keyed.hexdigest()
         shown = self._parameters(parameters, exposed=ruling.exposed) if parameters else []
         flow = context.flow

@@ -85,9 +85,9 @@ class Chain:
             if len(payload) > _LONGEST:
                 raise JournalError(f"an event of {len(payload)} bytes is too long for the journal")
             head = sha256(b"\x00" + head + payload).digest()
-            parts += (b"E ", hexlify(head), b" ", payload, b"\n")
+            parts.append(b"E %b %b\n" % (hexlify(head), payload))
         self.state = ChainState(seq, head)
-        return b"".join(parts)
+        return parts[0] if len(parts) == 1 else b"".join(parts)
 
     def header(self, segment: int, at: int, key: bytes = b"") -> bytes:
         """Return the first line of segment number ``segment``; ``key`` is the raw Ed25519 public key."""
