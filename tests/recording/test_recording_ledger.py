@@ -35,9 +35,9 @@ def seen(seconds: float = 0, peer: str = "10.0.0.1:4000", destination: str = "10
     return Event(EventKind.CONNECTION, START + int(seconds * SECOND) + 100_000, f"f{seconds}{peer}", "bot", fields)
 
 
-def counted(seconds: float, count: int, destination: str = "10.9.9.9:5432", layer: str = "proxy") -> Event:
+def counted(seconds: float, count: int, destination: str = "10.9.9.9:5432", layer: str = "proxy", flow: str = "") -> Event:
     fields = {"layer": layer, "leaf": "l1", "source": "", "destination": destination, "transport": "tcp", "count": count}
-    return Event(EventKind.REFUSAL, START + int(seconds * SECOND), "", "bot", fields)
+    return Event(EventKind.REFUSAL, START + int(seconds * SECOND), flow, "bot", fields)
 
 
 class Bench:
@@ -132,6 +132,7 @@ def test_the_alarm_comes_though_nothing_else_happens_and_the_next_life_does_not_
         pytest.param([dial(0, count=9, source=""), dial(1), counted(1, 9, "various")], 1, id="one that hides in such a flood"),
         pytest.param([dial(destination="127.0.0.1:8080", own=True)], 0, id="own loopback"),
         pytest.param([dial(), counted(1, 1, layer="nft")], 1, id="another layer's refusal"),
+        pytest.param([dial(), seen(), dial(1, "10.0.0.1:2"), counted(1, 1, flow="f0")], 1, id="refusals within a session are no dials"),
     ],
 )  # fmt: skip
 def test_dials_and_rows_are_matched_one_to_one_and_by_count_where_there_are_only_counts(

@@ -4,7 +4,7 @@
 -- First each connection takes the latest dial of the same leaf with the same two addresses, at most 5 s older. What is left on
 -- both sides is compared by count, per leaf, destination and ten seconds: dials and refusals beyond the rate that is recorded
 -- one by one come as counts (in the end without destinations: then per leaf and ten seconds), and conntrack may give a connection
--- another source port. A dial that nobody answered carries nothing and is no alarm; one to the leaf's own loopback goes nowhere.
+-- another source port. Refusals within a session are no dials, and stand for none. A dial that nobody answered carries nothing and is no alarm; one to the leaf's own loopback goes nowhere.
 -- Nothing is judged before it is 5 s old at the time when all journals were last read to their ends.
 
 with watermark as (
@@ -30,7 +30,7 @@ with watermark as (
     union all by name
     select (fields ->> 'leaf') as leaf, (fields ->> 'destination') as destination, at_ns,
            coalesce(try_cast((fields ->> 'count') as bigint), 1) as "count"
-    from {event} where kind = 'refusal' and (fields ->> 'layer') = 'proxy'
+    from {event} where kind = 'refusal' and (fields ->> 'layer') = 'proxy' and coalesce(flow, '') = ''
 ), mixed as (
     select distinct leaf, span from remaining where destination = 'various'
     union
