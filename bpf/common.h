@@ -21,8 +21,14 @@
 
 /* Plain hashes: what is not there is denied, so nothing may ever be evicted. */
 BPF_F_TABLE("hash", u64, struct leaf_rule, leaves, 4096, 0);
-BPF_F_TABLE("hash", u64, struct origin, by_cookie, 65536, BPF_F_NO_PREALLOC);
-BPF_F_TABLE("hash", struct tuple, u64, by_tuple, 65536, BPF_F_NO_PREALLOC);
+BPF_F_TABLE("hash", u64, struct origin, by_cookie, 131072, BPF_F_NO_PREALLOC);
+BPF_F_TABLE("hash", struct tuple, u64, by_tuple, 131072, BPF_F_NO_PREALLOC);
+/*
+ * How many entries of by_cookie were made for a leaf, less those that programs removed; and how many enforcerd removed, which it
+ * alone writes: it cannot add to a number that programs add to at the same time.
+ */
+BPF_F_TABLE("hash", u64, s64, taken, 4096, BPF_F_NO_PREALLOC);
+BPF_F_TABLE("hash", u64, s64, pruned, 4096, BPF_F_NO_PREALLOC);
 /* Processes of leaves by id. The second: the first thread ended, others may go on or execute something in its place. */
 BPF_F_TABLE("hash", u32, struct image, tasks, 65536, BPF_F_NO_PREALLOC);
 BPF_F_TABLE("lru_hash", u32, struct image, retired, 1024, 0);

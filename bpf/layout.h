@@ -28,6 +28,9 @@ struct tuple {
 	u32 daddr[4];
 };
 
+/* Connections of one leaf at a time, so that none of them takes the room of the others. */
+#define LEAF_CONNECTIONS 8192
+
 /* Who connected a socket, by the kernel's word at the time of connect(2). */
 struct origin {
 	u64 leaf;
@@ -74,6 +77,7 @@ enum {
 	REASON_TYPE = 4,         /* an inet socket that is neither TCP nor UDP */
 	REASON_UNIX = 5,         /* the workload may not connect unix sockets */
 	REASON_MAP_FULL = 6,     /* no room to remember who connects */
+	REASON_QUOTA = 7,        /* the leaf has all the room that one may have */
 };
 
 struct refusal {

@@ -35,13 +35,50 @@ static __always_inline int refuse(struct refusal *refusal, u32 reason, u64 leaf,
 	return 0;
 }
 
+/* Whether there is room for one more of the leaf's. Two at once may both be refused the last place, never both be given it. */
+static __always_inline int take_place(u64 leaf)
+{
+	s64 *count = taken.lookup(&leaf), *back = pruned.lookup(&leaf);
+
+	if (!count || !back)
+		return 0;
+	__sync_fetch_and_add(count, 1);
+	if (*count - *back <= LEAF_CONNECTIONS)
+		return 1;
+	__sync_fetch_and_add(count, -1);
+	return 0;
+}
+
+static __always_inline void give_place(u64 leaf)
+{
+	s64 *count = taken.lookup(&leaf);
+
+	if (count)
+		__sync_fetch_and_add(count, -1);
+}
+
+/* Whoever removed the entry, and no other, gives its place back. */
+static __always_inline void forget(u64 cookie, struct origin *origin)
+{
+	u64 leaf = origin->leaf;
+
+	if (origin->tuple.family)
+		by_tuple.delete(&origin->tuple);
+	if (by_cookie.delete(&cookie) == 0)
+		give_place(leaf);
+}
+
 /* Remember who connects. Without room the connection is refused: one that nobody can account for is none. */
 static __always_inline u32 remember(u64 leaf, u64 netns, u64 cookie)
 {
-	struct origin origin = {};
+	struct origin origin = {}, *earlier = by_cookie.lookup(&cookie);
 	u64 task = bpf_get_current_pid_tgid(), user = bpf_get_current_uid_gid();
 	struct image *image = known(task >> 32, task);
 
+	if (earlier)
+		forget(cookie, earlier);
+	if (!take_place(leaf))
+		return REASON_QUOTA;
 	origin.leaf = leaf;
 	origin.netns = netns;
 	origin.at_ns = bpf_ktime_get_boot_ns();
@@ -54,7 +91,10 @@ static __always_inline u32 remember(u64 leaf, u64 netns, u64 cookie)
 		origin.start_ns = image->start_ns;
 		origin.image = image->count;
 	}
-	return by_cookie.update(&cookie, &origin) < 0 ? REASON_MAP_FULL : 0;
+	if (by_cookie.insert(&cookie, &origin) == 0)
+		return 0;
+	give_place(leaf);
+	return REASON_MAP_FULL;
 }
 
 static __always_inline u32 judge_connect(struct bpf_sock_addr *ctx, u64 leaf, u64 netns, u64 cookie)
@@ -192,13 +232,6 @@ int sock_create(struct bpf_sock *ctx)
 	refusal.type = type;
 	refusal.protocol = protocol;
 	return refuse(&refusal, reason, leaf, netns, cookie);
-}
-
-static __always_inline void forget(u64 cookie, struct origin *origin)
-{
-	if (origin->tuple.family)
-		by_tuple.delete(&origin->tuple);
-	by_cookie.delete(&cookie);
 }
 
 /* What became of a dial. Told once, when it is known, with the process as it was at the dial. */

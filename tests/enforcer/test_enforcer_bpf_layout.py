@@ -32,12 +32,14 @@ def test_maps_hold_the_structures_that_python_packs(built: objects.Objects) -> N
     assert sizes["leaves"] == (8, layout.LEAF_RULE.size)
     assert sizes["by_cookie"] == (8, layout.ORIGIN.size)
     assert sizes["by_tuple"] == (layout.TUPLE.size, 8)
+    assert (sizes["taken"], sizes["pruned"]) == ((8, 8), (8, 8))
+    assert min(shapes[name].max_entries for name in ("by_cookie", "by_tuple")) >= 16 * layout.LEAF_CONNECTIONS
     assert shapes["losses"].max_entries >= len(layout.LOSSES)
 
 
 def test_what_means_deny_is_a_plain_hash_that_evicts_nothing(built: objects.Objects) -> None:
-    plain_hash = 1
-    assert {name: shape.type for name, shape in built.maps if name in ("leaves", "by_cookie")} == {"leaves": plain_hash, "by_cookie": plain_hash}
+    plain_hash, denying = 1, ("leaves", "by_cookie", "taken", "pruned")
+    assert {name: shape.type for name, shape in built.maps if name in denying} == dict.fromkeys(denying, plain_hash)
 
 
 @pytest.mark.parametrize("name", [record.name for record in layout.RECORDS])

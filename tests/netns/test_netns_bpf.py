@@ -284,6 +284,123 @@ def test_what_never_came_to_connect_and_whose_end_nobody_saw_makes_room_again(bu
         ground.close()
 
 
+_NO_ROUTE = "192.0.2.1"
+_FLOOD = """
+import errno, resource, socket, sys
+resource.setrlimit(resource.RLIMIT_NOFILE, (int(sys.argv[1]) + 100,) * 2)
+kept, counts = [], {}
+for _ in range(int(sys.argv[1])):
+    one = socket.socket()
+    try:
+        one.connect((sys.argv[2], 443))
+    except OSError as error:
+        name = errno.errorcode[error.errno]
+        counts[name] = counts.get(name, 0) + 1
+    kept.append(one)
+print(counts, flush=True)
+sys.stdin.read()
+"""
+
+
+@contextlib.contextmanager
+def flooding(leaf: Leaf, sockets: int) -> Iterator[dict[str, int]]:
+    """A process of the leaf that holds so many sockets that were to connect and never came to it; what each was told."""
+    arguments = [sys.executable, "-I", "-c", _FLOOD, str(sockets), _NO_ROUTE]
+    with subprocess.Popen(arguments, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, preexec_fn=leaf.enter) as process:  # noqa: PLW1509 - one short step
+        assert process.stdout is not None
+        try:
+            yield dict(ast.literal_eval(process.stdout.readline()))
+        finally:
+            process.kill()
+
+
+MANY = layout.LEAF_CONNECTIONS
+
+
+def test_a_leaf_that_fills_its_room_is_refused_alone_and_recorded(ground: Ground, port: int) -> None:
+    greedy, other = ground.registered(), ground.registered()
+    with flooding(greedy, MANY + 50) as met:
+        assert met == {"ENETUNREACH": MANY, "EPERM": 50}
+        assert ground.programs.taken(greedy.id) == MANY
+        assert answer(greedy, lambda: dial(port)) == "EPERM"
+        assert answer(other, lambda: dial(port)) == "ok"
+        headings = [layout.heading(data) for data in ground.records()]
+        assert {(each.leaf, each.reason) for each in headings} == {(greedy.id, 7)}
+        assert len(headings) == 51
+    # What ended gives its room back.
+    wait_for("room", lambda: ground.programs.taken(greedy.id) == 0)
+    assert answer(greedy, lambda: dial(port)) == "ok"
+
+
+def test_room_that_enforcerd_makes_is_the_leafs_again_and_counted_once(ground: Ground, port: int) -> None:
+    greedy, other = ground.registered(), ground.registered()
+    with flooding(greedy, MANY + 1), flooding(other, 10):
+        assert (ground.programs.taken(greedy.id), ground.programs.taken(other.id)) == (MANY, 10)
+        assert ground.programs.prune(0.0, greedy.id) == MANY
+        assert (ground.programs.taken(greedy.id), ground.programs.taken(other.id)) == (0, 10)
+        assert answer(greedy, lambda: dial(port)) == "ok"
+    # Their sockets end now, and give nothing back a second time.
+    wait_for("room", lambda: ground.programs.taken(other.id) == 0)
+    assert ground.programs.taken(greedy.id) == 0
+    with flooding(greedy, MANY + 1) as met:
+        assert met == {"ENETUNREACH": MANY, "EPERM": 1}
+
+
+def test_many_at_once_do_not_outwit_the_count(ground: Ground) -> None:
+    """Threads of several processes, on every processor, over the last places; in the end the count is what is there."""
+    leaf = ground.registered()
+
+    def pound() -> str:
+        def dials() -> None:
+            for _ in range(400):
+                with contextlib.suppress(OSError), socket.socket() as one:
+                    one.connect((_NO_ROUTE, 443))
+
+        threads = [threading.Thread(target=dials) for _ in range(4)]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+        return ""
+
+    with flooding(leaf, MANY - 2) as met:
+        assert met == {"ENETUNREACH": MANY - 2}
+        rounds = [threading.Thread(target=in_child, args=(pound,), kwargs={"before": leaf.enter, "timeout_s": 30.0}) for _ in range(3)]
+        for each in rounds:
+            each.start()
+        for each in rounds:
+            each.join()
+        assert ground.programs.taken(leaf.id) == MANY - 2
+    wait_for("room", lambda: ground.programs.taken(leaf.id) == 0)
+
+
+def test_a_leaf_that_ends_leaves_nothing_in_the_others_way(ground: Ground) -> None:
+    """Multipath: no program hears of the end of the inner sockets."""
+    leaf = ground.registered()
+    assert {answer(leaf, lambda: dial(443, host=_NO_ROUTE, protocol=262)) for _ in range(3)} == {"ENETUNREACH"}
+    found = ground.programs.map("by_cookie")
+    assert found is not None
+    assert len(list(calls.keys(found[0], 8))) == 3
+    ground.programs.forget(leaf.id)
+    assert list(calls.keys(found[0], 8)) == []
+
+
+@pytest.mark.parametrize("layouts", ["same", "changed"])
+def test_the_count_outlives_programs_that_are_replaced(ground: Ground, built: objects.Objects, port: int, layouts: str) -> None:
+    """With the same maps the places taken stay so; with new ones both the table and the count begin anew."""
+    leaf = ground.registered()
+    changed = [(name, shape._replace(max_entries=shape.max_entries * 2) if name == "by_tuple" else shape) for name, shape in built.maps]
+    other = objects.Objects(built.code, changed if layouts == "changed" else built.maps, built.tracepoints)
+    with flooding(leaf, 20):
+        assert ground.programs.prune(0.0) == 20
+        with flooding(leaf, 7):
+            ground.programs.install(lambda _: other)
+            assert ground.programs.taken(leaf.id) == (7 if layouts == "same" else 0)
+    wait_for("room", lambda: ground.programs.taken(leaf.id) == 0)
+    assert answer(leaf, lambda: dial(port)) == "ok"
+    wait_for("room", lambda: ground.programs.taken(leaf.id) == 0)
+
+
 class Notes:
     def __init__(self) -> None:
         self.events: list[tuple[str, dict[str, object]]] = []

@@ -25,6 +25,9 @@ RECORD_FORK = 16
 RECORD_EXEC = 17
 RECORD_EXIT = 18
 
+LEAF_CONNECTIONS = 8192
+"""How many sockets of one leaf are remembered at a time."""
+
 LOSSES = ("refusals", "events", "tuples", "processes")
 """What the places of map ``losses`` count."""
 
@@ -95,6 +98,7 @@ _CONSTANTS = {
     "FLAG_PROVING": FLAG_PROVING,
     "FLAG_SHARED": FLAG_SHARED,
     "FLAG_NO_UNIX": FLAG_NO_UNIX,
+    "LEAF_CONNECTIONS": LEAF_CONNECTIONS,
     "RECORD_REFUSAL": RECORD_REFUSAL,
     "RECORD_FLOW": RECORD_FLOW,
     "LOST_REFUSALS": LOSSES.index("refusals"),

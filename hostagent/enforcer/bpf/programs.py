@@ -31,6 +31,12 @@ _PREFIX = "ha_"
 """Of the names under which programs are loaded, for people and to tell ours."""
 
 
+_OF_LEAVES = ("leaves", "taken", "pruned")
+"""The maps with an entry for each leaf. In the first is what it may; it is the last to be made and the first to go."""
+_ID_SIZE = 8
+_COUNT = struct.Struct("=q")
+
+
 def netns_cookie() -> int:
     """Return the kernel's number of this process's network namespace, which no other ever had (Linux 5.14)."""
     with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as one:
@@ -96,7 +102,7 @@ class Programs:
         try:
             for name, shape in ready.maps:
                 maps[name] = pins.open_map(place / "maps" / name, shape)
-            self._tell(maps["leaves"], dict(ready.maps)["leaves"])
+            self._tell(maps)
             links = self._link_all(ready, place, maps)
         except OSError:
             for descriptor in maps.values():
@@ -121,12 +127,13 @@ class Programs:
             if info.cgroup == here and info.number not in ours and calls.program_name(info.program).startswith(_PREFIX):
                 calls.detach(link)
 
-    def _tell(self, leaves: int, shape: calls.MapShape) -> None:
-        """Make the map say what is registered, nothing else."""
+    def _tell(self, maps: Mapping[str, int]) -> None:
+        """Make the maps say what is registered, nothing else."""
         for key, value in self._leaves.items():
-            calls.update(leaves, struct.pack("=Q", key), value)
-        for stale in [key for key in calls.keys(leaves, shape.key_size) if struct.unpack("=Q", key)[0] not in self._leaves]:
-            calls.delete(leaves, stale)
+            _admit(maps, struct.pack("=Q", key), value)
+        for name in _OF_LEAVES:
+            for stale in [key for key in calls.keys(maps[name], _ID_SIZE) if struct.unpack("=Q", key)[0] not in self._leaves]:
+                calls.delete(maps[name], stale)
 
     def _link_all(self, ready: Objects, place: Path, maps: Mapping[str, int]) -> dict[str, int]:
         """Put every program in force that can be; return the links."""
@@ -185,13 +192,23 @@ class Programs:
         """
         self._leaves[leaf] = layout.LEAF_RULE.pack(netns, flags, number)
         if self._maps:
-            calls.update(self._maps["leaves"], struct.pack("=Q", leaf), self._leaves[leaf])
+            _admit(self._maps, struct.pack("=Q", leaf), self._leaves[leaf])
 
     def forget(self, leaf: int) -> None:
-        """Deny the leaf from now on."""
+        """Deny the leaf from now on, and forget its sockets that never came to connect."""
         self._leaves.pop(leaf, None)
-        if self._maps:
-            calls.delete(self._maps["leaves"], struct.pack("=Q", leaf))
+        if not self._maps:
+            return
+        key = struct.pack("=Q", leaf)
+        calls.delete(self._maps["leaves"], key)
+        if self.taken(leaf):
+            self.prune(0.0, leaf)
+        for name in _OF_LEAVES:
+            calls.delete(self._maps[name], key)
+
+    def taken(self, leaf: int) -> int:
+        """Return how many sockets of the leaf are remembered, as far as is known; at most ``layout.LEAF_CONNECTIONS`` are."""
+        return _number(self._maps["taken"], struct.pack("=Q", leaf)) - _number(self._maps["pruned"], struct.pack("=Q", leaf))
 
     @contextlib.contextmanager
     def proving(self, leaf: int) -> Iterator[None]:
@@ -220,24 +237,32 @@ class Programs:
         """Return why the program called ``name`` is not in force, empty if it is."""
         return "" if name in self._links else self.reasons.get(name, self.problem)
 
-    def prune(self, older_than_s: float) -> int:
+    def prune(self, older_than_s: float, leaf: int = 0) -> int:
         """Forget the sockets that were to connect, never came to it, and whose end no program saw; return how many.
 
         A multipath socket's inner ones are the kernel's own: no program hears of their end unless they were dialled.
+
+        Args:
+            older_than_s: younger ones may come to connect yet.
+            leaf: only this leaf's, 0 for all.
         """
         found = self.map("by_cookie")
         if found is None:
             return 0
         descriptor, shape = found
         until = time.clock_gettime_ns(time.CLOCK_BOOTTIME) - int(older_than_s * 1e9)
-        gone = 0
-        for key in list(calls.keys(descriptor, shape.key_size)):
-            value = calls.lookup(descriptor, key, shape.value_size)
-            origin = layout.ORIGIN.unpack(value) if value is not None else {}
-            if origin and int(origin["at_ns"]) < until and not any(bytes(origin["tuple"])):
-                calls.delete(descriptor, key)
-                gone += 1
-        return gone
+        gone: dict[int, int] = {}
+        for key, value in list(calls.entries(descriptor, shape.key_size, shape.value_size)):
+            origin = layout.ORIGIN.unpack(value)
+            owner = int(origin["leaf"])
+            if int(origin["at_ns"]) < until and leaf in (0, owner) and not any(bytes(origin["tuple"])) and calls.delete(descriptor, key):
+                gone[owner] = gone.get(owner, 0) + 1
+        for owner, count in gone.items():
+            place = struct.pack("=Q", owner)
+            before = calls.lookup(self._maps["pruned"], place, _COUNT.size)
+            if before is not None:
+                calls.update(self._maps["pruned"], place, _COUNT.pack(_COUNT.unpack(before)[0] + count))
+        return sum(gone.values())
 
     # -- upkeep ----------------------------------------------------------------------------------------------------
 
@@ -272,6 +297,19 @@ class Programs:
         for descriptor in (*self._maps.values(), *self._links.values()):
             os.close(descriptor)
         self._maps, self._shapes, self._links = {}, {}, {}
+
+
+def _admit(maps: Mapping[str, int], leaf: bytes, rule: bytes) -> None:
+    """Register a leaf; what is counted of one that is registered already goes on."""
+    for name in ("taken", "pruned"):
+        if calls.lookup(maps[name], leaf, _COUNT.size) is None:
+            calls.update(maps[name], leaf, _COUNT.pack(0))
+    calls.update(maps["leaves"], leaf, rule)
+
+
+def _number(counts: int, leaf: bytes) -> int:
+    value = calls.lookup(counts, leaf, _COUNT.size)
+    return int(_COUNT.unpack(value)[0]) if value is not None else 0
 
 
 def _usable(pin: Path | None, cgroup: int) -> int | None:

@@ -36,8 +36,9 @@ _REASONS = {
     4: "neither a TCP nor a UDP socket",
     5: "the workload may not connect unix sockets",
     6: "map_full: no room to remember who connects",
+    7: f"map_full: the workload has {layout.LEAF_CONNECTIONS} connections, all that are remembered of one at a time",
 }
-_MAP_FULL = 6
+_MAP_FULL = (6, 7)
 _PRUNE_S = 10.0
 _UNIX = 1
 _STREAM, _DATAGRAM, _RAW = 1, 2, 3
@@ -199,7 +200,7 @@ class BpfWatch:
             log.warning("no room to remember who connects; %d sockets that never did are forgotten", gone)
 
     def _refused(self, heading: Heading, data: bytes) -> None:
-        if heading.reason == _MAP_FULL:
+        if heading.reason in _MAP_FULL:
             self._make_room()
         fields = layout.REFUSAL.unpack(data)
         family, kind, protocol, port = (int(fields[name]) for name in ("family", "type", "protocol", "port"))
