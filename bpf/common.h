@@ -44,6 +44,40 @@ static __always_inline void lose(u32 what)
 		__sync_fetch_and_add(count, 1);
 }
 
+#define SECOND 1000000000ull
+/*
+ * Records of one leaf in a second, by kind: a workload that does the same in a loop must not fill a ring for the others. Each
+ * ring has room for several leaves' records of a second, and is read all the time.
+ */
+#define REFUSAL_RECORDS 1000
+#define FLOW_RECORDS 4000
+#define PROCESS_RECORDS 4000
+
+enum { PACE_REFUSALS, PACE_FLOWS, PACE_PROCESSES, PACES };
+
+struct pace {
+	u64 second;
+	u64 count[PACES];
+};
+
+/* The oldest may go: nothing here means deny. */
+BPF_F_TABLE("lru_hash", u64, struct pace, paces, 1024, 0);
+
+/* Whether leaf may write one more record of this kind. Two at once may begin a second twice: a few more records. */
+static __always_inline int in_pace(u64 leaf, u32 kind, u64 limit)
+{
+	u64 second = bpf_ktime_get_boot_ns() / SECOND;
+	struct pace *pace = paces.lookup(&leaf), fresh = {.second = second};
+
+	if (!pace || pace->second != second) {
+		fresh.count[kind] = 1;
+		paces.update(&leaf, &fresh);
+		return 1;
+	}
+	__sync_fetch_and_add(&pace->count[kind], 1);
+	return pace->count[kind] <= limit;
+}
+
 /* What is known of the calling process: its id, and what bpf_get_current_pid_tgid said. */
 static __always_inline struct image *known(u32 pid, u64 task)
 {

@@ -9,7 +9,7 @@
 
 static __always_inline void put_refusal(struct refusal *refusal)
 {
-	if (refusals.ringbuf_output(refusal, sizeof(*refusal), 0) < 0)
+	if (!in_pace(refusal->heading.leaf, PACE_REFUSALS, REFUSAL_RECORDS) || refusals.ringbuf_output(refusal, sizeof(*refusal), 0) < 0)
 		lose(LOST_REFUSALS);
 }
 
@@ -254,7 +254,7 @@ static __always_inline void tell(u64 cookie, struct origin *origin, u32 establis
 	flow.start_ns = origin->start_ns;
 	flow.image = origin->image;
 	flow.established = established;
-	if (events.ringbuf_output(&flow, sizeof(flow), 0) < 0)
+	if (!in_pace(origin->leaf, PACE_FLOWS, FLOW_RECORDS) || events.ringbuf_output(&flow, sizeof(flow), 0) < 0)
 		lose(LOST_EVENTS);
 }
 

@@ -39,17 +39,8 @@ struct execveat_format {
 };
 
 #define CLONE_THREAD 0x10000
-#define SECOND 1000000000ull
-/* A workload that starts programs in a loop must not fill the ring for the others. */
-#define PROCESS_RECORDS 4000
 
-struct pace {
-	u64 second;
-	u64 count;
-};
-
-/* Nothing below means deny, so the oldest may go. */
-BPF_F_TABLE("lru_hash", u64, struct pace, paces, 1024, 0);
+/* The oldest may go: nothing below means deny. */
 /* What a thread asked execve(2) for, until it is done. */
 BPF_F_TABLE("lru_hash", u32, struct words, asked, 1024, 0);
 BPF_F_TABLE("percpu_array", u32, struct words, scratch, 1, 0);
@@ -57,14 +48,7 @@ BPF_F_TABLE("percpu_array", u32, struct words, scratch, 1, 0);
 /* Whether a record about a process of leaf may be written. */
 static __always_inline int paced(u64 leaf)
 {
-	u64 second = bpf_ktime_get_boot_ns() / SECOND;
-	struct pace *pace = paces.lookup(&leaf), fresh = {.second = second, .count = 1};
-
-	if (!pace || pace->second != second) {
-		paces.update(&leaf, &fresh);
-		return 1;
-	}
-	if (__sync_fetch_and_add(&pace->count, 1), pace->count <= PROCESS_RECORDS)
+	if (in_pace(leaf, PACE_PROCESSES, PROCESS_RECORDS))
 		return 1;
 	lose(LOST_PROCESSES);
 	return 0;

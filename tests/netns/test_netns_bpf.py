@@ -438,6 +438,24 @@ def test_lost_records_are_counted_and_become_a_gap(built: objects.Objects) -> No
         ground.close()
 
 
+def test_a_flood_of_refusals_in_one_leaf_does_not_push_out_those_of_another(ground: Ground) -> None:
+    """More than the ring has room for; what a leaf does not get into it is counted."""
+    loud, quiet = ground.leaf(), ground.leaf()
+
+    def flood() -> str:
+        for _ in range(3000):
+            with contextlib.suppress(PermissionError):
+                socket.socket()
+        return ""
+
+    in_child(flood, before=loud.enter, timeout_s=30.0)
+    assert answer(quiet, socket.socket) == "EPERM"
+    leaves = [layout.heading(data).leaf for data in ground.records()]
+    assert leaves.count(quiet.id) == 1
+    assert leaves.count(loud.id) >= 1000
+    assert ground.programs.losses()["refusals"] == 3000 - leaves.count(loud.id) > 0
+
+
 # -- replacing and removing -----------------------------------------------------------------------------------------------
 
 

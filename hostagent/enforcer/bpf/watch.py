@@ -192,7 +192,7 @@ class BpfWatch:
         self._lost = losses
 
     def _make_room(self) -> None:
-        """At most every ten seconds: it takes up to a second for a map of 65,536."""
+        """At most every ten seconds: it takes up to a third of a second for a map of 131,072."""
         now = time.monotonic()
         if now >= self._prune_at:
             self._prune_at = now + _PRUNE_S
