@@ -131,8 +131,9 @@ def entries(map_: int, key_size: int, value_size: int) -> Iterator[tuple[bytes, 
         except FileNotFoundError:  # these are the last
             last = True
         (count,) = struct.unpack_from("=I", buffer, 32)
+        names, contents = keys_.raw, values.raw
         for number in range(count):
-            yield keys_[number * key_size : (number + 1) * key_size], values[number * value_size : (number + 1) * value_size]
+            yield names[number * key_size : (number + 1) * key_size], contents[number * value_size : (number + 1) * value_size]
         if last:
             return
         begun = ctypes.addressof(place)
