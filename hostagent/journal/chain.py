@@ -21,7 +21,7 @@ from hostagent.journal.format import (
     link,
     signed_text,
 )
-from hostagent.model.errors import JournalError
+from hostagent.model.errors import UnwritableEventError
 from hostagent.model.event import Event
 
 _LONGEST = MAX_LINE - 128
@@ -72,7 +72,7 @@ class Chain:
         """Return the lines of ``events``, to be appended with one write.
 
         Raises:
-            JournalError: an event cannot be expressed as JSON, or is too long; the chain has not moved.
+            UnwritableEventError: an event cannot be expressed as JSON, or is too long; the chain has not moved.
         """
         seq, head = self.state
         parts: list[bytes] = []
@@ -83,7 +83,7 @@ class Chain:
             except (UnicodeEncodeError, TypeError, ValueError, OverflowError, RecursionError):
                 payload = _encode_carefully(seq, kind, at, flow, workload, fields)
             if len(payload) > _LONGEST:
-                raise JournalError(f"an event of {len(payload)} bytes is too long for the journal")
+                raise UnwritableEventError(f"an event of {len(payload)} bytes is too long for the journal")
             head = sha256(b"\x00" + head + payload).digest()
             parts.append(b"E %b %b\n" % (hexlify(head), payload))
         self.state = ChainState(seq, head)
@@ -114,4 +114,4 @@ def _encode_carefully(seq: int, kind: str, at: int, flow: str, workload: str, fi
             NewLine(seq, kind, at, str(_printable(flow)), str(_printable(workload)), _printable(fields)),
         )
     except (UnicodeEncodeError, TypeError, ValueError, OverflowError, RecursionError) as error:
-        raise JournalError(f"a {kind} event cannot be written as JSON: {error}") from error
+        raise UnwritableEventError(f"a {kind} event cannot be written as JSON: {error}") from error

@@ -19,6 +19,10 @@ class JournalError(HostagentError):
     """Evidence could not be written; the operation must not happen."""
 
 
+class UnwritableEventError(JournalError):
+    """An event can never be written: too long, or not to be expressed. Nothing of what came with it was written either."""
+
+
 class IdentityError(HostagentError):
     """No valid identity."""
 

@@ -10,7 +10,7 @@ from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Protocol
 
 from hostagent.model.command import Command
-from hostagent.model.errors import JournalError
+from hostagent.model.errors import JournalError, UnwritableEventError
 from hostagent.model.event import Event
 
 if TYPE_CHECKING:
@@ -38,29 +38,47 @@ class Turn:
         self._journal = journal
         self._soon = soon
         self._events: list[Event] = []
-        self._commands: list[tuple[Waiting, Sequence[Command]]] = []
+        self._waiting: list[tuple[Waiting, list[Event], Sequence[Command]]] = []
 
     def add(self, session: Waiting, events: list[Event], commands: Sequence[Command]) -> None:
         """Have ``commands`` carried out at the end of this turn, after ``events`` are in the journal."""
         self._events += events
-        self._commands.append((session, commands))
-        if len(self._commands) == 1:
+        self._waiting.append((session, events, commands))
+        if len(self._waiting) == 1:
             self._soon(self.settle)
 
     def settle(self) -> None:
         """Append and carry out what has been collected; afterwards nothing waits. Never raises."""
-        waiting, events = self._commands, self._events
+        waiting, events = self._waiting, self._events
         if not waiting:
             return
-        self._commands, self._events = [], []
+        self._waiting, self._events = [], []
         try:
             self._journal.append(events)
+        except UnwritableEventError:
+            self._one_by_one(waiting)
+            return
         except JournalError as error:
-            for session in dict.fromkeys(session for session, _ in waiting):
+            for session in dict.fromkeys(session for session, _, _ in waiting):
                 session.unrecorded(error)
             return
-        for session, commands in waiting:
+        for session, _, commands in waiting:
             session.carry_out(commands)
+
+    def _one_by_one(self, waiting: Sequence[tuple[Waiting, list[Event], Sequence[Command]]]) -> None:
+        """Append what each session has by itself: whoever makes an event that nobody can write ends alone."""
+        cut: set[Waiting] = set()
+        for session, events, commands in waiting:
+            try:
+                if events:
+                    self._journal.append(events)
+            except JournalError as error:
+                if session not in cut:
+                    cut.add(session)
+                    session.unrecorded(error)
+            else:
+                if session not in cut:
+                    session.carry_out(commands)
 
     def append(self, events: list[Event]) -> None:
         """Append ``events`` now, behind everything that waits.

@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from hostagent.journal import GENESIS, Chain, ChainState, Fault, FaultKind, Verifier
-from hostagent.model.errors import JournalError
+from hostagent.model.errors import UnwritableEventError
 from hostagent.model.event import Event, EventKind
 
 
@@ -213,6 +213,6 @@ def test_an_event_that_is_no_json_is_refused_and_moves_nothing() -> None:
     chain = Chain("proxyd-0", "host-1")
     loop: dict[str, object] = {}
     loop["self"] = loop
-    with pytest.raises(JournalError):
+    with pytest.raises(UnwritableEventError):
         chain.frame([event(1), Event(EventKind.DNS, 1, "", "", loop)])
     assert chain.state == ChainState()

@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 import pytest
 
 from hostagent.model.command import Command, Forward, Record
-from hostagent.model.errors import JournalError
+from hostagent.model.errors import JournalError, UnwritableEventError
 from hostagent.model.event import Event, EventKind
 from hostagent.model.flow import Side
 from hostagent.proxy.turn import Turn
@@ -28,6 +28,8 @@ class Log:
     def append(self, events: Sequence[Event]) -> None:
         if self.broken:
             raise JournalError("no space")
+        if any("long" in each.flow for each in events):
+            raise UnwritableEventError("too long")
         self.lines.append("append " + " ".join(each.flow for each in events))
 
 
@@ -88,3 +90,18 @@ def test_without_evidence_nothing_of_the_turn_passes_and_every_session_of_it_is_
     assert log.lines == ["one cut: no space", "two cut: no space"]
     with pytest.raises(JournalError):
         turn.append([event("close")])
+
+
+def test_an_event_that_nobody_can_write_ends_its_own_session_and_no_other(log: Log) -> None:
+    turn = Turn(log, log.later.append)
+    one, two = Flow(log, "one"), Flow(log, "two")
+    add(turn, one, "a")
+    add(turn, two, "long")
+    add(turn, one, "b")
+    add(turn, two, "c")
+    turn.add(two, [], [Forward(Side.SERVER, b"d")])
+    log.later.pop()()
+    assert log.lines == ["append one.a", "one a", "two cut: too long", "append one.b", "one b", "append two.c"]
+    add(turn, one, "e")
+    log.later.pop()()
+    assert log.lines[-2:] == ["append one.e", "one e"]
