@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 from hostagent.gate import Gate
 from hostagent.inspectors.postgres.cancel import CancelRegistry
 from hostagent.inspectors.postgres.conversation import Kind
+from hostagent.inspectors.postgres.session import Session
 from hostagent.model.command import Command, Connect, Forward, Record
 from hostagent.model.event import EventKind
 from hostagent.model.flow import Side
@@ -45,6 +46,7 @@ def _rounds(client: RawClient) -> None:
     """What drivers send again and again, which is taken as one (``rounds``), and everything that may come between."""
     client.ask(parse("select $1::int / $2::int as x, a, b from t order by a limit 3", "r", 23, 23) + SYNC)
     client.ask(parse("select 7 as seven", "q") + SYNC)
+    client.ask(parse("select a from t where false", "none") + SYNC)
 
     def round_of(*values: bytes | None, name: str = "r") -> bytes:
         return bind(name, "", values) + describe("P") + execute() + SYNC
@@ -54,6 +56,7 @@ def _rounds(client: RawClient) -> None:
         client.ask(round_of(b"10", b"5"))
         client.ask(query("select 7 as seven"))
         client.ask(seven)
+        client.ask(round_of(name="none"))
     client.ask(round_of(b"1", b"1") + round_of(b"1", b"0") + seven + round_of(None, b"1"), 4)
     client.ask(parse("select nothing from nowhere", "bad") + bind("bad") + seven + seven, 2)
     client.ask(query("begin"))
@@ -187,3 +190,42 @@ def test_a_round_under_a_ruling_that_is_no_longer_good_is_judged_message_by_mess
     assert [event.fields["decision"] for event in events(out, EventKind.STATEMENT)] == ["deny"]
     assert b"select 1" not in sent(out, Side.SERVER)
     assert [entry.kind for entry in session._talk.queue] == [Kind.PARSE, Kind.SYNC]
+
+
+ROUND_TAIL = describe("P") + execute() + SYNC
+ONE = build_row_description((Column(b"a", 0, 0, 23, 4, -1, 0),))
+
+
+def test_a_bind_without_a_body_is_the_protocol_violation_that_it_is() -> None:
+    _, session = make_session(make_context(Rules(lambda _: Decision.ALLOW)))
+    session.feed(Side.CLIENT, parse("select 1") + SYNC, NOW)
+    session.feed(Side.SERVER, PARSE_COMPLETE + build_ready(b"I"), NOW)
+    out = session.feed(Side.CLIENT, b"B\0\0\0\x04" + ROUND_TAIL, NOW)
+    assert sent(out, Side.SERVER) == b""
+    assert b"08P01" in sent(out, Side.CLIENT)
+    assert len(events(out, EventKind.REFUSAL)) == 1
+
+
+def _asked_twice() -> Session:
+    """Return a session that has seen what ``select 1`` answers, and asked it again."""
+    _, session = make_session(make_context(Rules(lambda _: Decision.ALLOW)))
+    whole = ONE + build_data_row((b"1",)) + build_command_complete("SELECT 1") + build_ready(b"I")
+    session.feed(Side.CLIENT, query("select 1"), NOW)
+    session.feed(Side.SERVER, whole, NOW)
+    session.feed(Side.CLIENT, query("select 1"), NOW)
+    return session
+
+
+def test_rows_before_a_second_description_are_counted_too() -> None:
+    session = _asked_twice()
+    session.feed(Side.SERVER, ONE + build_data_row((b"1",)), NOW)
+    rest = ONE + build_data_row((b"2",)) + build_command_complete("SELECT 1") + build_ready(b"I")
+    (result,) = events(session.feed(Side.SERVER, rest, NOW), EventKind.RESULT)
+    assert (result.fields["rows"], result.fields["bytes"]) == (2, 2 * len(build_data_row((b"1",))))
+
+
+def test_what_came_before_a_broken_completion_reaches_the_client() -> None:
+    session = _asked_twice()
+    out = session.feed(Side.SERVER, ONE + build_command_complete("SELECT\0 1") + build_ready(b"I"), NOW)
+    assert sent(out, Side.CLIENT).startswith(ONE)
+    assert b"08P01" in sent(out, Side.CLIENT)

@@ -81,8 +81,10 @@ class Rounds:
         talk = self._talk
         names = talk.names
         stop = body.find(b"\0", 1)
+        if stop < 0 or body[0] or talk.copying_in or talk.discarding:
+            return False
         prepared = names.statements.get(key_of(body[1:stop]))
-        if prepared is None or body[0] or stop < 0 or talk.copying_in or talk.discarding:
+        if prepared is None:
             return False
         subject = prepared.subject
         ruling = subject.ruling
@@ -122,7 +124,7 @@ class Rounds:
             if not buffer.startswith(BIND_COMPLETE, offset):
                 return 0
             offset += len(BIND_COMPLETE)
-        elif entry.kind is not Kind.QUERY or entry.denial is not None or entry.done or entry.streaming:
+        elif entry.kind is not Kind.QUERY or entry.denial is not None or entry.done or entry.shape is not None or entry.streaming:
             return 0
         if ruling is None or len(entry.traces) != 1 or self._talk.redefined:
             return 0
@@ -159,6 +161,8 @@ class Rounds:
         outcomes = self._outcomes
         outcome = outcomes.get(body)
         if outcome is None:
+            if body.find(b"\0") != len(body) - 1:
+                return None, offset
             if len(outcomes) >= _OUTCOMES:
                 outcomes.clear()
             outcome = outcomes[body] = Outcome("ok", parse_command_complete(body))

@@ -12,7 +12,6 @@ from typing import Final
 from hostagent.inspectors.ports import Masking, Outcome, Shape, Trace
 from hostagent.inspectors.postgres import refusals
 from hostagent.inspectors.postgres.conversation import READY_KINDS, Conversation, Entry, Kind
-from hostagent.inspectors.postgres.names import Portal
 from hostagent.inspectors.postgres.results import shape_of
 from hostagent.inspectors.postgres.rounds import Rounds, learn
 from hostagent.model.command import Command, Forward
@@ -186,8 +185,7 @@ class ServerHalf:
         if entry.denial is not None:
             raise RemoteWireError("rows for a refused statement")
         if ruling is None or ruling.masking is None:
-            if entry.shape is None and entry.portal is not None:
-                self._note_columns(entry, entry.portal)
+            self._note_columns(entry)
             return True, None
         shape = entry.shape
         if shape is None:
@@ -201,11 +199,15 @@ class ServerHalf:
             trace.count(found)
         return False, masked
 
-    def _note_columns(self, entry: Entry, portal: Portal) -> None:
+    def _note_columns(self, entry: Entry) -> None:
         """Take the columns for the record from whatever description the client happened to ask for."""
-        shape = portal.prepared.shape if portal.description is None else shape_of(portal.description, None, False)
-        if shape is not None:
-            self._shaped(entry, shape)
+        portal, ruling = entry.portal, entry.ruling
+        if entry.shape is not None or portal is None or ruling is None:
+            return
+        if portal.description is not None:
+            self._shaped(entry, shape_of(portal.description, ruling.masking, ruling.exposed))
+        elif portal.prepared.shape is not None and ruling.masking is None:
+            self._shaped(entry, portal.prepared.shape)
 
     def _describe_rows(self, entry: Entry, masking: Masking, exposed: int) -> Shape:
         """Return the shape of a portal's rows under the ruling that this Execute got."""
@@ -333,6 +335,7 @@ class ServerHalf:
         if buffer.find(b"\0", start, stop) != stop - 1:
             raise RemoteWireError("invalid CommandComplete message")
         tag = parse_command_complete(buffer[start:stop])
+        self._note_columns(entry)
         self._settle(entry, Outcome("ok", tag), now)
         if entry.ruling is not None and entry.ruling.defines:
             self._talk.redefined = True
