@@ -38,7 +38,8 @@ BOUND_S = 1.0
 PATIENCE_S = 5.0
 _STEP_S = 0.004
 _MOST_DESCRIPTORS = 100_000
-"""Of one leaf: more could not be looked at within the bound."""
+_MOST_SOCKETS = 40_000
+"""Of one leaf, each descriptor counted: more could not be looked at within the bound, and whoever holds them would delay every other leaf's."""
 _QUEUES = 300
 """Most unix sockets of a leaf whose queues are looked at each time."""
 _TICK_NS = 1_000_000_000 // os.sysconf("SC_CLK_TCK")
@@ -59,13 +60,14 @@ class _Watched:
 
 @dataclass(slots=True)
 class _Look:
-    """One look at everything, so far. ``leaf_held`` counts the descriptors of the leaf at hand."""
+    """One look at everything, so far. ``leaf_held`` and ``leaf_sockets`` count the descriptors of the leaf at hand, and the sockets among them."""
 
     began: float
     spent: float = 0.0
     sockets: int = 0
     processes: int = 0
     leaf_held: int = 0
+    leaf_sockets: int = 0
 
 
 class Auditor:
@@ -218,7 +220,7 @@ class Auditor:
     def _leaf(self, watched: _Watched) -> Iterator[None]:
         governed = watched.governed
         assert governed.process is not None
-        self._look.leaf_held = 0
+        self._look.leaf_held = self._look.leaf_sockets = 0
         held: set[int] = set()
         processes = governed.leaf.processes()
         inside = self._inside(watched)
@@ -288,11 +290,15 @@ class Auditor:
         return False
 
     def _table(self, watched: _Watched, table: Table, inside: Inside, held: set[int]) -> Iterator[None]:
-        """Look at one table of descriptors."""
+        """Look at one table of descriptors, unless its leaf was ended for another one."""
+        if watched.governed.reason:
+            return
         for batch in table.sockets():
             self._look.leaf_held += batch.looked_at
-            if self._look.leaf_held > _MOST_DESCRIPTORS:
-                self._foreign(watched, table.pid, Verdict("too-many-descriptors", f"more than {_MOST_DESCRIPTORS}"))
+            self._look.leaf_sockets += len(batch.found)
+            if self._look.leaf_held > _MOST_DESCRIPTORS or self._look.leaf_sockets > _MOST_SOCKETS:
+                detail = f"more than {_MOST_DESCRIPTORS}, or {_MOST_SOCKETS} sockets"
+                self._foreign(watched, table.pid, Verdict("too-many-descriptors", detail))
                 return
             for number, key in batch.found:
                 held.add(key)

@@ -8,11 +8,11 @@ from __future__ import annotations
 
 import contextlib
 import os
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from pathlib import Path
 from typing import NamedTuple
 
-from hostagent.enforcer.unixsockets import sockets_in
+from hostagent.enforcer.unixsockets import found_at
 
 _AGAIN_S = 1.0
 _LISTENS = "00010000"
@@ -50,22 +50,27 @@ class BornSockets:
                 found |= table
         return found
 
-    def exists(self, born: Born) -> bool:
-        """Return whether the socket is still there."""
-        return born in (_read(born.namespace, self._namespaces.get(born.namespace, 0)) or {})
+    def living(self, borns: Collection[Born]) -> set[Born]:
+        """Return those of ``borns`` that are there still."""
+        tables = {number: _read(number, self._namespaces.get(number, 0)) or {} for number in {each.namespace for each in borns}}
+        return {each for each in borns if each in tables[each.namespace]}
 
-    def exact(self, name: str) -> set[str]:
-        """Return the paths that ``name`` can mean: its maker may have had another root, or a folder of its own."""
+    def files(self, names: Collection[str]) -> dict[str, set[str]]:
+        """Return the socket files in the folders that ``names`` can mean, for files are renamed and linked; each with the names that mean itself."""
+        found: dict[str, set[str]] = {}
+        for link, absolute in (("root", True), ("cwd", False)):
+            some = [name for name in names if name.startswith("/") is absolute]
+            for path, called in (found_at(some, self._place(link)) if some else {}).items():
+                found.setdefault(path, set()).update(called)
+        for name in names:
+            if name.startswith("/"):  # also where only the workload sees it
+                found.setdefault(os.path.normpath(name), set()).add(name)
+        return found
+
+    def _place(self, link: str) -> set[str]:
         if self._places is None:
-            self._places = {link: _places(link) for link in ("root", "cwd")}
-        bare = name.lstrip("/")
-        places = self._places["root" if name.startswith("/") else "cwd"]
-        return {os.path.normpath(f"{place.rstrip('/')}/{bare}") for place in places}
-
-    def beside(self, name: str) -> set[str]:
-        """Return the paths of all socket files in the folders that ``name`` can mean: files are renamed and linked."""
-        folders = {str(Path(path).parent) for path in self.exact(name)}
-        return {path for folder in folders for path in sockets_in(folder)}
+            self._places = {each: _places(each) for each in ("root", "cwd")}
+        return self._places[link]
 
 
 def _namespaces() -> Iterator[tuple[int, int]]:
@@ -84,12 +89,12 @@ def _read(namespace: int, pid: int) -> dict[Born, str] | None:
     try:
         if _namespace(pid) != namespace:
             return None
-        table = Path(f"/proc/{pid}/net/unix").read_text(errors="surrogateescape")
+        table = Path(f"/proc/{pid}/net/unix").read_bytes().decode(errors="surrogateescape")
     except OSError:
         return None
     found: dict[Born, str] = {}
     # Address, references, protocol, flags, type, state, inode, name; an accepted connection has its listener's name too.
-    for line in table.splitlines()[1:]:
+    for line in table.split("\n")[1:]:
         row = line.split(None, 7)
         if len(row) == 8 and row[7][0] != "@" and (row[3] == _LISTENS or row[4] == _DATAGRAM):
             found[Born(namespace, int(row[6]))] = row[7]

@@ -476,6 +476,8 @@ class Leaves:
             self._finish(governed)
             return
         word, _, rest = message.text.partition(" ")
+        if governed.reason and governed.stage is Stage.STARTING:
+            governed.leaf.kill()  # ended before it had entered its leaf, where nothing found it
         if word == "here":
             governed.main_pid = message.pid
         elif word == "calls":

@@ -9,19 +9,19 @@ from __future__ import annotations
 
 import os
 import socket
-from collections.abc import Callable
+from collections.abc import Callable, Collection, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
 from hostagent.enforcer.bornsockets import Born, BornSockets
 from hostagent.enforcer.governed import Governed
 from hostagent.enforcer.latemasks import InView, cover, look
-from hostagent.model.errors import HostagentError
 
 _PRIVATE = ("/run", "/tmp", "/var/tmp", "/dev", "/dev/shm")  # noqa: S108 - looked at, not used
 _LISTENERS = 32
 """Most listeners of one leaf's late masks that are heard one by one: each is a descriptor held."""
-_MOST = 1000
+_AT_ONCE = 256
+"""Most that are masked in one look: somebody who makes thousands must not hold up the loop, nor have a leaf ended."""
 
 HearDials = Callable[[Governed, int, str], None]
 
@@ -70,45 +70,61 @@ class Newcomers:
         if not fresh:
             return []
         strangers = [born for born in fresh if born.namespace != leaf.network and born.inode not in held]
-        found = self._in_view(governed, leaf, strangers)
+        found, all_of_them = self._in_view(governed, leaf, strangers)
         try:
             if found:
                 self._cover(governed, leaf, found)
-            leaf.seen.update(fresh)
+            if all_of_them:
+                leaf.seen.update(fresh)  # else the rest comes with the next look: what is covered is not found again
             return [each.path for each in found]
         finally:
             for each in found:
                 each.close()
 
-    def _in_view(self, governed: Governed, leaf: _Leaf, strangers: list[Born]) -> list[InView]:
-        """Return what is to be covered, each file once."""
+    def _in_view(self, governed: Governed, leaf: _Leaf, strangers: list[Born]) -> tuple[list[InView], bool]:
+        """Return what is to be covered, each file once, ``_AT_ONCE`` at most, and whether that is all."""
         assert governed.process is not None
+        by_name: dict[str, set[Born]] = {}
+        for born in strangers:
+            by_name.setdefault(self._names[born], set()).add(born)
         doors = {door.file for door in governed.unix}
-        found: dict[tuple[int, int], InView] = {}
-        candidates = {path: False for born in strangers for path in self._born.beside(self._names[born])}
-        exact = {path: True for born in strangers for path in self._born.exact(self._names[born])}
-        both = (candidates | exact).items()
-        inside = {(_inside(path, governed.workload.root), path, named) for path, named in both if governed.workload.root}
-        for shown, path, named in {(path, path, named) for path, named in both} | inside:
-            seen = look(governed.process.pid, shown) if shown else None
+        found: dict[tuple[int, int], tuple[InView, set[Born]]] = {}
+        for shown, called in self._shown(governed, by_name):
+            if len(found) >= _AT_ONCE:
+                break
+            seen = look(governed.process.pid, shown)
             if seen is None:
                 continue
             key = (seen.device, seen.inode)
-            ours = seen.device in leaf.private or key in doors or key in found
-            if ours or not (seen.read_only or (named and self._there(strangers, path))):
+            makers = {born for name in called for born in by_name[name]}
+            if seen.device in leaf.private or key in doors or not (seen.read_only or makers):
+                seen.close()
+            elif key in found:
+                found[key][1].update(makers)
                 seen.close()
             else:
-                found[key] = seen
-        return list(found.values())
+                found[key] = (seen, makers)
+        # Asked after the files were looked at: the file of one that is dead may be the workload's by now.
+        living = self._born.living({born for _, makers in found.values() for born in makers})
+        strange = []
+        for seen, makers in found.values():
+            if seen.read_only or makers & living:
+                strange.append(seen)
+            else:
+                seen.close()
+        return strange, len(found) < _AT_ONCE
 
-    def _there(self, strangers: list[Born], path: str) -> bool:
-        """Whether one of ``strangers`` that may be called ``path`` still exists: a dead one's file may be the workload's by now."""
-        return any(path in self._born.exact(self._names[born]) and self._born.exists(born) for born in strangers)
+    def _shown(self, governed: Governed, names: Collection[str]) -> Iterator[tuple[str, set[str]]]:
+        """Yield the paths in the leaf's view of the socket files that ``names`` can mean, with those that mean this very file."""
+        root = os.path.realpath(governed.workload.root) if governed.workload.root else ""
+        for path, called in self._born.files(names).items():
+            yield path, called
+            inside = _inside(path, root) if root else ""
+            if inside:
+                yield inside, called
 
     def _cover(self, governed: Governed, leaf: _Leaf, found: list[InView]) -> None:
         assert governed.process is not None
-        if leaf.masks + len(found) > _MOST:
-            raise HostagentError(f"more than {_MOST} unix sockets came into view")
         listeners = cover(governed.process.pid, found, leaf.masks)
         for each, listener in zip(found, listeners, strict=True):
             self._hear(governed, leaf, listener, each.path)
@@ -122,10 +138,9 @@ class Newcomers:
 
 
 def _inside(path: str, root: str) -> str:
-    """Return what the host's ``path`` is called where the folder ``root`` is the root; empty where it lies elsewhere."""
-    folder = f"{os.path.realpath(root)}/"
+    """Return what the host's ``path`` is called where the (real) folder ``root`` is the root; empty where it lies elsewhere."""
     real = os.path.realpath(path)
-    return f"/{real[len(folder) :]}" if real.startswith(folder) else ""
+    return real[len(root) :] if real.startswith(f"{root}/") else ""
 
 
 def _leaf(governed: Governed) -> _Leaf:

@@ -112,7 +112,7 @@ class Server:
         while not self._stopping:
             due = min(next_tick, self._leaves.auditor.due)
             for key, _ in self._selector.select(max(0.0, due - time.monotonic())):
-                if key.fileobj in self._selector.get_map():
+                if still_registered(self._selector, key):
                     key.data()
             if time.monotonic() >= self._leaves.auditor.due:
                 self._leaves.auditor.step(time.monotonic())
@@ -251,6 +251,14 @@ class Server:
         self._evidence.service("stopped", "uninstalled")
         peer.send(packet_id, Uninstalled(removed))
         self._uninstalled = self._stopping = True
+
+
+def still_registered(selector: selectors.BaseSelector, key: selectors.SelectorKey) -> bool:
+    """Whether ``key`` still counts: what came before it in its batch may have closed it, and its number be another's by now."""
+    try:
+        return selector.get_key(key.fileobj) is key
+    except (KeyError, ValueError):  # ValueError: it has no number any more
+        return False
 
 
 @contextlib.contextmanager

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import socket
 import struct
+from pathlib import Path
 
 import pytest
 from hypothesis import given
@@ -14,6 +16,7 @@ from hostagent.enforcer.environment import environment
 from hostagent.enforcer.lookups import lookup_order
 from hostagent.enforcer.redaction import redact
 from hostagent.enforcer.refusals import Refused, Tally, parse, parse_headers
+from hostagent.enforcer.unixsockets import found_at
 from hostagent.enforcer.unixsockets import parse as parse_sockets
 from hostagent.model.errors import HostagentError
 from hostagent.model.flow import Endpoint
@@ -146,3 +149,33 @@ def test_the_environment_names_no_socket_of_the_launchers_and_the_document_wins(
         "REQUESTS_CA_BUNDLE": "/bundle.pem",
         "NODE_EXTRA_CA_CERTS": "/bundle.pem",
     }
+
+
+@pytest.mark.parametrize(
+    ("name", "mean"),
+    [
+        ("here", {"one/here", "two/here"}),
+        ("/one/here", {"one/here"}),
+        ("in/deep", {"two/in/deep"}),
+        ("../two/./in/deep", {"two/in/deep"}),
+        ("link/here", {"two/here"}),
+        ("gone/here", set()),
+        ("absent", set()),
+    ],
+)
+def test_what_a_name_can_mean_is_found_in_every_place(tmp_path: Path, name: str, mean: set[str]) -> None:
+    (tmp_path / "two/in").mkdir(parents=True)
+    (tmp_path / "one").mkdir()
+    (tmp_path / "one/link").symlink_to("../two")
+    with contextlib.ExitStack() as kept:
+        for each in ("one/here", "two/here", "two/in/deep"):
+            kept.enter_context(socket.socket(socket.AF_UNIX)).bind(str(tmp_path / each))
+        others = [f"d{number}/x" for number in range(20)]  # with so many, folders are listed
+        for names in ([name], [name, *others]):
+            found = found_at(names, [str(tmp_path), str(tmp_path / "one"), str(tmp_path / "two"), "/no/such"])
+            assert {str(Path(path).relative_to(tmp_path)) for path, called in found.items() if name in called} == mean
+
+
+def test_a_name_with_odd_line_ends_is_one_name() -> None:
+    table = "Num\nffff: 00000002 00000000 00010000 0001 01 7 /a\x0bb\x85c\n"
+    assert parse_sockets(table) == {"/a\x0bb\x85c"}

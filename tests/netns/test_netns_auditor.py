@@ -337,3 +337,24 @@ def test_a_thousand_sockets_cost_little(audited: Stage) -> None:
     assert look > 0
     # A tenth of a core would be a mistake of ours on any machine; the figures themselves are in the README.
     assert share < 0.1
+
+
+_HOARDER = """
+import os, socket, time
+for _ in range(42):
+    if os.fork() == 0:
+        kept = [socket.socket(socket.AF_UNIX) for _ in range(990)]
+        time.sleep(600)
+time.sleep(600)
+"""
+
+
+def test_a_workload_that_holds_too_much_to_look_at_is_ended_and_nobody_else(audited: Stage) -> None:
+    """What is not connected yet is looked at each time; enough of it would hold up every other leaf's look."""
+    bystander = audited.start("shared", "sleep", "600")
+    hoarder = audited.start("isolated", "/usr/bin/python3", "-I", "-c", _HOARDER)
+    _, said = hoarder.communicate(timeout=60)
+    assert (hoarder.returncode, "too-many-descriptors" in said, bystander.poll()) == (137, True, None)
+    bystander.kill()
+    bystander.communicate()
+    wait_for("the end", lambda: audited.status()["leaves"] == [])

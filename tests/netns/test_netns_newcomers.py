@@ -213,3 +213,49 @@ def test_a_workloads_own_sockets_stay_where_they_are(born: Stage, workload: str)
     assert (done.returncode, done.stdout) == (0, json.dumps("done") + "\n"), done.stderr
     own = [row for row in born.events("audit")[before:] if row["workload"] == workload and str(born.folder) in str(row["detail"])]
     assert own == []
+
+
+_MANY = """
+import os, socket, sys, time
+base, places, names = sys.argv[1], int(sys.argv[2]), int(sys.argv[3])
+os.chdir(base)
+for each in range(places):
+    os.mkdir(f"place-{each}")
+    if os.fork() == 0:
+        os.chdir(f"place-{each}")
+        sys.stdin.read()
+        os._exit(0)
+kept = [socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) for _ in range(names)]
+for number, each in enumerate(kept):
+    each.bind(f"s-{number}")
+print("ready", flush=True)
+sys.stdin.read()
+"""
+
+
+def test_names_and_places_by_the_thousand_hold_nobody_up_and_end_nobody(born: Stage) -> None:
+    """Any local user can make them: every name in every place would be 150,000 paths, looked at twice a second."""
+    base = born.folder / "seen" / "many"
+    base.mkdir()
+    os.chown(base, 1000, 1000)
+    slowest = 0.0
+    with dialler(born, "isolated") as process:
+        command = ["/usr/bin/python3", "-I", "-c", _MANY, str(base), "150", "1000"]
+        with subprocess.Popen(command, user=1000, group=1000, extra_groups=[], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as crowd:
+            assert crowd.stdin is not None
+            assert crowd.stdout is not None
+            assert crowd.stdout.readline() == "ready\n"
+            until = time.monotonic() + 30
+            while time.monotonic() < until and not all(masked(born, f"{base}/s-{number}") for number in (0, 499, 999)):
+                began = time.monotonic()
+                assert len(born.status()["leaves"]) == 1
+                slowest = max(slowest, time.monotonic() - began)
+                time.sleep(0.05)
+            for number in (0, 499, 999):
+                assert dial(process, f"{base}/s-{number}") in ("b''", "ConnectionResetError", "ConnectionRefusedError", "OSError")
+            began = time.monotonic()
+            assert born.run("shared", "true").returncode == 0
+            launched = time.monotonic() - began
+            crowd.stdin.close()
+    print(f"slowest answer {slowest * 1000:.0f} ms, launch {launched * 1000:.0f} ms")
+    assert slowest < 2.0

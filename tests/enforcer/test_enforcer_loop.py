@@ -1,0 +1,74 @@
+"""What one step of the loop may do to the next ones, and an end that comes before the beginning."""
+
+from __future__ import annotations
+
+import os
+import selectors
+import socket
+from typing import cast
+
+import pytest
+
+from hostagent.enforcer.cgroup import Leaf
+from hostagent.enforcer.governed import Account, Governed, Stage
+from hostagent.enforcer.launch import Process
+from hostagent.enforcer.leaves import Leaves
+from hostagent.enforcer.server import still_registered
+from hostagent.ipc import Launch
+from hostagent.model.workload import Workload
+
+
+@pytest.mark.parametrize("then", ["closed", "number taken", "number registered"])
+def test_a_source_that_was_closed_earlier_in_its_batch_is_not_asked(then: str) -> None:
+    """A leaf that ends with others of its sources ready: they are closed by the first of them."""
+    with selectors.DefaultSelector() as selector:
+        ours, theirs = socket.socketpair()
+        with theirs:
+            selector.register(ours, selectors.EVENT_READ)
+            theirs.send(b"x")
+            ((key, _),) = selector.select(1)
+            assert still_registered(selector, key)
+            selector.unregister(ours)
+            if then == "closed":
+                ours.close()
+                assert not still_registered(selector, key)
+                return
+            number = ours.fileno()
+            os.dup2(theirs.fileno(), number)
+            if then == "number registered":
+                selector.register(number, selectors.EVENT_READ)
+            assert not still_registered(selector, key)
+            ours.close()
+
+
+class _Cgroup:
+    """Counts how often everything inside is ended."""
+
+    def __init__(self) -> None:
+        self.kills = 0
+
+    def kill(self) -> None:
+        self.kills += 1
+
+
+@pytest.mark.parametrize(("reason", "kills"), [("quarantined by root", 1), ("", 0)])
+def test_an_end_that_came_before_the_first_process_was_in_its_leaf_is_made_good(reason: str, kills: int) -> None:
+    """Between the fork and the leaf nothing finds it: a kill or a quarantine of that moment must not be forgotten."""
+    ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+    with ours, theirs:
+        ours.setsockopt(socket.SOL_SOCKET, socket.SO_PASSCRED, 1)
+        cgroup = _Cgroup()
+        governed = Governed(
+            leaf=cast("Leaf", cgroup),
+            workload=Workload(name="w", launchers=frozenset()),
+            launcher="root",
+            request=Launch("w", ["true"], {}, "/", tty=False),
+            account=Account(61001, 61001, "w", "/", "/bin/sh", own=True),
+            number=1,
+            stage=Stage.STARTING,
+            process=Process(os.getpid(), ours),
+            reason=reason,
+        )
+        theirs.send(b"here")
+        Leaves._reported(Leaves.__new__(Leaves), governed)
+        assert (cgroup.kills, governed.main_pid) == (kills, os.getpid())
