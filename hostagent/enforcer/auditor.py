@@ -378,4 +378,4 @@ class Auditor:
         elapsed = int((time.monotonic() - self._look.began) * 1e6)
         fields = facts | {"action": action, "elapsed_us": elapsed}
         self._evidence.note(EventKind.AUDIT, watched.governed.workload.name, fields)
-        log.warning("leaf %s: %s: %s", watched.governed.leaf.name, facts["finding"], facts["detail"])
+        log.warning("leaf %s: %s: %r", watched.governed.leaf.name, facts["finding"], facts["detail"])

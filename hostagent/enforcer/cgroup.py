@@ -12,6 +12,7 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 
+from hostagent.enforcer import kernel
 from hostagent.model.errors import HostagentError
 
 _ANCHOR = "anchor"
@@ -24,7 +25,7 @@ def find_mount(mountinfo: str) -> str:
     Raises:
         HostagentError: nowhere.
     """
-    for line in mountinfo.splitlines():
+    for line in mountinfo.split("\n"):
         before, _, after = line.partition(" - ")
         if after.split(" ", 1)[0] == "cgroup2":
             return before.split(" ")[4]
@@ -36,7 +37,7 @@ class Slice:
 
     def __init__(self, name: str) -> None:
         """Nothing is made until ``create``."""
-        self.mount = find_mount(Path("/proc/self/mountinfo").read_text())
+        self.mount = find_mount(kernel.text_of("/proc/self/mountinfo"))
         self.name = name
         self.path = Path(self.mount) / name
 
@@ -79,7 +80,7 @@ class Slice:
     def contains(self, pid: int) -> bool:
         """Whether process ``pid`` is in the slice, by the kernel's word; a process that is gone counts as inside."""
         try:
-            lines = Path(f"/proc/{pid}/cgroup").read_text().splitlines()
+            lines = kernel.text_of(f"/proc/{pid}/cgroup").split("\n")
         except OSError:
             return True
         places = [line[3:] for line in lines if line.startswith("0::")]

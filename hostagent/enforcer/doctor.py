@@ -68,7 +68,7 @@ def _architecture() -> Check:
 
 def _cgroup() -> Check:
     try:
-        return Check("cgroup v2", ok=True, detail=find_mount(Path("/proc/self/mountinfo").read_text()))
+        return Check("cgroup v2", ok=True, detail=find_mount(kernel.text_of("/proc/self/mountinfo")))
     except HostagentError as error:
         return Check("cgroup v2", ok=False, detail=str(error), fix="mount -t cgroup2 none /sys/fs/cgroup")
 
@@ -140,7 +140,7 @@ def _try(name: str, body: Callable[[], str], fix: str) -> Check:
 
 def _rules() -> str:
     """Load both rule sets in a namespace of this child's own; a cgroup path that always exists stands in for the slice."""
-    mount = find_mount(Path("/proc/self/mountinfo").read_text())
+    mount = find_mount(kernel.text_of("/proc/self/mountinfo"))
     with kernel.in_network(network.create()):
         nft.run(ruleset.create("probe") + ruleset.isolated("probe", 901, 902, [5432], 5))
         probe = Path(mount) / f"hostagent-probe-{os.getpid()}"
@@ -161,7 +161,7 @@ def _iptables() -> str:
 
 
 def _backstop() -> str:
-    probe = Path(find_mount(Path("/proc/self/mountinfo").read_text())) / f"hostagent-probe-{os.getpid()}"
+    probe = Path(find_mount(kernel.text_of("/proc/self/mountinfo"))) / f"hostagent-probe-{os.getpid()}"
     probe.mkdir()
     try:
         backstop.attach(probe, 1)

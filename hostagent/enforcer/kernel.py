@@ -7,6 +7,7 @@ import ctypes
 import os
 import struct
 from collections.abc import Iterator
+from pathlib import Path
 
 CLONE_NEWTIME = 0x00000080
 CLONE_NEWNS = 0x00020000
@@ -85,6 +86,11 @@ def system_call(number: int, *arguments: object, what: str) -> int:
     return _check(_libc.syscall(ctypes.c_long(number), *arguments), what)
 
 
+def text_of(path: str) -> str:
+    """Return a text of the kernel's. Others give names in it: any bytes, which read as text may be none, or more lines than there are."""
+    return os.fsdecode(Path(path).read_bytes())
+
+
 def unshare(flags: int) -> None:
     """Leave the namespaces of the kinds in ``flags`` for new ones (unshare(2))."""
     _check(_libc.unshare(flags), "unshare")
@@ -97,14 +103,14 @@ def setns(descriptor: int, kind: int) -> None:
 
 def mount(source: str, target: str, kind: str, flags: int, data: str = "") -> None:
     """Mount ``source`` on ``target``; an empty string is a null pointer (mount(2))."""
-    arguments = [text.encode() if text else None for text in (source, target, kind)]
+    arguments = [os.fsencode(text) if text else None for text in (source, target, kind)]
     result = _libc.mount(*arguments, ctypes.c_ulong(flags), data.encode() if data else None)
     _check(result, f"mount {kind or source} on {target}")
 
 
 def unmount(target: str, flags: int = 0) -> None:
     """Unmount what is mounted last on ``target`` (umount2(2))."""
-    _check(_libc.umount2(target.encode(), flags), f"unmount {target}")
+    _check(_libc.umount2(os.fsencode(target), flags), f"unmount {target}")
 
 
 def open_tree(place: int) -> int:
@@ -131,7 +137,7 @@ def open_inside(root: int, path: str) -> int:
 
 def move_mount(tree: int, target: str) -> None:
     """Attach a detached mount at ``target`` (move_mount(2))."""
-    result = _libc.syscall(_SYS_MOVE_MOUNT, tree, b"", _AT_FDCWD, target.encode(), _MOVE_MOUNT_F_EMPTY_PATH)
+    result = _libc.syscall(_SYS_MOVE_MOUNT, tree, b"", _AT_FDCWD, os.fsencode(target), _MOVE_MOUNT_F_EMPTY_PATH)
     _check(result, f"move_mount to {target}")
 
 
@@ -150,7 +156,7 @@ def mount_setattr(
     """Change the attributes of the mount at a path, or of a detached mount by descriptor (mount_setattr(2), 5.12)."""
     attributes = _MountAttributes(add, clear, 0, userns)
     flags = _AT_RECURSIVE if recursive else 0
-    directory, path = (_AT_FDCWD, target.encode()) if isinstance(target, str) else (target, b"")
+    directory, path = (_AT_FDCWD, os.fsencode(target)) if isinstance(target, str) else (target, b"")
     if not path:
         flags |= _AT_EMPTY_PATH
     result = _libc.syscall(

@@ -287,7 +287,7 @@ def _reap_until(main: int) -> int:
 def start_ticks(pid: int) -> int:
     """Return when ``pid`` started, in clock ticks since boot (``/proc/PID/stat`` field 22); 0 if there is no such process."""
     try:
-        return int(Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[19])
+        return int(Path(f"/proc/{pid}/stat").read_text(errors="replace").rpartition(")")[2].split()[19])
     except (OSError, ValueError, IndexError):
         return 0
 

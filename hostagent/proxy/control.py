@@ -139,7 +139,7 @@ def identify(connection: socket.socket, slice_name: str) -> Caller:
 
 def _in_slice(pid: int, slice_name: str) -> bool:
     try:
-        lines = Path(f"/proc/{pid}/cgroup").read_text(encoding="utf-8").splitlines()
+        lines = Path(f"/proc/{pid}/cgroup").read_bytes().decode(errors="replace").split("\n")
     except OSError:
         return True
     unified = [line.partition("::")[2] for line in lines if line.startswith("0::")]

@@ -351,7 +351,9 @@ time.sleep(600)
 
 def test_a_workload_that_holds_too_much_to_look_at_is_ended_and_nobody_else(audited: Stage) -> None:
     """What is not connected yet is looked at each time; enough of it would hold up every other leaf's look."""
-    bystander = audited.start("shared", "sleep", "600")
+    bystander = audited.start("shared", "sh", "-c", "echo ready; exec sleep 600")
+    assert bystander.stdout is not None
+    assert bystander.stdout.readline() == "ready\n", bystander.communicate()
     hoarder = audited.start("isolated", "/usr/bin/python3", "-I", "-c", _HOARDER)
     _, said = hoarder.communicate(timeout=60)
     assert (hoarder.returncode, "too-many-descriptors" in said, bystander.poll()) == (137, True, None)

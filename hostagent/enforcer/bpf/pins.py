@@ -112,7 +112,7 @@ def remove(folder: Path) -> list[str]:
 def _mounted() -> str:
     """Return the source of the bpf filesystem at its place, empty if there is none."""
     found = ""
-    for line in Path("/proc/self/mountinfo").read_text().splitlines():
+    for line in kernel.text_of("/proc/self/mountinfo").rstrip("\n").split("\n"):
         before, _, after = line.partition(" - ")
         if before.split(" ")[4] == str(MOUNT):
             kind, source = after.split(" ")[:2]
