@@ -20,7 +20,7 @@ from hostagent.enforcer.redaction import redact
 from hostagent.model.event import Event, EventKind
 from hostagent.model.flow import Endpoint
 
-_ROWS_PER_WINDOW = 200
+_ROWS_PER_WINDOW = 100
 _WINDOW_NS = 1_000_000_000
 _MAXIMUM_KEYS = 256
 _OTHERS = "various"
