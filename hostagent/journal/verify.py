@@ -7,7 +7,9 @@ everything after it is checked again.
 from __future__ import annotations
 
 import enum
+from binascii import hexlify
 from collections.abc import Callable
+from hashlib import sha256
 from typing import NamedTuple
 
 import msgspec
@@ -106,13 +108,42 @@ class Verifier:
         """
         found = Scan([], [], [], 0)
         start = 0
-        for _ in range(limit):
+        last = limit
+        while True:
+            start, last = self._sound_events(data, start, last, found.events)
             end = data.find(b"\n", start)
-            if end < 0:
+            if end < 0 or not last:
                 break
             self._line(data[start:end], segment, offset + start, found)
-            start = end + 1
+            start, last = end + 1, last - 1
         return found._replace(consumed=start)
+
+    def _sound_events(self, data: bytes, start: int, limit: int, events: list[Accepted]) -> tuple[int, int]:
+        """Take event lines as long as each follows from the one before; anything else is left to ``_line``, which names it.
+
+        Returns where it stopped, and what is left of ``limit``.
+        """
+        seq, head = self.state
+        find, decode, append = data.find, self._decode_event, events.append
+        while limit:
+            end = find(b"\n", start)
+            if end < 0 or end - start > MAX_LINE or data[start : start + 2] != b"E ":
+                break
+            payload = data[start + PAYLOAD_START : end]
+            follows = sha256(b"\x00" + head + payload).digest()
+            if hexlify(follows) + b" " != data[start + 2 : start + PAYLOAD_START]:
+                break
+            try:
+                event = decode(payload)
+            except ValueError:
+                break
+            if event.seq != seq + 1:
+                break
+            seq, head = event.seq, follows
+            append(Accepted(event, payload, head))
+            start, limit = end + 1, limit - 1
+        self.state = ChainState(seq, head)
+        return start, limit
 
     def torn(self, data: bytes, segment: int, offset: int) -> Fault | None:
         """Judge what stands after the last complete line of a segment that will get no more lines."""

@@ -82,7 +82,7 @@ class JournalReader:
         faults: list[Fault] = []
         counted, size = 0, 0
         while self._read_chunk(found, faults, events - len(found)):
-            size += sum(len(accepted.payload) for _, accepted in found[counted:])
+            size += sum([len(accepted.payload) for _, accepted in found[counted:]])
             counted = len(found)
             if counted >= events or size >= _BATCH_BYTES:
                 return Batch(found, faults, self.reading, full=True)

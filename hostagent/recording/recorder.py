@@ -17,7 +17,7 @@ from hostagent.recording.store import Store
 log = logging.getLogger(__name__)
 
 WITNESS = "witness.json"
-_BATCH = 10_000
+_BATCH = 25_000
 _ROUNDS = 5
 
 
