@@ -26,7 +26,7 @@ from typing import NoReturn
 
 from hostagent.enforcer import kernel, landlock
 from hostagent.enforcer.cgroup import Leaf
-from hostagent.enforcer.view import View, build
+from hostagent.enforcer.view import PRIVATE, View, build
 from hostagent.model.errors import HostagentError
 
 _CANNOT_EXECUTE = 126
@@ -225,7 +225,7 @@ def _give_up_privileges(plan: Plan, control: socket.socket) -> None:
     os.setresuid(plan.view.uid, plan.view.uid, plan.view.uid)
     kernel.drop_capabilities()
     kernel.no_new_privileges()
-    landlock.scope_abstract_sockets()
+    landlock.restrict((*PRIVATE, *(os.path.realpath(bind.path) for bind in plan.view.binds if bind.writable)))
     try:
         calls = kernel.set_notifying_filter(plan.filter)
     except OSError as error:  # something above us listens already (EBUSY): refused all the same, without a row

@@ -72,6 +72,8 @@ def weaker_points(each: Governed) -> list[str]:
         lines.append("shared placement: in the host's own network, with the nft rules as its fence; isolated placement is stronger")
         if not landlock.can_scope():
             lines.append("shared placement: abstract unix sockets of the host are within its reach (before Linux 6.12)")
+    if not landlock.can_close_fifos():
+        lines.append("a FIFO of the host's that others may write to is a way out (before Linux 5.19, or without Landlock)")
     if each.backstop:
         lines.append(f"nothing stands behind the nft table: {each.backstop}")
     if each.unheard:

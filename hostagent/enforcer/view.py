@@ -21,6 +21,8 @@ from hostagent.enforcer.standins import StandIn, stand_in
 from hostagent.model.errors import HostagentError
 
 _FRESH = ("/run", "/tmp", "/var/tmp")  # noqa: S108 - these are replaced, not used
+PRIVATE = (*_FRESH, "/dev", "/proc")
+"""Where nothing of the host's is, but what is declared."""
 _FRESH_SIZE = "12%"  # of the host's memory, each of four: left alone, any one of them could take half of it
 STAGE = "/run/.hostagent"
 """Where the files lie that we put over others, in the view."""

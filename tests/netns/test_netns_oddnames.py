@@ -1,7 +1,8 @@
-"""Names that are no text, which any local user can give to files, folders and cgroups, stop nobody."""
+"""What any local user can put in a workload's view: names that are no text stop nobody, a FIFO is no way out."""
 
 from __future__ import annotations
 
+import json
 import os
 import secrets
 import subprocess
@@ -35,7 +36,13 @@ def odd() -> Iterator[Stage]:
         place.mkdir()
         kernel.mount("tmpfs", str(place), "tmpfs", 0, "size=4k")
         try:
-            with stage(Path(name), [{"name": "isolated"}, {"name": "shared", "placement": "shared"}]) as built:
+            (Path(name) / "written").mkdir()
+            (Path(name) / "one").touch()
+            for each in ("written", "one"):
+                os.chown(Path(name) / each, 1000, 1000)
+            paths = [[f"{name}/{each}", True] for each in ("written", "one")]
+            workloads: list[dict[str, object]] = [{"name": "isolated", "paths": paths}, {"name": "shared", "placement": "shared", "paths": paths}]
+            with stage(Path(name), workloads) as built:
                 yield built
         finally:
             kernel.unmount(str(place), 0)
@@ -72,3 +79,49 @@ def test_who_asks_from_a_cgroup_with_an_odd_name_gets_an_answer(odd: Stage) -> N
         assert odd.status()["leaves"] == []
     finally:
         cgroup.rmdir()
+
+
+_WRITE = """
+import errno, json, os, sys
+def attempt(path, flags):
+    try:
+        os.close(os.open(path, flags | os.O_NONBLOCK))
+        return "opened"
+    except OSError as error:
+        return errno.errorcode[error.errno]
+said = {"fifo": [attempt(sys.argv[1], flags) for flags in (os.O_WRONLY, os.O_RDWR)], "file": attempt(sys.argv[2], os.O_WRONLY)}
+os.makedirs("/tmp/a/b"); os.makedirs("/tmp/c")
+os.mkfifo("/tmp/a/own")
+said["own"] = attempt("/tmp/a/own", os.O_RDWR)
+open("/tmp/a/b/moved", "w").close()
+os.rename("/tmp/a/b/moved", "/tmp/c/moved")
+said["declared"] = [attempt(path, os.O_WRONLY | os.O_CREAT) for path in sys.argv[3:]]
+said["device"] = [attempt(path, os.O_RDWR) for path in ("/dev/null", "/dev/stdout", "/proc/self/comm", "/dev/shm/x")[:3]]
+print(json.dumps(said))
+"""
+
+
+@pytest.mark.parametrize("workload", ["isolated", "shared"])
+def test_a_fifo_of_the_hosts_cannot_be_written_to(odd: Stage, workload: str) -> None:
+    """A read-only mount lets it be: whoever reads it would get what nobody recorded."""
+    fifo, file = odd.folder / f"fifo-{workload}", odd.folder / f"file-{workload}"
+    os.mkfifo(fifo)
+    file.touch()
+    for each in (fifo, file):
+        each.chmod(0o666)
+    reader = os.open(fifo, os.O_RDONLY | os.O_NONBLOCK)
+    try:
+        declared = [str(odd.folder / "written" / f"new-{workload}"), str(odd.folder / "one")]
+        done = odd.run(workload, "/usr/bin/python3", "-I", "-c", _WRITE, str(fifo), str(file), *declared)
+        assert done.returncode == 0, done.stderr
+        said = json.loads(done.stdout)
+        assert said == {
+            "fifo": ["EACCES", "EACCES"],
+            "file": "EROFS",
+            "own": "opened",
+            "declared": ["opened", "opened"],
+            "device": ["opened", "opened", "opened"],
+        }
+        assert os.read(reader, 1) == b""
+    finally:
+        os.close(reader)
