@@ -143,10 +143,15 @@ class Governed:
         """Give back everything in the kernel. Safe to call at any stage, more than once.
 
         Raises:
-            HostagentError: processes inside do not end.
+            HostagentError: processes inside do not end; their cgroup and its rules stay, everything else is given back.
         """
         self.stage = Stage.ENDED
-        self.leaf.remove()
+        try:
+            self.leaf.remove()
+        finally:
+            self._give_back()
+
+    def _give_back(self) -> None:
         if self.listeners is not None:
             self.listeners.close()
             self.listeners = None

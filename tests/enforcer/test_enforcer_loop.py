@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import selectors
 import socket
-from typing import cast
+from typing import Any, cast
 
 import pytest
 
@@ -13,8 +13,10 @@ from hostagent.enforcer.cgroup import Leaf
 from hostagent.enforcer.governed import Account, Governed, Stage
 from hostagent.enforcer.launch import Process
 from hostagent.enforcer.leaves import Leaves
+from hostagent.enforcer.listeners import bind_free
 from hostagent.enforcer.server import still_registered
 from hostagent.ipc import Launch
+from hostagent.model.errors import HostagentError
 from hostagent.model.workload import Workload
 
 
@@ -51,6 +53,30 @@ class _Cgroup:
         self.kills += 1
 
 
+class _Stuck:
+    """A leaf in which something does not end."""
+
+    def remove(self) -> None:
+        raise HostagentError("cannot be removed")
+
+
+def _governed(leaf: object, **fields: Any) -> Governed:
+    account = Account(61001, 61001, "w", "/", "/bin/sh", own=True)
+    request = Launch("w", ["true"], {}, "/", tty=False)
+    return Governed(cast("Leaf", leaf), Workload(name="w", launchers=frozenset()), "root", request, account, 1, **fields)
+
+
+def test_a_leaf_that_cannot_be_removed_keeps_no_port_and_no_descriptor() -> None:
+    """Its workload could never be launched again: the inbound port would be taken."""
+    listeners = bind_free(range(47310, 47330), ())
+    ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+    network = os.open("/proc/self/ns/net", os.O_RDONLY)
+    governed = _governed(_Stuck(), listeners=listeners, network=network, process=Process(os.getpid(), ours))
+    with theirs, pytest.raises(HostagentError):
+        governed.release()
+    assert (governed.listeners, governed.network, ours.fileno(), listeners.descriptors) == (None, -1, -1, [])
+
+
 @pytest.mark.parametrize(("reason", "kills"), [("quarantined by root", 1), ("", 0)])
 def test_an_end_that_came_before_the_first_process_was_in_its_leaf_is_made_good(reason: str, kills: int) -> None:
     """Between the fork and the leaf nothing finds it: a kill or a quarantine of that moment must not be forgotten."""
@@ -58,17 +84,7 @@ def test_an_end_that_came_before_the_first_process_was_in_its_leaf_is_made_good(
     with ours, theirs:
         ours.setsockopt(socket.SOL_SOCKET, socket.SO_PASSCRED, 1)
         cgroup = _Cgroup()
-        governed = Governed(
-            leaf=cast("Leaf", cgroup),
-            workload=Workload(name="w", launchers=frozenset()),
-            launcher="root",
-            request=Launch("w", ["true"], {}, "/", tty=False),
-            account=Account(61001, 61001, "w", "/", "/bin/sh", own=True),
-            number=1,
-            stage=Stage.STARTING,
-            process=Process(os.getpid(), ours),
-            reason=reason,
-        )
+        governed = _governed(cgroup, stage=Stage.STARTING, process=Process(os.getpid(), ours), reason=reason)
         theirs.send(b"here")
         Leaves._reported(Leaves.__new__(Leaves), governed)
         assert (cgroup.kills, governed.main_pid) == (kills, os.getpid())
