@@ -80,7 +80,7 @@ def write(outcome: Outcome, path: Path) -> None:
 
 
 def cells(folder: Path, suites: Iterable[str]) -> Cells:
-    """Return what came of each numbered attack over all suites: failed in one of them is failed; a real daemon outdoes a stand-in."""
+    """Return what came of each numbered attack over all suites: the worst of each; a real daemon outdoes a stand-in."""
     merged: Cells = {}
     for name in suites:
         path = folder / f"{name}.cells.json"
@@ -88,7 +88,7 @@ def cells(folder: Path, suites: Iterable[str]) -> Cells:
         for number, places in found.items():
             for place, state in places.items():
                 before = merged.setdefault(number, {}).get(place, state)
-                merged[number][place] = min(before, state, key=("failed", "passed", "stand-in").index)
+                merged[number][place] = min(before, state, key=("failed", "open", "passed", "stand-in").index)
     return merged
 
 

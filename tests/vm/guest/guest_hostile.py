@@ -113,7 +113,12 @@ def dial(path: str) -> str:
                 continue
             maker = struct.unpack("=iii", talker.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, 12))[0]
             try:
-                return "turned away" if maker == 1 and talker.recv(1) == b"" else f"REACHED pid {maker}"
+                if maker != 1 or talker.recv(1):
+                    return f"REACHED pid {maker}"
+                talker.send(b"\n")  # journald has nothing to say, but hears us
+                return f"REACHED pid {maker}, it hears"
+            except BrokenPipeError:
+                return "turned away"
             except OSError as error:  # somebody who waits for us to speak, or hears datagrams
                 return f"REACHED pid {maker}, {name_of(error)}"
     return problem

@@ -70,7 +70,7 @@ def test_a_legitimate_query_works_and_is_on_record(service: Service, workload: s
     assert service.wait_sql(f"select 1 from statements where workload = '{workload}' and decision = 'allow'", 60)
 
 
-_WORKS_OUTSIDE = ("systemd-run-user", "transient-unit-user", "at", "crontab", "podman-socket")
+_WORKS_OUTSIDE = ("systemd-run-user", "transient-unit-user", "systemctl-set-environment", "at", "crontab", "podman-socket")
 
 
 # -- somebody else is to do it -----------------------------------------------------------------------------------------------
@@ -89,6 +89,7 @@ def harmless_outside(world: World) -> dict[str, str]:
     marks = {"systemd-run-user", "transient-unit-user", "at"}
     wait_for(lambda: {each.name for each in MARKS.iterdir()} >= marks, "the marks", 60)
     as_dana("crontab", "-r")
+    as_dana("systemctl", "--user", "unset-environment", "HOSTILE")
     for job in sh("atq").splitlines():  # batch waits for an idle machine
         sh("atrm", job.split()[0])
     for mark in MARKS.iterdir():
