@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from hostagent.gate.context import SessionContext
-from hostagent.gate.evidence import Evidence
+from hostagent.gate.evidence import Evidence, shortened
 from hostagent.gate.holds import Holds
 from hostagent.gate.judgement import Judgement
 from hostagent.inspectors.ports import Held, Outcome, Ruling, Trace
@@ -42,7 +42,7 @@ class GateDesk:
             "source": str(flow.peer),
             "destination": str(flow.destination),
             "transport": flow.transport,
-            "reason": reason,
+            "reason": shortened(reason),
             "count": 1,
         }
         out.append(self.evidence.event(EventKind.REFUSAL, fields, now))

@@ -13,6 +13,11 @@ from hostagent.model.event import Event, EventKind
 _MASKED = "[masked]"
 # Digits shorter than any detected secret need no look.
 _SHORT = 9
+# Most characters that a record keeps: of one statement's bind values together, and of a message or reason.
+# A single record must neither fill the disk nor be more than a reader of the journal can take.
+_VALUES_KEPT = 65_536
+_MESSAGE_KEPT = 8192
+_ALWAYS_KEPT = 16
 
 
 class Evidence:
@@ -72,7 +77,8 @@ class Evidence:
         """Values of a statement that touches masked data are not shown at all: one of them may be that data."""
         if exposed:
             return [None if value is None else _MASKED for value in parameters]
-        return [self._parameter(value) for value in parameters]
+        shown = [self._parameter(value) for value in parameters]
+        return shown if sum(len(value) for value in shown if value) <= _VALUES_KEPT else _beginnings(shown)
 
     def _parameter(self, value: str | bytes | None) -> str | None:
         if value is None:
@@ -93,7 +99,7 @@ class Evidence:
             "rows": trace.rows,
             "bytes": trace.size,
             "sqlstate": outcome.sqlstate,
-            "message": outcome.message,
+            "message": shortened(outcome.message),
             "columns": trace.columns,
             "masked_values": trace.masked + sum(trace.detections.values()) if trace.detections else trace.masked,
             "detections": trace.detections or {},
@@ -106,3 +112,25 @@ class Evidence:
     def scrub(self, text: str) -> str:
         """Return ``text`` as it may be recorded."""
         return self._scrub(text)
+
+
+def shortened(text: str) -> str:
+    """Return a message as a record keeps it: all of it, or its beginning and how long it was."""
+    return text if len(text) <= _MESSAGE_KEPT else _beginning(text, _MESSAGE_KEPT)
+
+
+def _beginning(text: str, kept: int) -> str:
+    return f"{text[:kept]}[… {len(text)} characters]"
+
+
+def _beginnings(values: Sequence[str | None]) -> list[str | None]:
+    """Return ``values`` until the space for them is used up, and of the longer ones after that only how long they were."""
+    left = _VALUES_KEPT
+    kept: list[str | None] = []
+    for value in values:
+        if value is None or len(value) <= max(left, _ALWAYS_KEPT):
+            kept.append(value)
+        else:
+            kept.append(_beginning(value, left))
+        left = max(0, left - len(kept[-1] or ""))
+    return kept

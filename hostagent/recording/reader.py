@@ -96,6 +96,7 @@ class JournalReader:
             return self._next_segment(b"", faults)
         if len(data) == _CHUNK and b"\n" not in data:
             data = self._data(here, MAX_LINE, faults) or b""
+            limit = 1
         scan = self._verifier.scan(data, here.segment, self.reading.position, limit)
         faults += scan.faults
         branch, last = here.branch, here.seq

@@ -19,6 +19,8 @@ log = logging.getLogger(__name__)
 WITNESS = "witness.json"
 _BATCH = 25_000
 _ROUNDS = 5
+# Long statements fill the live tables sooner than many.
+_SEAL_BYTES = 48 * 1024 * 1024
 
 
 class Turn(NamedTuple):
@@ -33,7 +35,7 @@ class Recorder:
     """Reads all journals under ``journal`` into ``store``.
 
     ``interval`` seconds lie between two ingests (and publications) while events keep coming; an event after a quiet
-    time is taken at once. ``seal_rows`` bounds the live tables, and with them the cost of publishing.
+    time is taken at once. ``seal_rows`` (and a size) bounds the live tables, and with them the cost of publishing.
     """
 
     def __init__(
@@ -125,7 +127,7 @@ class Recorder:
             self._known |= {batch.reading.writer: batch.reading for batch in changed}
             self._witness()
             self._unpublished = True
-            if self._store.live_rows >= self._seal_rows:
+            if self._store.live_rows >= self._seal_rows or self._store.live_bytes >= _SEAL_BYTES:
                 self._store.seal()
             # What was appended while this ran can wait for the next turn: each insert has its fixed price.
             if not any(batch.full for batch in changed):

@@ -36,6 +36,8 @@ PUBLISHED = "sessions.duckdb"
 SEALED = "sealed"
 TYPED = ("connection", "login", "statement", "result", "close", "kernel_flow")
 TABLES = (*TYPED, "event")
+# An event beyond this has no place in the memory that DuckDB may use; what proxyd writes is smaller.
+_LARGEST = 8 * 1024 * 1024
 _COMMON = ("writer", "seq", "at_ns", "flow", "workload")
 _TABLE_OF = {kind: kind for kind in TYPED}
 _SETTINGS = {
@@ -80,6 +82,7 @@ class Store:
         self._generation = self._scalar("select max(generation) from live.about")
         self._inserts = {table: self._insert_statement(table) for table in TABLES}
         self.live_rows = sum(self._scalar(f"select count(*) from live.{table}") for table in TABLES)  # noqa: S608
+        self.live_bytes = self._live.stat().st_size if self.live_rows else 0
         if not rebuilding:
             self._discard_orphans()
 
@@ -110,12 +113,12 @@ class Store:
     def ingest(self, batches: Sequence[Batch]) -> int:
         """Insert the events and faults of ``batches`` and remember their readings: one transaction. Returns the rows.
 
-        An event that DuckDB cannot take (only a tampered journal holds one) is kept as a row of kind ``unreadable``.
+        An event that DuckDB cannot take (only a tampered journal holds one, or one too large) is kept as a row of kind ``unreadable``.
         """
         try:
             return self._ingest(batches)
-        except duckdb.DataError as error:
-            log.warning("a batch was refused (%s): looking at each event", error)
+        except (duckdb.DataError, duckdb.OutOfMemoryException) as error:
+            log.warning("a batch was refused (%s): looking at each event", str(error).partition("\n")[0])
             return self._ingest(
                 [batch._replace(events=[self._readable(*item) for item in batch.events]) for batch in batches]
             )
@@ -134,6 +137,7 @@ class Store:
             connection.execute("rollback")
             raise
         self.live_rows += rows
+        self.live_bytes += sum(len(accepted.payload) for batch in batches for _, accepted in batch.events)
         return rows
 
     def seal(self) -> None:
@@ -159,7 +163,7 @@ class Store:
         except BaseException:
             self._connection.execute("rollback")
             raise
-        self.live_rows = 0
+        self.live_rows = self.live_bytes = 0
 
     def publish(self) -> None:
         """Put a copy of the database at ``sessions.duckdb`` with one rename; readers keep what they have open."""
@@ -304,6 +308,8 @@ class Store:
         kind = accepted.line.kind
         insert = self._inserts[_TABLE_OF.get(kind, "event")]
         try:
+            if len(accepted.payload) > _LARGEST:
+                raise duckdb.OutOfMemoryException(f"an event of {len(accepted.payload)} bytes")
             trial = insert[insert.index(" select ") :]
             self._connection.execute(trial, ["", accepted.payload.decode("utf-8", "replace")]).fetchall()
             return branch, accepted

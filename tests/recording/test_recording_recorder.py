@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import random
 import shutil
 import signal
@@ -242,3 +243,27 @@ def test_few_large_events_are_read_in_batches_that_fit_in_memory(tmp_path: Path)
     while (batch := reader.read(10_000)).events:
         rest += len(batch.events)
     assert len(first.events) + rest == 40
+
+
+def _asked(number: int, size: int) -> Event:
+    fields = {"statement": f"f1.{number}", "decision": "allow", "rules": ["r"], "parameters": [os.urandom(size // 2).hex()]}
+    return Event(EventKind.STATEMENT, number, "f1", "bot", fields)
+
+
+def test_long_values_and_even_an_event_beyond_all_measure_do_not_end_the_recording(tmp_path: Path) -> None:
+    with JournalFile(tmp_path / "journal" / "w", "w", host="h") as journal:
+        for number in range(2000):
+            journal.append([_asked(number, 60_000)])
+        journal.append([Event(EventKind.STATEMENT, 2000, "f1", "bot", {"parameters": ["x" * 60_000_000]})])
+        for number in range(2001, 2010):
+            journal.append([_asked(number, 4_000_000)])
+    store = Store(tmp_path / "evidence")
+    recorder = Recorder(tmp_path / "journal", store)
+    for second in range(60):
+        if not recorder.turn(2.0 * second).more and second:
+            break
+    with duckdb.connect(str(store.published), read_only=True) as connection:
+        assert connection.execute("select count(*), max(length(parameters[1])) from statements").fetchall() == [(2009, 4_000_000)]
+        assert connection.execute("select seq from events where kind = 'unreadable'").fetchall() == [(2001,)]
+    assert store.execute("select count(distinct seal) >= 2 from live.sealed") == [(True,)]
+    store.close()
