@@ -23,7 +23,7 @@ from hostagent.enforcer.cutting import Cutting
 from hostagent.enforcer.evidence import Evidence
 from hostagent.enforcer.fence import Fence
 from hostagent.enforcer.governed import Governed, Stage, account_for, build_plan, close_plan, new_name
-from hostagent.enforcer.launch import children, receive, start
+from hostagent.enforcer.launch import Report, children, receive, start
 from hostagent.enforcer.lineage import Lineage
 from hostagent.enforcer.listeners import bind_free
 from hostagent.enforcer.peers import Peer
@@ -234,11 +234,7 @@ class Leaves:
 
     def end(self, governed: Governed, reason: str) -> None:
         """End a leaf at once; its launcher is told ``reason`` when it is gone."""
-        governed.reason = governed.reason or reason
-        if governed.process is None:
-            self._fail(governed, reason)
-            return
-        governed.leaf.kill()
+        self._fail(governed, reason)
 
     def peer_gone(self, peer: Peer) -> None:
         """A connection ended: the proxy's (shut the listeners) or a launcher's (end what it launched)."""
@@ -475,9 +471,15 @@ class Leaves:
             self._selector.unregister(governed.process.control)
             self._finish(governed)
             return
-        word, _, rest = message.text.partition(" ")
         if governed.reason and governed.stage is Stage.STARTING:
             governed.leaf.kill()  # ended before it had entered its leaf, where nothing found it
+        try:
+            self._heard(governed, message)
+        except (IndexError, OSError) as error:  # we may have no descriptor left for those that came with it
+            self.end(governed, f"its first process could not be heard: {error}")
+
+    def _heard(self, governed: Governed, message: Report) -> None:
+        word, _, rest = message.text.partition(" ")
         if word == "here":
             governed.main_pid = message.pid
         elif word == "calls":
@@ -559,12 +561,11 @@ class Leaves:
             self._fail(governed, reason, recorded=recorded)
 
     def _fail(self, governed: Governed, reason: str, *, recorded: bool = False) -> None:
-        """Give a launch up before its program exists."""
+        """Give a launch up before its program exists, or kill what runs."""
+        governed.reason = governed.reason or reason
         if governed.process is not None:
-            governed.reason = governed.reason or reason
             governed.leaf.kill()
             return
-        governed.reason = governed.reason or reason
         self._release(governed)
         if not recorded:
             self._evidence.refused(governed.workload.name, governed.launcher, governed.leaf.name, reason)

@@ -5,16 +5,20 @@ from __future__ import annotations
 import os
 import selectors
 import socket
+from types import SimpleNamespace
 from typing import Any, cast
 
 import pytest
 
+from hostagent.enforcer.attempts import AttemptWatch
 from hostagent.enforcer.cgroup import Leaf
+from hostagent.enforcer.evidence import Evidence
 from hostagent.enforcer.governed import Account, Governed, Stage
 from hostagent.enforcer.launch import Process
 from hostagent.enforcer.leaves import Leaves
 from hostagent.enforcer.listeners import bind_free
 from hostagent.enforcer.server import still_registered
+from hostagent.enforcer.verification import Own
 from hostagent.ipc import Launch
 from hostagent.model.errors import HostagentError
 from hostagent.model.workload import Workload
@@ -43,8 +47,24 @@ def test_a_source_that_was_closed_earlier_in_its_batch_is_not_asked(then: str) -
             ours.close()
 
 
+class _NoEvidence:
+    """Takes a launch and forgets it."""
+
+    def launch(self, governed: Governed) -> None:
+        pass
+
+
+class _NoOutput:
+    """Of a program of ours; nobody asks for its output here."""
+
+    def started(self, output: int) -> None:
+        raise AssertionError(output)
+
+
 class _Cgroup:
     """Counts how often everything inside is ended."""
+
+    name = "w-1"
 
     def __init__(self) -> None:
         self.kills = 0
@@ -88,3 +108,19 @@ def test_an_end_that_came_before_the_first_process_was_in_its_leaf_is_made_good(
         theirs.send(b"here")
         Leaves._reported(Leaves.__new__(Leaves), governed)
         assert (cgroup.kills, governed.main_pid) == (kills, os.getpid())
+
+
+@pytest.mark.parametrize("report", [b"calls", b"masked /run/x", b"started 1 /bin/true"])
+def test_a_report_whose_descriptors_did_not_come_ends_its_leaf_and_nobody_else(report: bytes) -> None:
+    """As when a process has as many as it may: the kernel leaves them out."""
+    ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+    with ours, theirs:
+        cgroup = _Cgroup()
+        governed = _governed(cgroup, stage=Stage.STARTING, process=Process(os.getpid(), ours))
+        theirs.send(report)
+        leaves = Leaves.__new__(Leaves)
+        leaves.attempts = cast("AttemptWatch", SimpleNamespace(hear_calls=None, hear_dials=None))
+        leaves._evidence = cast("Evidence", _NoEvidence())
+        leaves._launchers, leaves._own = {}, {governed.leaf.name: cast("Own", _NoOutput())}
+        leaves._reported(governed)
+        assert (cgroup.kills, "could not be heard" in governed.reason) == (1, True)
