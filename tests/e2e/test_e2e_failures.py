@@ -85,7 +85,7 @@ def test_when_the_proxy_is_killed_dials_are_refused_at_once_and_work_again_when_
     total = heard[-1]
     assert outcomes[0] == outcomes[-1] == "accepted", outcomes
     assert "slow" not in outcomes, outcomes
-    assert float(str(total["slowest"])) < 1.5, total
+    assert float(str(total["slowest"])) < 3, total  # refused, not hung
     assert world.sink_lines() == []
 
 
