@@ -233,6 +233,7 @@ class Store:
                 raise RecordingError(
                     f"{self.folder} has schema version {version}, this program writes {SCHEMA_VERSION}: hostagent audit rebuild"
                 )
+            self._renew_views()
         except duckdb.Error as error:
             connection.close()
             raise RecordingError(
@@ -252,8 +253,14 @@ class Store:
         generations = [int(path.name.partition("-")[0]) for path in self.sealed.iterdir() if path.name[:1].isdigit()]
         connection.execute("insert into live.about values (?, ?)", [SCHEMA_VERSION, max(generations, default=0) + 1])
         self._refresh_views()
-        connection.execute(views())
         connection.execute("commit")
+
+    def _renew_views(self) -> None:
+        """Ask this program's own questions, whatever program made the database. A sealed file that is gone stops no recording."""
+        try:
+            self._connection.execute(views())
+        except duckdb.IOException as error:
+            log.critical("the views cannot be made anew: %s", error)
 
     def _discard_orphans(self) -> None:
         known = {Path(str(row[0])).parent.name for row in self.execute("select path from live.sealed")}

@@ -267,3 +267,12 @@ def test_long_values_and_even_an_event_beyond_all_measure_do_not_end_the_recordi
         assert connection.execute("select seq from events where kind = 'unreadable'").fetchall() == [(2001,)]
     assert store.execute("select count(distinct seal) >= 2 from live.sealed") == [(True,)]
     store.close()
+
+
+def test_a_newer_program_asks_its_own_questions_of_what_an_older_one_recorded(tmp_path: Path) -> None:
+    store = Store(tmp_path / "evidence")
+    store.execute("create or replace view alarms as select 'nothing is ever wrong' as alarm")
+    store.close()
+    store = Store(tmp_path / "evidence")
+    assert store.execute("select count(*) from alarms") == [(0,)]
+    store.close()
