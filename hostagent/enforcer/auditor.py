@@ -27,6 +27,7 @@ from hostagent.enforcer.launch import start_ticks
 from hostagent.enforcer.letters import close, peek, waiting
 from hostagent.enforcer.newcomers import HearDials, Newcomers
 from hostagent.enforcer.settings import Settings
+from hostagent.enforcer.strays import strays
 from hostagent.model.errors import HostagentError
 from hostagent.model.event import EventKind
 
@@ -42,12 +43,14 @@ _MOST_SOCKETS = 40_000
 """Of one leaf, each descriptor counted: more could not be looked at within the bound, and whoever holds them would delay every other leaf's."""
 _QUEUES = 300
 """Most unix sockets of a leaf whose queues are looked at each time."""
+_PATIENT_LOOKS = 4
+"""So many looks in a row may find processes moved out of a leaf before the leaf itself is ended, and with it all of its namespace."""
 _TICK_NS = 1_000_000_000 // os.sysconf("SC_CLK_TCK")
 
 
 @dataclass(slots=True)
 class _Watched:
-    """What is known of one leaf: the sockets that it held at the last look, by inode, and which were judged fine (``unix``: of these, the unix ones)."""
+    """What is known of one leaf: the sockets that it held at the last look, by inode, and which were judged fine (``unix``: of these, the unix ones); for how many looks there were strays."""
 
     governed: Governed
     cookie: int
@@ -56,6 +59,7 @@ class _Watched:
     fine: set[int] = field(default_factory=set)
     unix: set[int] = field(default_factory=set)
     held: set[int] = field(default_factory=set)
+    strayed: int = 0
 
 
 @dataclass(slots=True)
@@ -201,6 +205,7 @@ class Auditor:
                 if watched is not None:
                     self._watched[name] = watched
                     yield from self._leaf(watched)
+                    yield from self._strays(watched)
                     self._mask(watched)
             yield
 
@@ -288,6 +293,24 @@ class Auditor:
             finally:
                 os.close(pidfd)
         return False
+
+    def _strays(self, watched: _Watched) -> Iterator[None]:
+        """End the leaf's processes that were moved out of it; where that does not help, the leaf."""
+        governed, last = watched.governed, 0
+        assert governed.process is not None
+        for stray in strays(governed.process.pid, governed.leaf):
+            if stray is not None:
+                with contextlib.closing(stray), contextlib.suppress(ProcessLookupError):
+                    last = stray.pid
+                    facts = self._facts(watched, "moved-process", stray.pid, f"started in this leaf; moved out of it to {stray.place}")
+                    signal.pidfd_send_signal(stray.descriptor, signal.SIGKILL)
+                    self._record(watched, facts)
+            yield
+            if governed.stage is not Stage.RUNNING or governed.reason:
+                return
+        watched.strayed = watched.strayed + 1 if last else 0
+        if watched.strayed >= _PATIENT_LOOKS:
+            self._foreign(watched, last, Verdict("moved-process", "processes are moved out of it again and again"))
 
     def _table(self, watched: _Watched, table: Table, inside: Inside, held: set[int]) -> Iterator[None]:
         """Look at one table of descriptors, unless its leaf was ended for another one."""

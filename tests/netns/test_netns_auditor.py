@@ -206,6 +206,100 @@ def test_a_process_that_was_moved_in_is_ended_and_the_workload_goes_on(audited: 
     assert took < BOUND_S + _SCHEDULING_S
 
 
+_FAMILY = """
+import os, sys, threading, time
+child = os.fork()
+if child == 0:
+    if sys.argv[1] == "forks":
+        while True:
+            if os.fork() == 0:
+                time.sleep(0.05)
+                continue
+            time.sleep(0.01)
+            os._exit(0)
+    time.sleep(60)
+print("ready", flush=True)
+os.waitpid(child, 0)
+print("ended", flush=True)
+time.sleep(60)
+"""
+
+
+@contextlib.contextmanager
+def elsewhere(host: Stage) -> Iterator[Path]:
+    """Another cgroup, outside the slice."""
+    place = Path(next(Path("/sys/fs/cgroup").rglob(host.slice))).parent / f"hatest-elsewhere-{os.getpid()}"
+    place.mkdir()
+    try:
+        yield place
+    finally:
+        wait_for("its end", lambda: not (place / "cgroup.procs").read_text())
+        place.rmdir()
+
+
+@contextlib.contextmanager
+def family(host: Stage, workload: str, act: str) -> Iterator[tuple[subprocess.Popen[str], str, Path, int]]:
+    """Run a workload with a child; yields it, its leaf, the leaf's cgroup, and the child's pid."""
+    process = host.start(workload, "/usr/bin/python3", "-I", "-c", _FAMILY, act)
+    assert process.stdout is not None
+    try:
+        assert process.stdout.readline() == "ready\n"
+        (leaf, main), = [(each["leaf"], each["pid"]) for each in host.status()["leaves"] if each["workload"] == workload]
+        place = next(Path("/sys/fs/cgroup").rglob(f"{host.slice}/{leaf}"))
+        child = int(Path(f"/proc/{main}/task/{main}/children").read_text().split()[0])
+        yield process, leaf, place, child
+    finally:
+        process.kill()
+        process.communicate()
+        wait_for("the leaf's end", lambda: host.status()["leaves"] == [])
+
+
+@pytest.mark.parametrize("workload", [*BOTH, "login"])
+def test_a_process_that_was_moved_out_is_ended_and_the_workload_goes_on(audited: Stage, workload: str) -> None:
+    with elsewhere(audited) as other, family(audited, workload, "sleeps") as (process, leaf, _, child):
+        assert process.stdout is not None
+        since = time.monotonic()
+        (other / "cgroup.procs").write_text(str(child))
+        assert process.stdout.readline() == "ended\n"
+        took = time.monotonic() - since
+        rows = wait_for("the row", lambda: findings(audited, leaf))
+        assert [(row["finding"], row["pid"], row["action"], row["workload"]) for row in rows] == [("moved-process", child, "killed", workload)]
+        assert str(rows[0]["detail"]).endswith(f"moved out of it to /{other.name}")
+        assert leaf in [each["leaf"] for each in audited.status()["leaves"]]
+    print(f"{workload}: moved out, ended after {took * 1000:.0f} ms")
+    assert took < BOUND_S + _SCHEDULING_S
+
+
+@pytest.mark.parametrize("workload", BOTH)
+def test_the_first_process_moved_out_takes_the_leaf_with_it(audited: Stage, workload: str) -> None:
+    with elsewhere(audited) as other, family(audited, workload, "sleeps") as (process, leaf, _, child):
+        first = int(Path(f"/proc/{child}/status").read_text().partition("PPid:")[2].split()[0])
+        first = int(Path(f"/proc/{first}/status").read_text().partition("PPid:")[2].split()[0])
+        (other / "cgroup.procs").write_text(str(first))
+        process.wait(20)
+        assert [(row["finding"], row["pid"]) for row in wait_for("the row", lambda: findings(audited, leaf))] == [("moved-process", first)]
+
+
+def test_what_multiplies_outside_of_its_leaf_is_ended_too(audited: Stage) -> None:
+    """A chain of processes, each of which lives for a moment only."""
+    with elsewhere(audited) as other, family(audited, "isolated", "forks") as (_, leaf, place, _):
+
+        main = next(each["pid"] for each in audited.status()["leaves"] if each["leaf"] == leaf)
+        first = int(Path(f"/proc/{main}/status").read_text().partition("PPid:")[2].split()[0])
+
+        def move() -> bool:
+            inside = {int(pid) for pid in (place / "cgroup.procs").read_text().split()} - {main, first}
+            for pid in inside:
+                with contextlib.suppress(OSError):
+                    (other / "cgroup.procs").write_text(str(pid))
+            return not inside
+
+        wait_for("all of them to be outside", move)
+        wait_for("the end of what is outside", lambda: not (other / "cgroup.procs").read_text())
+        rows = wait_for("the row", lambda: findings(audited, leaf))
+        assert {(row["finding"], row["action"]) for row in rows} == {("moved-process", "killed")}
+
+
 def test_status_tells_when_the_auditor_last_saw_everything(audited: Stage) -> None:
     with receiving(audited, "shared"):
         report = wait_for("a look", lambda: (seen := audited.status()["auditor"])["sockets"] and seen)
