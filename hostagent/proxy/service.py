@@ -377,18 +377,14 @@ class Service:
         self._start(session, self._cancel(session, self._sessions[session].target, self._upstream(session), data))
 
     async def _cancel(self, session: Session, target: Target, place: Endpoint, data: bytes) -> None:
-        try:
-            await self._deliver(session, target, place, data)
-        finally:
-            session.cancel_delivered()
-
-    async def _deliver(self, session: Session, target: Target, place: Endpoint, data: bytes) -> None:
         name = upstream_name(target, place.host, self._parts.resolver.host_of(target, place.host) or "")
         try:
             async with self._cancels, asyncio.timeout(self._parts.config.limits.connect_timeout_s):
                 await deliver_cancel(target, name, place, data)
         except (OSError, TimeoutError, HostagentError) as error:
             log.warning("a cancel request could not be delivered: %s", error, extra={"flow": session.flow.flow_id})
+        finally:
+            session.cancel_delivered()
 
     def refresh_catalogue(self, session: Session) -> None:
         """Fetch the catalogue of the session's database anew."""

@@ -38,21 +38,21 @@ def ask(family, address):
 """
 
 
+DESTINATIONS = [
+    (2, (SINK_4, 5432), f"{SINK_4}:5432"),
+    (2, (SINK_4, 1), f"{SINK_4}:1"),
+    (2, ("198.51.100.7", 65535), "198.51.100.7:65535"),
+    (10, (SINK_6, 443), f"[{SINK_6}]:443"),
+    (10, (f"::ffff:{SINK_4}", 9999), f"{SINK_4}:9999"),
+    (2, ("127.0.0.1", 5432), "127.0.0.1:5432"),
+    (10, ("::1", 5432), "[::1]:5432"),
+    (2, (SINK_4, 53), f"{SINK_4}:53"),
+    (10, (SINK_6, 53), f"[{SINK_6}]:53"),
+]
+
+
 @pytest.mark.parametrize("workload", PLACEMENTS)
-@pytest.mark.parametrize(
-    ("family", "address", "destination"),
-    [
-        (2, (SINK_4, 5432), f"{SINK_4}:5432"),
-        (2, (SINK_4, 1), f"{SINK_4}:1"),
-        (2, ("198.51.100.7", 65535), "198.51.100.7:65535"),
-        (10, (SINK_6, 443), f"[{SINK_6}]:443"),
-        (10, (f"::ffff:{SINK_4}", 9999), f"{SINK_4}:9999"),
-        (2, ("127.0.0.1", 5432), "127.0.0.1:5432"),
-        (10, ("::1", 5432), "[::1]:5432"),
-        (2, (SINK_4, 53), f"{SINK_4}:53"),
-        (10, (SINK_6, 53), f"[{SINK_6}]:53"),
-    ],
-)
+@pytest.mark.parametrize(("family", "address", "destination"), DESTINATIONS)
 def test_every_tcp_connection_reaches_the_leafs_own_listener_with_its_destination(
     host: Stage, workload: str, family: int, address: tuple[str, int], destination: str
 ) -> None:

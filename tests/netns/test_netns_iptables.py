@@ -16,21 +16,11 @@ from hostagent.enforcer.firewall import Firewall, choose
 from hostagent.ipc import Reload, Reloaded, Uninstall, Uninstalled
 from hostagent.model.errors import HostagentError
 from tests.netns import test_netns_boundary as boundary
+from tests.netns import test_netns_lifecycle as lifecycle
 from tests.netns.stage import SINK_4, SINK_6, Stage, new_network, stage, wait_for
 
 pytestmark = pytest.mark.root
 
-_DESTINATIONS = [
-    (2, (SINK_4, 5432), f"{SINK_4}:5432"),
-    (2, (SINK_4, 1), f"{SINK_4}:1"),
-    (2, ("198.51.100.7", 65535), "198.51.100.7:65535"),
-    (10, (SINK_6, 443), f"[{SINK_6}]:443"),
-    (10, (f"::ffff:{SINK_4}", 9999), f"{SINK_4}:9999"),
-    (2, ("127.0.0.1", 5432), "127.0.0.1:5432"),
-    (10, ("::1", 5432), "[::1]:5432"),
-    (2, (SINK_4, 53), f"{SINK_4}:53"),
-    (10, (SINK_6, 53), f"[{SINK_6}]:53"),
-]
 _SAME_TESTS = [
     boundary.test_dns_goes_to_the_leafs_own_listener_whatever_the_server,
     boundary.test_nothing_but_redirected_tcp_and_dns_leaves,
@@ -40,7 +30,7 @@ _SAME_TESTS = [
 ]
 
 
-@pytest.mark.parametrize(("family", "address", "destination"), _DESTINATIONS)
+@pytest.mark.parametrize(("family", "address", "destination"), boundary.DESTINATIONS)
 def test_every_tcp_connection_reaches_the_listener_on_iptables(
     iptables_host: Stage, family: int, address: tuple[str, int], destination: str
 ) -> None:
@@ -171,27 +161,6 @@ def test_iptables_is_chosen_by_itself_where_nft_does_not_work_and_neither_is_an_
 
 
 def test_a_loopback_target_that_a_reload_adds_is_redirected_on_iptables(place: Path) -> None:
-    ports = place / "ports.json"
-    ports.write_text("[5432]")
-    with stage(place, [{"name": "isolated"}], firewall="iptables", proxy=False) as host:
-        host.close_enforcer()
-        host.settings["loopback_ports_file"] = str(ports)
-        host.start_enforcer()
-        host.start_proxy()
-        script = (
-            "import socket, sys\nprint('up', flush=True)\nfor line in sys.stdin:\n try:\n  s = socket.create_connection(('127.0.0.1', 3306), 3)\n"
-            "  print(s.makefile().readline().split(' ')[-1].strip(), flush=True)\n except OSError as e: print(e.errno, flush=True)"
-        )
-        process = host.start("isolated", "/usr/bin/python3", "-I", "-c", script, stdin=subprocess.PIPE)
-        assert process.stdin is not None
-        assert process.stdout is not None
-        answers = [process.stdout.readline().strip()]
-        for content in ("[5432]", "[3306, 5432]"):
-            ports.write_text(content)
-            with contextlib.closing(EnforcerConnection(host.socket_path)) as connection:
-                connection.ask(Reload(), Reloaded)
-            process.stdin.write("\n")
-            process.stdin.flush()
-            answers.append(process.stdout.readline().strip())
-        process.communicate(timeout=20)
+    contents = ("[5432]", "[3306, 5432]")
+    answers = lifecycle.answers_over_reloads(place, [{"name": "isolated"}], contents, firewall="iptables", proxy=False)
     assert answers == ["up", "111", "127.0.0.1:3306"]

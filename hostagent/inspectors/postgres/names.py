@@ -114,6 +114,12 @@ class Change:
 Undo = list[Change]
 
 
+def _changed(change: Change, undo: Undo) -> Undo:
+    change.make()
+    undo.append(change)
+    return undo
+
+
 class Names:
     """The two namespaces. Every change goes through here and can be taken back."""
 
@@ -126,17 +132,11 @@ class Names:
 
     def set_statement(self, name: bytes, value: Prepared | None, undo: Undo, position: int = 0) -> Undo:
         """Define or (None) drop a statement; note in ``undo``, which is returned, how to take it back."""
-        change = Change(self.statements, name, value, position)
-        change.make()
-        undo.append(change)
-        return undo
+        return _changed(Change(self.statements, name, value, position), undo)
 
     def set_portal(self, name: bytes, value: Portal | None, undo: Undo, position: int = 0) -> Undo:
         """Define or (None) drop a portal; note in ``undo``, which is returned, how to take it back."""
-        change = Change(self.portals, name, value, position)
-        change.make()
-        undo.append(change)
-        return undo
+        return _changed(Change(self.portals, name, value, position), undo)
 
     def drop_unnamed(self, *, empty: bool) -> Undo | None:
         """Drop both unnamed objects, as a simple Query does; return how to take it back, None if there were none.
