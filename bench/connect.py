@@ -18,10 +18,10 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from hostagent.enforcer import backstop, nft, ruleset
 from hostagent.enforcer.bpf import layout, objects
 from hostagent.enforcer.bpf.programs import Programs, netns_cookie
 from hostagent.enforcer.cgroup import Leaf, Slice
+from hostagent.enforcer.rules import backstop, nft, ruleset
 
 _INSIDE = "HOSTAGENT_BENCH_INSIDE"
 _TARGET, _PORT = "192.0.2.1", 5432

@@ -11,7 +11,7 @@ import socket
 import struct
 from collections.abc import Callable
 
-from hostagent.enforcer.launch import in_child
+from hostagent.enforcer.confinement.launch import in_child
 from hostagent.enforcer.listeners import Listeners
 from hostagent.model.errors import HostagentError
 

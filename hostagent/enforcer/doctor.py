@@ -11,11 +11,12 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
-from hostagent.enforcer import backstop, iptables, kernel, network, nft, ruleset, xtables
+from hostagent.enforcer import kernel
 from hostagent.enforcer.bpf import objects
 from hostagent.enforcer.cgroup import find_mount
-from hostagent.enforcer.launch import in_child
-from hostagent.enforcer.refusals import PacketLog
+from hostagent.enforcer.confinement.launch import in_child
+from hostagent.enforcer.rules import backstop, iptables, network, nft, ruleset, xtables
+from hostagent.enforcer.rules.refusals import PacketLog
 from hostagent.enforcer.syscalls import ARCHITECTURES
 from hostagent.model.errors import HostagentError
 
@@ -123,8 +124,8 @@ def _program_of(account: pwd.struct_passwd) -> Check:
 
 
 def _bundle() -> Check:
-    from hostagent.enforcer.lookups import system_bundle
-    from hostagent.enforcer.rootfs import HostFiles
+    from hostagent.enforcer.confinement.lookups import system_bundle
+    from hostagent.enforcer.confinement.rootfs import HostFiles
 
     path = system_bundle(HostFiles())
     return Check("CA bundle", bool(path), path or "none found", "" if path else "apt-get install ca-certificates")
@@ -183,7 +184,7 @@ def _launch_parts() -> str:
     architecture = ARCHITECTURES.get(os.uname().machine)
     if architecture is None:
         raise HostagentError("unknown architecture")
-    from hostagent.enforcer.seccomp import build_filter
+    from hostagent.enforcer.confinement.seccomp import build_filter
 
     kernel.no_new_privileges()
     kernel.set_seccomp_filter(build_filter(architecture))

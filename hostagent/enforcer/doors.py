@@ -7,11 +7,11 @@ import ipaddress
 import socket
 
 from hostagent.enforcer import kernel
+from hostagent.enforcer.confinement.unixdoors import clear, unix_doors
 from hostagent.enforcer.governed import Governed
 from hostagent.enforcer.listeners import Listeners
 from hostagent.enforcer.peers import Peer
 from hostagent.enforcer.settings import Settings
-from hostagent.enforcer.unixdoors import clear, unix_doors
 from hostagent.ipc.messages import SUPPLY, Drawn, Listen
 from hostagent.model.errors import HostagentError
 from hostagent.model.workload import Inbound, Workload

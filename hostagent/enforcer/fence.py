@@ -10,11 +10,12 @@ import secrets
 import time
 from collections.abc import Iterable
 
-from hostagent.enforcer import canary, ruleset
+from hostagent.enforcer import canary
 from hostagent.enforcer.bpf.programs import Programs
 from hostagent.enforcer.cgroup import Slice
-from hostagent.enforcer.firewall import choose
 from hostagent.enforcer.governed import Governed
+from hostagent.enforcer.rules import ruleset
+from hostagent.enforcer.rules.firewall import choose
 from hostagent.enforcer.settings import Settings
 
 

@@ -11,22 +11,24 @@ import signal
 import stat
 from dataclasses import dataclass, field
 
-from hostagent.enforcer import canary, kernel, network, userns
+from hostagent.enforcer import canary, kernel
 from hostagent.enforcer.cgroup import Leaf
-from hostagent.enforcer.environment import environment
-from hostagent.enforcer.firewall import choose
-from hostagent.enforcer.launch import Plan, Process
+from hostagent.enforcer.confinement import userns
+from hostagent.enforcer.confinement.environment import environment
+from hostagent.enforcer.confinement.launch import Plan, Process
+from hostagent.enforcer.confinement.lookups import replaced_files, system_bundle
+from hostagent.enforcer.confinement.plainpath import open_plain
+from hostagent.enforcer.confinement.rootfs import HostFiles, ImageFiles
+from hostagent.enforcer.confinement.seccomp import build_filter
+from hostagent.enforcer.confinement.unixdoors import UnixDoor
+from hostagent.enforcer.confinement.unixsockets import pathnames
+from hostagent.enforcer.confinement.view import Bind, View
 from hostagent.enforcer.listeners import Listeners
-from hostagent.enforcer.lookups import replaced_files, system_bundle
-from hostagent.enforcer.plainpath import open_plain
-from hostagent.enforcer.refusals import PacketLog
-from hostagent.enforcer.rootfs import HostFiles, ImageFiles
-from hostagent.enforcer.seccomp import build_filter
+from hostagent.enforcer.rules import network
+from hostagent.enforcer.rules.firewall import choose
+from hostagent.enforcer.rules.refusals import PacketLog
 from hostagent.enforcer.settings import ISOLATED_PORT, Settings
 from hostagent.enforcer.syscalls import ARCHITECTURES
-from hostagent.enforcer.unixdoors import UnixDoor
-from hostagent.enforcer.unixsockets import pathnames
-from hostagent.enforcer.view import Bind, View
 from hostagent.ipc import Launch
 from hostagent.model.errors import HostagentError
 from hostagent.model.flow import Placement

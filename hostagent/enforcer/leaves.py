@@ -13,27 +13,28 @@ import selectors
 import time
 from pathlib import Path
 
-from hostagent.enforcer import backstop, canary, doors, ruleset
-from hostagent.enforcer.attempts import AttemptWatch
-from hostagent.enforcer.auditor import Auditor
+from hostagent.enforcer import canary, doors
+from hostagent.enforcer.audit.auditor import Auditor
 from hostagent.enforcer.bpf.programs import Programs
-from hostagent.enforcer.bpf.watch import BpfWatch, register
 from hostagent.enforcer.cgroup import Slice
+from hostagent.enforcer.confinement.launch import Report, children, receive, start
 from hostagent.enforcer.cutting import Cutting
-from hostagent.enforcer.evidence import Evidence
 from hostagent.enforcer.fence import Fence
 from hostagent.enforcer.governed import Governed, Stage, account_for, build_plan, close_plan, new_name
-from hostagent.enforcer.launch import Report, children, receive, start
-from hostagent.enforcer.lineage import Lineage
 from hostagent.enforcer.listeners import bind_free
 from hostagent.enforcer.peers import Peer
 from hostagent.enforcer.quarantine import Quarantine
 from hostagent.enforcer.removal import remove_runtime
+from hostagent.enforcer.reporting.attempts import AttemptWatch
+from hostagent.enforcer.reporting.connects import BpfWatch, register
+from hostagent.enforcer.reporting.evidence import Evidence
+from hostagent.enforcer.reporting.lineage import Lineage
+from hostagent.enforcer.reporting.watch import RefusalWatch
+from hostagent.enforcer.rules import backstop, ruleset
 from hostagent.enforcer.settings import Settings
 from hostagent.enforcer.slicewatch import SliceWatch
 from hostagent.enforcer.status import weaker_points
-from hostagent.enforcer.verification import Own, Verification
-from hostagent.enforcer.watch import RefusalWatch
+from hostagent.enforcer.verify.verification import Own, Verification
 from hostagent.ipc import (
     Admit,
     Admitted,

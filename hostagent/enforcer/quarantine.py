@@ -15,8 +15,8 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from hostagent.enforcer.evidence import Evidence
 from hostagent.enforcer.governed import Governed
+from hostagent.enforcer.reporting.evidence import Evidence
 from hostagent.enforcer.settings import Settings
 from hostagent.model.errors import HostagentError, NotPermittedError
 from hostagent.model.event import EventKind

@@ -5,10 +5,10 @@ from __future__ import annotations
 import contextlib
 from pathlib import Path
 
-from hostagent.enforcer import unixdoors
 from hostagent.enforcer.bpf import pins
 from hostagent.enforcer.cgroup import Slice
-from hostagent.enforcer.firewall import remove_tables
+from hostagent.enforcer.confinement import unixdoors
+from hostagent.enforcer.rules.firewall import remove_tables
 
 _FILES = ("enforcerd.sock",)
 

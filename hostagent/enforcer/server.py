@@ -16,9 +16,9 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 from hostagent.enforcer import kernel
-from hostagent.enforcer.evidence import Evidence
 from hostagent.enforcer.leaves import REFUSED_CODE, Leaves
 from hostagent.enforcer.peers import Door, Peer, listen
+from hostagent.enforcer.reporting.evidence import Evidence
 from hostagent.enforcer.settings import Settings
 from hostagent.enforcer.status import report
 from hostagent.ipc import (

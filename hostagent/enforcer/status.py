@@ -5,9 +5,9 @@ from __future__ import annotations
 import os
 from typing import TYPE_CHECKING, Any
 
-from hostagent.enforcer import landlock
-from hostagent.enforcer.evidence import Evidence
+from hostagent.enforcer.confinement import landlock
 from hostagent.enforcer.governed import Governed
+from hostagent.enforcer.reporting.evidence import Evidence
 from hostagent.enforcer.settings import Settings
 
 if TYPE_CHECKING:

@@ -11,7 +11,7 @@ from collections.abc import Callable
 
 import pytest
 
-from hostagent.enforcer.landlock import can_scope
+from hostagent.enforcer.confinement.landlock import can_scope
 from tests.bypass import outcomes
 from tests.bypass.attacked import Attacked, Tried
 from tests.bypass.attacks import ABSTRACT, ATTACKS, BY_NUMBER

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from hostagent.enforcer import latemasks
+from hostagent.enforcer.audit import latemasks
 
 
 def _opened(path: Path) -> tuple[socket.socket, int]:

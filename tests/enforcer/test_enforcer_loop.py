@@ -10,15 +10,15 @@ from typing import Any, cast
 
 import pytest
 
-from hostagent.enforcer.attempts import AttemptWatch
 from hostagent.enforcer.cgroup import Leaf
-from hostagent.enforcer.evidence import Evidence
+from hostagent.enforcer.confinement.launch import Process
 from hostagent.enforcer.governed import Account, Governed, Stage
-from hostagent.enforcer.launch import Process
 from hostagent.enforcer.leaves import Leaves
 from hostagent.enforcer.listeners import bind_free
+from hostagent.enforcer.reporting.attempts import AttemptWatch
+from hostagent.enforcer.reporting.evidence import Evidence
 from hostagent.enforcer.server import still_registered
-from hostagent.enforcer.verification import Own
+from hostagent.enforcer.verify.verification import Own
 from hostagent.ipc import Launch
 from hostagent.model.errors import HostagentError
 from hostagent.model.workload import Workload

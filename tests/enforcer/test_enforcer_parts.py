@@ -12,12 +12,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from hostagent.enforcer.cgroup import find_mount
-from hostagent.enforcer.environment import environment
-from hostagent.enforcer.lookups import lookup_order
-from hostagent.enforcer.redaction import redact
-from hostagent.enforcer.refusals import Refused, Tally, parse, parse_headers
-from hostagent.enforcer.unixsockets import found_at
-from hostagent.enforcer.unixsockets import parse as parse_sockets
+from hostagent.enforcer.confinement.environment import environment
+from hostagent.enforcer.confinement.lookups import lookup_order
+from hostagent.enforcer.confinement.unixsockets import found_at
+from hostagent.enforcer.confinement.unixsockets import parse as parse_sockets
+from hostagent.enforcer.reporting.redaction import redact
+from hostagent.enforcer.rules.refusals import Refused, Tally, parse, parse_headers
 from hostagent.model.errors import HostagentError
 from hostagent.model.flow import Endpoint
 

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from hostagent.enforcer.plainpath import open_plain, read_public
+from hostagent.enforcer.confinement.plainpath import open_plain, read_public
 from hostagent.model.errors import HostagentError
 
 pytestmark = pytest.mark.root

@@ -10,8 +10,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from hostagent.enforcer.bpf import layout
-from hostagent.enforcer.lineage import command_line
-from hostagent.enforcer.processes import Chain, Link, Name, Processes
+from hostagent.enforcer.reporting.lineage import command_line
+from hostagent.enforcer.reporting.processes import Chain, Link, Name, Processes
 
 LEAF, ROOT = 7, 100
 

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from hostagent.enforcer import iptables, ruleset
+from hostagent.enforcer.rules import iptables, ruleset
 
 GOLDEN = Path(__file__).parent / "golden"
 LEAVES = [

@@ -10,9 +10,18 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from hostagent.enforcer.deniedcalls import judge
-from hostagent.enforcer.seccomp import build_filter
-from hostagent.enforcer.syscalls import AARCH64, ABSENT, ARCHITECTURES, MODES, OPENS, REFUSED, X86_64, Architecture
+from hostagent.enforcer.confinement.seccomp import build_filter
+from hostagent.enforcer.reporting.deniedcalls import judge
+from hostagent.enforcer.syscalls import (
+    AARCH64,
+    ABSENT,
+    ARCHITECTURES,
+    MODES,
+    OPENS,
+    REFUSED,
+    X86_64,
+    Architecture,
+)
 
 ALLOW = 0
 NOTIFY = -1

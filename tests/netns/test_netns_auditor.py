@@ -17,7 +17,7 @@ from typing import Any
 import pytest
 
 from hostagent.enforcer import kernel
-from hostagent.enforcer.auditor import BOUND_S, EVERY_S
+from hostagent.enforcer.audit.auditor import BOUND_S, EVERY_S
 from tests.netns.stage import SINK_4, Stage, stage, unix_socket_pair, wait_for
 
 pytestmark = pytest.mark.root

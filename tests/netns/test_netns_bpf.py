@@ -19,14 +19,14 @@ from typing import Any
 
 import pytest
 
-from hostagent.enforcer.backstop import instruction
 from hostagent.enforcer.bpf import calls, layout, objects, pins
 from hostagent.enforcer.bpf.programs import Programs, netns_cookie
 from hostagent.enforcer.bpf.ring import Ring
 from hostagent.enforcer.bpf.table import PROGRAMS
-from hostagent.enforcer.bpf.watch import BpfWatch
 from hostagent.enforcer.cgroup import Leaf, Slice
-from hostagent.enforcer.launch import in_child
+from hostagent.enforcer.confinement.launch import in_child
+from hostagent.enforcer.reporting.connects import BpfWatch
+from hostagent.enforcer.rules.backstop import instruction
 from tests.netns.stage import SINK_4, Stage, stage, wait_for
 
 pytestmark = pytest.mark.root

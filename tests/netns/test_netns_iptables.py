@@ -12,7 +12,7 @@ import pytest
 from hostagent.cli.enforcerlink import EnforcerConnection
 from hostagent.enforcer import kernel
 from hostagent.enforcer.cgroup import Slice
-from hostagent.enforcer.firewall import Firewall, choose
+from hostagent.enforcer.rules.firewall import Firewall, choose
 from hostagent.ipc import Reload, Reloaded, Uninstall, Uninstalled
 from hostagent.model.errors import HostagentError
 from tests.netns import test_netns_boundary as boundary

@@ -327,7 +327,7 @@ def test_a_governed_process_may_not_ask_enforcerd(host: Stage) -> None:
 
 
 def test_only_root_may_kill_uninstall_and_reload(host: Stage) -> None:
-    from hostagent.enforcer.launch import in_child
+    from hostagent.enforcer.confinement.launch import in_child
 
     def attempt() -> str:
         from hostagent.cli.enforcerlink import EnforcerConnection
@@ -357,7 +357,7 @@ def test_the_tests_own_namespace_is_untouched(host: Stage) -> None:
 
 def test_the_view_is_built_where_sys_is_the_hosts_own_networks() -> None:
     """As in shared placement on any plain host: the kernel mounts no file system over itself (EBUSY)."""
-    build = "from hostagent.enforcer.view import View, build; build(View(0, 0, '', (), frozenset())); import os; print(*sorted(os.listdir('/sys')))"
+    build = "from hostagent.enforcer.confinement.view import View, build; build(View(0, 0, '', (), frozenset())); import os; print(*sorted(os.listdir('/sys')))"
     command = ["unshare", "--net", "--mount", "--pid", "--fork", "sh", "-c", 'mount -t sysfs sysfs /sys && exec "$0" -c "$1"', sys.executable, build]
     done = subprocess.run(command, cwd=REPOSITORY, capture_output=True, text=True, timeout=60, check=False)
     assert (done.returncode, "class" in done.stdout.split()) == (0, True), done.stderr

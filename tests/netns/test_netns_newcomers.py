@@ -16,7 +16,7 @@ from pathlib import Path
 import pytest
 
 from hostagent.enforcer import kernel
-from hostagent.enforcer.auditor import BOUND_S
+from hostagent.enforcer.audit.auditor import BOUND_S
 from tests.netns.stage import Stage, new_network, stage, unix_socket_pair, wait_for
 
 pytestmark = pytest.mark.root

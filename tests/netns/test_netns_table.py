@@ -24,8 +24,8 @@ import pytest
 from hostagent.cli.enforcerlink import EnforcerConnection
 from hostagent.enforcer import kernel
 from hostagent.enforcer.cgroup import Slice
+from hostagent.enforcer.rules.tablewatch import TableWatch
 from hostagent.enforcer.syscalls import ARCHITECTURES
-from hostagent.enforcer.tablewatch import TableWatch
 from hostagent.ipc import Reload, Reloaded, Uninstall, Uninstalled
 from tests.netns.stage import HOST_4, SINK_4, SINK_6, Stage, new_network, stage, wait_for
 

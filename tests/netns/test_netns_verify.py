@@ -14,11 +14,12 @@ from pathlib import Path
 import pytest
 
 from hostagent.cli.enforcerlink import EnforcerConnection, RequestError
-from hostagent.enforcer import kernel, network, nft, ruleset
-from hostagent.enforcer.firewall import Firewall
-from hostagent.enforcer.launch import in_child
-from hostagent.enforcer.rulecheck import Loaded, compare
-from hostagent.enforcer.verification import EXPECTED, judge
+from hostagent.enforcer import kernel
+from hostagent.enforcer.confinement.launch import in_child
+from hostagent.enforcer.rules import network, nft, ruleset
+from hostagent.enforcer.rules.firewall import Firewall
+from hostagent.enforcer.verify.rulecheck import Loaded, compare
+from hostagent.enforcer.verify.verification import EXPECTED, judge
 from hostagent.ipc import Reload, Reloaded, Verified, Verify
 from hostagent.model.flow import Placement
 from tests.netns.stage import REPOSITORY, Stage, stage, wait_for

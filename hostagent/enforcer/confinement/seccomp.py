@@ -16,7 +16,16 @@ import socket
 import struct
 
 from hostagent.enforcer import kernel
-from hostagent.enforcer.syscalls import ABSENT, IDENTITIES, MODES, OPENS, OPTIONS, REFUSED, WATCHED_ABSENT, Architecture
+from hostagent.enforcer.syscalls import (
+    ABSENT,
+    IDENTITIES,
+    MODES,
+    OPENS,
+    OPTIONS,
+    REFUSED,
+    WATCHED_ABSENT,
+    Architecture,
+)
 
 # struct seccomp_data: nr, arch, instruction_pointer, args[6]; the low half of an argument comes first (little endian).
 _NR = 0

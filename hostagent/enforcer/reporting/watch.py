@@ -6,11 +6,11 @@ import logging
 import selectors
 from collections.abc import Callable
 
-from hostagent.enforcer.evidence import Evidence
-from hostagent.enforcer.firewall import choose
 from hostagent.enforcer.governed import Governed
-from hostagent.enforcer.refusals import PacketLog, Tally
-from hostagent.enforcer.ruleset import MARK_MASK, MARK_PREFIX
+from hostagent.enforcer.reporting.evidence import Evidence
+from hostagent.enforcer.rules.firewall import choose
+from hostagent.enforcer.rules.refusals import PacketLog, Tally
+from hostagent.enforcer.rules.ruleset import MARK_MASK, MARK_PREFIX
 from hostagent.enforcer.settings import Settings
 from hostagent.model.event import EventKind
 

@@ -7,7 +7,7 @@ import time
 from collections.abc import Sequence
 
 from hostagent.enforcer.governed import Governed
-from hostagent.enforcer.redaction import redact
+from hostagent.enforcer.reporting.redaction import redact
 from hostagent.ipc import Admitted
 from hostagent.model.errors import JournalError
 from hostagent.model.event import Event, EventKind

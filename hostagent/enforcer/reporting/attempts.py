@@ -13,9 +13,9 @@ import socket
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
-from hostagent.enforcer.deniedcalls import CallListener
-from hostagent.enforcer.evidence import Evidence
 from hostagent.enforcer.governed import Governed
+from hostagent.enforcer.reporting.deniedcalls import CallListener
+from hostagent.enforcer.reporting.evidence import Evidence
 from hostagent.enforcer.syscalls import ARCHITECTURES
 from hostagent.model.event import EventKind
 

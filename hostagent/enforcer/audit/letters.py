@@ -10,7 +10,7 @@ import os
 import socket
 from pathlib import Path
 
-from hostagent.enforcer.descriptors import Table
+from hostagent.enforcer.audit.descriptors import Table
 
 _SO_PEEK_OFF = 42
 _MOST = 253

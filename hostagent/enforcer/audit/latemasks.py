@@ -17,7 +17,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from hostagent.enforcer import kernel
-from hostagent.enforcer.view import STAGE
+from hostagent.enforcer.confinement.view import STAGE
 from hostagent.model.errors import HostagentError
 
 _TIMEOUT_S = 2

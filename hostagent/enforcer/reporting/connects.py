@@ -17,8 +17,8 @@ from hostagent.enforcer.bpf import layout
 from hostagent.enforcer.bpf.layout import Heading
 from hostagent.enforcer.bpf.programs import Programs, netns_cookie
 from hostagent.enforcer.bpf.ring import Ring
-from hostagent.enforcer.evidence import Evidence
 from hostagent.enforcer.governed import Governed
+from hostagent.enforcer.reporting.evidence import Evidence
 from hostagent.model.errors import HostagentError
 from hostagent.model.event import EventKind
 from hostagent.model.flow import Endpoint

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from hostagent.enforcer import kernel
-from hostagent.enforcer.plainpath import open_plain
+from hostagent.enforcer.confinement.plainpath import open_plain
 from hostagent.model.errors import HostagentError
 
 

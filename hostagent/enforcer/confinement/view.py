@@ -15,9 +15,10 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from hostagent.enforcer import kernel, rootfs
-from hostagent.enforcer.plainpath import open_plain
-from hostagent.enforcer.standins import StandIn, stand_in
+from hostagent.enforcer import kernel
+from hostagent.enforcer.confinement import rootfs
+from hostagent.enforcer.confinement.plainpath import open_plain
+from hostagent.enforcer.confinement.standins import StandIn, stand_in
 from hostagent.model.errors import HostagentError
 
 _FRESH = ("/run", "/tmp", "/var/tmp")  # noqa: S108 - these are replaced, not used

@@ -9,9 +9,9 @@ from __future__ import annotations
 import subprocess
 from pathlib import Path
 
-from hostagent.enforcer import iptables
-from hostagent.enforcer.iptables import FAMILIES, Family
-from hostagent.enforcer.tablewatch import TableWatch
+from hostagent.enforcer.rules import iptables
+from hostagent.enforcer.rules.iptables import FAMILIES, Family
+from hostagent.enforcer.rules.tablewatch import TableWatch
 from hostagent.model.errors import HostagentError
 
 _TIMEOUT_S = 20.0

@@ -14,7 +14,7 @@ import os
 import socket
 from pathlib import Path
 
-from hostagent.enforcer.backstop import attach_program, instruction
+from hostagent.enforcer.rules.backstop import attach_program, instruction
 
 _PROG_TYPE_CGROUP_SOCKOPT = 25
 _CGROUP_SETSOCKOPT = 22

@@ -18,16 +18,17 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from hostagent.enforcer import kernel, leafmark
-from hostagent.enforcer.descriptors import Table, tables
-from hostagent.enforcer.evidence import Evidence
+from hostagent.enforcer import kernel
+from hostagent.enforcer.audit import leafmark
+from hostagent.enforcer.audit.descriptors import Table, tables
+from hostagent.enforcer.audit.held import FINE, FINE_UNIX, Inside, Verdict, judge, network_cookie
+from hostagent.enforcer.audit.letters import close, peek, waiting
+from hostagent.enforcer.audit.newcomers import HearDials, Newcomers
+from hostagent.enforcer.audit.strays import strays
+from hostagent.enforcer.confinement.launch import start_ticks
 from hostagent.enforcer.governed import Governed, Stage
-from hostagent.enforcer.held import FINE, FINE_UNIX, Inside, Verdict, judge, network_cookie
-from hostagent.enforcer.launch import start_ticks
-from hostagent.enforcer.letters import close, peek, waiting
-from hostagent.enforcer.newcomers import HearDials, Newcomers
+from hostagent.enforcer.reporting.evidence import Evidence
 from hostagent.enforcer.settings import Settings
-from hostagent.enforcer.strays import strays
 from hostagent.model.errors import HostagentError
 from hostagent.model.event import EventKind
 

@@ -16,9 +16,10 @@ import subprocess
 from collections.abc import Callable, Hashable, Sequence
 from typing import NamedTuple
 
-from hostagent.enforcer import kernel, network, xtables
-from hostagent.enforcer.firewall import Firewall
-from hostagent.enforcer.iptables import FAMILIES
+from hostagent.enforcer import kernel
+from hostagent.enforcer.rules import network, xtables
+from hostagent.enforcer.rules.firewall import Firewall
+from hostagent.enforcer.rules.iptables import FAMILIES
 from hostagent.model.errors import HostagentError
 
 _CHILD_S = 60

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Protocol
 
 from hostagent.enforcer import kernel
-from hostagent.enforcer.plainpath import open_plain, read_public
+from hostagent.enforcer.confinement.plainpath import open_plain, read_public
 from hostagent.model.errors import HostagentError
 
 _NEEDED = ("/dev", "/proc", "/sys", "/run", "/tmp")  # noqa: S108 - these are mounted on

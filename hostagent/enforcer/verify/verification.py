@@ -19,15 +19,15 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Protocol
 
-from hostagent.enforcer import nft, ruleset
-from hostagent.enforcer.evidence import Evidence
-from hostagent.enforcer.firewall import Firewall, choose
+from hostagent.enforcer.confinement.unixsockets import pathnames
+from hostagent.enforcer.confinement.view import STAGE
 from hostagent.enforcer.governed import Governed
-from hostagent.enforcer.rulecheck import Loaded, RuleCheck
+from hostagent.enforcer.reporting.evidence import Evidence
+from hostagent.enforcer.rules import nft, ruleset
+from hostagent.enforcer.rules.firewall import Firewall, choose
 from hostagent.enforcer.settings import Settings
 from hostagent.enforcer.syscalls import ARCHITECTURES
-from hostagent.enforcer.unixsockets import pathnames
-from hostagent.enforcer.view import STAGE
+from hostagent.enforcer.verify.rulecheck import Loaded, RuleCheck
 from hostagent.ipc import Launch
 from hostagent.model.errors import HostagentError
 from hostagent.model.event import EventKind

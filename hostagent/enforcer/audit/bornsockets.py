@@ -12,7 +12,7 @@ from collections.abc import Collection, Iterator
 from pathlib import Path
 from typing import NamedTuple
 
-from hostagent.enforcer.unixsockets import found_at
+from hostagent.enforcer.confinement.unixsockets import found_at
 
 _AGAIN_S = 1.0
 _LISTENS = "00010000"

@@ -14,7 +14,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from hostagent.enforcer import kernel
-from hostagent.enforcer.standins import StandIn
+from hostagent.enforcer.confinement.standins import StandIn
 
 _BACKLOG = 512
 

@@ -13,9 +13,9 @@ from collections.abc import Callable, Collection, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from hostagent.enforcer.bornsockets import Born, BornSockets
+from hostagent.enforcer.audit.bornsockets import Born, BornSockets
+from hostagent.enforcer.audit.latemasks import InView, cover, look
 from hostagent.enforcer.governed import Governed
-from hostagent.enforcer.latemasks import InView, cover, look
 
 _PRIVATE = ("/run", "/tmp", "/var/tmp", "/dev", "/dev/shm")  # noqa: S108 - looked at, not used
 _LISTENERS = 32

@@ -19,7 +19,8 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
-from hostagent.enforcer import kernel, leafmark
+from hostagent.enforcer import kernel
+from hostagent.enforcer.audit import leafmark
 
 _SO_TYPE = 3
 _SO_PEERCRED = 17

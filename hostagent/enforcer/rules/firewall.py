@@ -11,10 +11,10 @@ import logging
 import os
 import subprocess
 
-from hostagent.enforcer import iptables, nft, ruleset, xtables
-from hostagent.enforcer.nft import HostTable
+from hostagent.enforcer.rules import iptables, nft, ruleset, xtables
+from hostagent.enforcer.rules.nft import HostTable
+from hostagent.enforcer.rules.xtables import XtablesHost
 from hostagent.enforcer.settings import ISOLATED_PORT, Settings
-from hostagent.enforcer.xtables import XtablesHost
 from hostagent.model.errors import HostagentError
 
 log = logging.getLogger(__name__)

@@ -13,8 +13,9 @@ import socket
 import struct
 import subprocess
 
-from hostagent.enforcer import kernel, ruleset
-from hostagent.enforcer.tablewatch import TableWatch
+from hostagent.enforcer import kernel
+from hostagent.enforcer.rules import ruleset
+from hostagent.enforcer.rules.tablewatch import TableWatch
 from hostagent.model.errors import HostagentError
 
 _TIMEOUT_S = 20.0

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
-from hostagent.enforcer.rootfs import Files, HostFiles
+from hostagent.enforcer.confinement.rootfs import Files, HostFiles
 from hostagent.model.errors import HostagentError
 
 RESOLVER = "127.0.0.1"

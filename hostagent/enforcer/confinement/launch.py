@@ -24,9 +24,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import NoReturn
 
-from hostagent.enforcer import kernel, landlock
+from hostagent.enforcer import kernel
 from hostagent.enforcer.cgroup import Leaf
-from hostagent.enforcer.view import PRIVATE, View, build
+from hostagent.enforcer.confinement import landlock
+from hostagent.enforcer.confinement.view import PRIVATE, View, build
 from hostagent.model.errors import HostagentError
 
 _CANNOT_EXECUTE = 126

@@ -12,11 +12,11 @@ from typing import NamedTuple
 
 from hostagent.enforcer.bpf import layout
 from hostagent.enforcer.bpf.layout import Heading
-from hostagent.enforcer.bpf.watch import BpfWatch
-from hostagent.enforcer.evidence import Evidence
 from hostagent.enforcer.governed import Governed
-from hostagent.enforcer.processes import Chain, Link, Name, Processes
-from hostagent.enforcer.redaction import redact
+from hostagent.enforcer.reporting.connects import BpfWatch
+from hostagent.enforcer.reporting.evidence import Evidence
+from hostagent.enforcer.reporting.processes import Chain, Link, Name, Processes
+from hostagent.enforcer.reporting.redaction import redact
 from hostagent.model.event import Event, EventKind
 from hostagent.model.flow import Endpoint
 

@@ -16,7 +16,7 @@ from collections.abc import Iterator, Sequence
 from typing import NamedTuple
 
 from hostagent.enforcer import kernel
-from hostagent.enforcer.seccomp import NAMESPACES, REFUSED_REQUESTS, TYPE_MASK
+from hostagent.enforcer.confinement.seccomp import NAMESPACES, REFUSED_REQUESTS, TYPE_MASK
 from hostagent.enforcer.syscalls import ABSENT, IDENTITIES, MODES, OPENS, Architecture
 
 _NOTIFICATION = struct.Struct("=QII iIQ6Q")
