@@ -13,52 +13,43 @@ import selectors
 import time
 from pathlib import Path
 
-from hostagent.enforcer import canary, doors
+from hostagent.enforcer import doors
+from hostagent.enforcer.admission import STEP_S, Admission
 from hostagent.enforcer.audit.auditor import Auditor
 from hostagent.enforcer.bpf.programs import Programs
 from hostagent.enforcer.cgroup import Slice
 from hostagent.enforcer.confinement.launch import Report, children, receive, start
 from hostagent.enforcer.cutting import Cutting
 from hostagent.enforcer.fence import Fence
-from hostagent.enforcer.governed import Governed, Stage, account_for, build_plan, close_plan, new_name
-from hostagent.enforcer.listeners import bind_free
+from hostagent.enforcer.fencewatch import FenceWatch
+from hostagent.enforcer.governed import Governed, Stage, build_plan, close_plan
+from hostagent.enforcer.launchers import Launchers
 from hostagent.enforcer.peers import Peer
+from hostagent.enforcer.preparation import Preparation
+from hostagent.enforcer.proxylink import ProxyLink
 from hostagent.enforcer.quarantine import Quarantine
 from hostagent.enforcer.removal import remove_runtime
 from hostagent.enforcer.reporting.attempts import AttemptWatch
-from hostagent.enforcer.reporting.connects import BpfWatch, register
+from hostagent.enforcer.reporting.connects import BpfWatch
 from hostagent.enforcer.reporting.evidence import Evidence
 from hostagent.enforcer.reporting.lineage import Lineage
 from hostagent.enforcer.reporting.watch import RefusalWatch
-from hostagent.enforcer.rules import backstop, ruleset
 from hostagent.enforcer.settings import Settings
-from hostagent.enforcer.slicewatch import SliceWatch
-from hostagent.enforcer.status import weaker_points
 from hostagent.enforcer.verify.verification import Own, Verification
 from hostagent.ipc import (
-    Admit,
     Admitted,
     Draw,
-    Exited,
     Failed,
     Launch,
-    Launched,
-    Listen,
     Listening,
-    Retire,
     Retired,
-    State,
 )
-from hostagent.model.errors import HostagentError, NotPermittedError
-from hostagent.model.flow import Placement
+from hostagent.model.errors import HostagentError
 from hostagent.model.workload import Workload
 
 log = logging.getLogger(__name__)
 
-_STEP_S = 15.0
 _NEIGHBOUR_S = 60.0
-REFUSED_CODE = 77
-"""The command line's exit status for a launch that is not permitted (EX_NOPERM)."""
 
 
 class Leaves:
@@ -69,15 +60,12 @@ class Leaves:
         self.slice = Slice(settings.slice_name)
         self.programs = Programs(settings.table, self.slice, off=settings.bpf == "off")
         self.fence = Fence(settings, self.slice, self.programs)
-        self.proxy: Peer | None = None
-        self.attachments = 0
         self._settings = settings
         self._evidence = evidence
         self._selector = selector
         self._leaves: dict[str, Governed] = {}
-        self._launchers: dict[str, tuple[Peer, int]] = {}
-        self._asked: dict[int, tuple[Governed, bool]] = {}
-        self._next_id = 100
+        self._launchers = Launchers()
+        self._link = ProxyLink()
         self.watch = RefusalWatch(settings, evidence, selector, self.live)
         self.bpf = BpfWatch(self.programs, evidence, selector, self.live)
         self.lineage = Lineage(self.bpf, evidence)
@@ -85,8 +73,23 @@ class Leaves:
         self.auditor = Auditor(settings, evidence, self.live, self.end, self.attempts.hear_dials)
         self.cutting = Cutting(lambda: self.proxy, self.end)
         self.quarantine = Quarantine(settings, evidence, self.live, self.cutting.cut)
+        self._fence_watch = FenceWatch(settings, evidence, self.fence, self.live, self.end)
+        self._preparation = Preparation(settings, self.programs, self.fence, self.auditor, self.watch, self.live)
+        self._admission = Admission(
+            settings, evidence, self.slice, self.fence, self._link, self.quarantine, self.auditor, self.live
+        )
         self._own: dict[str, Own] = {}
         self.verification = Verification(settings, evidence, selector, self)
+
+    @property
+    def proxy(self) -> Peer | None:
+        """The attached proxy, None while there is none."""
+        return self._link.peer
+
+    @property
+    def attachments(self) -> int:
+        """How often a proxy has come."""
+        return self._link.attachments
 
     # -- the service's own life ------------------------------------------------------------------------------------
 
@@ -110,10 +113,7 @@ class Leaves:
             log.warning("%s", detail)
         self.watch.begin()
         self.bpf.begin()
-        if self.fence.table.watch is not None:
-            self._selector.register(self.fence.table.watch, selectors.EVENT_READ, self._table_changed)
-        slice_watch = SliceWatch(self.slice.path)
-        self._selector.register(slice_watch, selectors.EVENT_READ, lambda: self._slice_changed(slice_watch))
+        self._fence_watch.begin(self._selector, self.slice)
 
     def abandon(self) -> None:
         """We stop: programs, fence and what the proxy serves stay as they are, as if we had been killed."""
@@ -142,43 +142,13 @@ class Leaves:
         """Give up steps that take too long, write counted refusals, and see that the slice is still the fenced one."""
         for each in self.live():
             if each.stage is not Stage.RUNNING and now >= each.give_up_at:
-                self._fail(each, f"the proxy did not answer within {_STEP_S:.0f} s ({each.stage.value})")
+                self._fail(each, f"the proxy did not answer within {STEP_S:.0f} s ({each.stage.value})")
         self.watch.tick(now)
         self.attempts.tick(now)
         self.bpf.tick(now)
         self.lineage.tick()
-        self._see_to_the_fence()
+        self._fence_watch.look()
         self.verification.tick(now)
-
-    def _slice_changed(self, slice_watch: SliceWatch) -> None:
-        if slice_watch.changed():
-            self._see_to_the_fence()
-
-    def _see_to_the_fence(self) -> None:
-        if not self.fence.current and not self.fence.removed:
-            self._restore("the slice was recreated" if self.fence.stale else "the fence is not in force")
-
-    def _table_changed(self) -> None:
-        """Somebody else changed the host's table, which this kernel cannot protect."""
-        changed = self.fence.tampering()
-        if changed:
-            names = ", ".join(list(dict.fromkeys(changed))[:8])
-            self._restore(f"table inet {self._settings.table} was changed by {names}")
-
-    def _restore(self, cause: str) -> None:
-        """Load the fence again, and only then write; if it cannot be loaded, nothing in shared placement may go on."""
-        try:
-            took = self.fence.restore(self.live())
-        except (HostagentError, OSError) as error:
-            self._evidence.service("failed", f"{cause}; the rules cannot be loaded again: {error}")
-            log.critical("%s; the rules cannot be loaded again, shared placement ends: %s", cause, error)
-            for each in self.live():
-                if not each.isolated:
-                    self.end(each, f"{cause}, and the fence could not be loaded again")
-            return
-        detail = f"{cause}; loaded again within {took * 1000:.0f} ms of being seen"
-        self._evidence.service("failed", detail)
-        log.error("%s", detail)
 
     def reload(self) -> None:
         """Read the documents again; the ports of loopback targets take effect in live leaves.
@@ -205,20 +175,21 @@ class Leaves:
             HostagentError: refused; nothing was made.
         """
         try:
-            governed = self._new(peer, request)
+            workload = self._admission.permit(peer.name, request)
+            if self.verification.frozen:
+                raise HostagentError(self.verification.frozen)
+            governed = self._admission.admit(workload, peer.name, request)
         except HostagentError as error:
             self._evidence.refused(request.workload, peer.name, "", str(error))
             raise
         self._leaves[governed.leaf.name] = governed
-        self._launchers[governed.leaf.name] = (peer, packet_id)
-        peer.table.state = State.LAUNCHING
-        self._admit(governed, again=False)
+        self._launchers.begin(governed, peer, packet_id)
+        self._link.admit(governed, again=False)
 
     def signal(self, peer: Peer, number: int) -> None:
         """Send a signal to the program that ``peer`` launched."""
-        for name, (launcher, _) in self._launchers.items():
-            if launcher is peer:
-                self._leaves[name].signal(number)
+        for name in self._launchers.leaves_of(peer):
+            self._leaves[name].signal(number)
 
     def kill(self, name: str, reason: str) -> list[str]:
         """End the leaf, or every leaf of the workload, called ``name``; return their names.
@@ -242,57 +213,16 @@ class Leaves:
         if peer is self.proxy:
             self._detached()
             return
-        for name, (launcher, _) in list(self._launchers.items()):
-            if launcher is peer:
-                del self._launchers[name]
-                self.end(self._leaves[name], "the launcher went away")
-
-    def _new(self, peer: Peer, request: Launch) -> Governed:
-        workload = self._permitted(peer, request)
-        if self.verification.frozen:
-            raise HostagentError(self.verification.frozen)
-        return self._make(workload, peer.name, request)
-
-    def _make(self, workload: Workload, launcher: str, request: Launch) -> Governed:
-        if self._evidence.failed:
-            raise HostagentError(f"evidence cannot be written: {self._evidence.failed}")
-        if self.proxy is None:
-            raise HostagentError("the proxy is not running; nothing can be admitted (hostagent status)")
-        if not self.fence.current:
-            raise HostagentError("the fence is being loaded again; try once more")
-        if unseen := self.auditor.refusal(time.monotonic()):
-            raise HostagentError(unseen)
-        taken = {each.account.uid for each in self.live()}
-        numbers = {each.number for each in self.live()}
-        return Governed(
-            leaf=self.slice.leaf(new_name(workload.name)),
-            workload=workload,
-            launcher=launcher,
-            request=request,
-            account=account_for(workload, self._settings, frozenset(taken)),
-            number=next(number for number in range(1, 65536) if number not in numbers),
-            give_up_at=time.monotonic() + _STEP_S,
-        )
-
-    def _permitted(self, peer: Peer, request: Launch) -> Workload:
-        workload = self._settings.workloads().get(request.workload)
-        if workload is None or peer.name not in workload.launchers:
-            # One answer for both: whoever may not launch it need not learn that it exists.
-            raise NotPermittedError(f"{peer.name} may not launch workload {request.workload!r} (launchers in its document)")
-        self.quarantine.check(workload.name)
-        if workload.placement is Placement.SHARED and self.fence.firewall.shared_refused:
-            raise HostagentError(f"workload {workload.name}: {self.fence.firewall.shared_refused}")
-        doors.check(workload, self._settings.loopback_ports())
-        if not request.argv:
-            raise HostagentError("no command given")
-        return workload
+        for name in self._launchers.leaves_of(peer):
+            self._launchers.forget(name)
+            self.end(self._leaves[name], "the launcher went away")
 
     # -- a program of ours (verification.Host) -----------------------------------------------------------------------
 
     @property
     def ready(self) -> bool:
         """Whether launches can succeed."""
-        return self.proxy is not None and self.fence.current and not self._evidence.failed
+        return self._admission.ready
 
     def start_own(self, workload: Workload, own: Own) -> Governed:
         """Begin the launch of a program of ours, the same way as anybody's.
@@ -300,8 +230,8 @@ class Leaves:
         Raises:
             HostagentError: it cannot be begun; nothing was made.
         """
-        governed = self._make(workload, "", Launch(workload.name, [], {}, "/", tty=False))
-        self._admit(governed, again=False)
+        governed = self._admission.admit(workload, "", Launch(workload.name, [], {}, "/", tty=False))
+        self._link.admit(governed, again=False)
         self._leaves[governed.leaf.name] = governed
         self._own[governed.leaf.name] = own
         return governed
@@ -312,7 +242,7 @@ class Leaves:
         Raises:
             HostagentError: the fence does not hold; nothing is left.
         """
-        governed = self._make(workload, "", Launch(workload.name, [], {}, "/", tty=False))
+        governed = self._admission.admit(workload, "", Launch(workload.name, [], {}, "/", tty=False))
         governed.give_up_at += _NEIGHBOUR_S
         self._leaves[governed.leaf.name] = governed
         try:
@@ -334,17 +264,16 @@ class Leaves:
 
     def attached(self, peer: Peer) -> None:
         """A proxy is there: ask it anew about everything that runs."""
-        self.proxy = peer
-        self.attachments += 1
+        self._link.attached(peer)
         for each in self.live():
-            self._admit(each, again=True)
+            self._link.admit(each, again=True)
 
     def answered(self, packet_id: int, body: Admitted | Listening | Retired | Failed | Draw) -> None:
         """Go on with the leaf that an answer is about, or give the proxy sockets of a leaf's network."""
         if isinstance(body, Draw):
             doors.give(self.proxy, packet_id, body.leaf, self._leaves.get(body.leaf))
             return
-        governed, again = self._asked.pop(packet_id, (None, False))
+        governed, again = self._link.subject(packet_id)
         if self.cutting.answered(packet_id) or governed is None or governed.stage is Stage.ENDED:
             return
         try:
@@ -371,49 +300,11 @@ class Leaves:
             self._prepare(governed)
         elif governed.listeners is not None:
             governed.listeners.open()
-        self._hand_over(governed, again=again)
+        self._link.hand_over(governed, again=again)
 
     def _prepare(self, governed: Governed) -> None:
-        """Make leaf, rules and listeners, and prove that they hold."""
-        governed.leaf.create()
-        self.auditor.mark(governed)
-        ports = self._settings.loopback_ports()
-        with self.programs.proving(governed.leaf.id):
-            self._fortify(governed, ports)
-        register(self.programs, governed)
-        doors.open_doors(governed, self._settings)
-        governed.loopback_ports = ports
-        self.watch.add(governed)
+        self._preparation.prepare(governed)
         governed.stage = Stage.LISTENING
-
-    def _fortify(self, governed: Governed, ports: frozenset[int]) -> None:
-        if governed.isolated:
-            governed.isolate(self._settings, ports)
-        else:
-            taken = [each.listeners.port for each in self.live() if each.listeners is not None and not each.isolated]
-            governed.listeners = bind_free(self._settings.shared_ports, taken)
-            governed.listeners.open()
-            self.fence.load(self.live(), ports)
-            canary.prove_leaf(governed.listeners, governed.enter, routed=False)
-            self.watch.forget()
-            self._back(governed)
-
-    def _back(self, governed: Governed) -> None:
-        """Put the second no behind the table. After the canary, which must be refused by the table alone."""
-        try:
-            backstop.attach(governed.leaf.path, ruleset.leaf_mark(governed.number))
-        except OSError as error:
-            governed.backstop = str(error)
-            if not self.fence.table.owned:
-                raise HostagentError(
-                    "shared placement needs Linux 6.9 (a table that others cannot flush) or cgroup BPF, and this host has"
-                    f" neither ({error}); use isolated placement"
-                ) from error
-            log.warning("leaf %s has no backstop: %s", governed.leaf.name, error)
-
-    def _hand_over(self, governed: Governed, *, again: bool) -> None:
-        assert governed.listeners is not None
-        self._ask(governed, doors.announce(governed, governed.listeners), Listening, governed.listeners.descriptors, again=again)
 
     def _listening(self, governed: Governed, *, again: bool) -> None:
         governed.served = True
@@ -429,34 +320,19 @@ class Leaves:
             close_plan(plan)
         self.lineage.begin(governed)
         governed.stage = Stage.STARTING
-        governed.give_up_at = time.monotonic() + _STEP_S
+        governed.give_up_at = time.monotonic() + STEP_S
         self._selector.register(governed.process.control, selectors.EVENT_READ, lambda: self._reported(governed))
 
     def _detached(self) -> None:
         """The proxy is gone. Dials are refused from here on; the ports stay ours."""
         log.warning("the proxy went away; dials are refused until it is back")
-        self.proxy = None
-        self._asked.clear()
+        self._link.detached()
         for each in self.live():
             each.served = False
             if each.listeners is not None:
                 each.listeners.shut()
             if each.stage in (Stage.ADMITTING, Stage.LISTENING):
                 self._fail(each, "the proxy went away")
-
-    def _admit(self, governed: Governed, *, again: bool) -> None:
-        body = Admit(governed.workload.name, governed.launcher, governed.leaf.name, again)
-        self._ask(governed, body, Admitted, [], again=again)
-
-    def _ask(
-        self, governed: Governed, body: Admit | Listen, answer: type[Admitted | Listening], fds: list[int], *, again: bool
-    ) -> None:
-        if self.proxy is None:
-            raise HostagentError("the proxy is not running")
-        self._next_id += 1
-        self._asked[self._next_id] = (governed, again)
-        if not self.proxy.ask(self._next_id, body, answer, fds):
-            raise HostagentError("the proxy does not take requests")
 
     # -- the program reports ---------------------------------------------------------------------------------------
 
@@ -511,11 +387,7 @@ class Leaves:
                 self.end(governed, str(error))
                 return
             governed.forget_request()
-            peer, packet_id = self._launchers.get(governed.leaf.name, (None, 0))
-            if peer is not None:
-                peer.table.state = State.RUNNING
-                peer.send(packet_id, Launched(governed.leaf.name, governed.main_pid, weaker_points(governed)), descriptors)
-            elif governed.leaf.name in self._own:
+            if not self._launchers.started(governed, descriptors) and governed.leaf.name in self._own:
                 self._own[governed.leaf.name].started(os.dup(descriptors[1]))
         finally:
             for descriptor in descriptors:
@@ -544,16 +416,10 @@ class Leaves:
         self._release(governed)
         if ran:
             self._evidence.exit(governed)
+            self._launchers.ended(governed, governed.status)
         else:
             self._evidence.refused(governed.workload.name, governed.launcher, governed.leaf.name, governed.reason)
-        peer, packet_id = self._launchers.pop(governed.leaf.name, (None, 0))
-        if peer is None:
-            return
-        peer.table.state = State.ENDED
-        if ran:
-            peer.send(packet_id, Exited(governed.leaf.name, governed.status, governed.reason))
-        else:
-            peer.send(packet_id, Failed(governed.reason or "could not be started", max(governed.status, 1)))
+            self._launchers.refused(governed, governed.reason or "could not be started", max(governed.status, 1))
 
     def _fail_or_end(self, governed: Governed, reason: str, *, recorded: bool = False) -> None:
         if governed.process is not None:
@@ -570,10 +436,7 @@ class Leaves:
         self._release(governed)
         if not recorded:
             self._evidence.refused(governed.workload.name, governed.launcher, governed.leaf.name, reason)
-        peer, packet_id = self._launchers.pop(governed.leaf.name, (None, 0))
-        if peer is not None:
-            peer.table.state = State.ENDED
-            peer.send(packet_id, Failed(reason, REFUSED_CODE))
+        self._launchers.refused(governed, reason)
 
     def _release(self, governed: Governed) -> None:
         """Take back everything that the leaf has in the kernel, and tell the proxy."""
@@ -590,9 +453,7 @@ class Leaves:
         if was_shared:
             with contextlib.suppress(HostagentError):
                 self.fence.load(self.live(), self._settings.loopback_ports())
-        if self.proxy is not None:
-            self._next_id += 1
-            self.proxy.ask(self._next_id, Retire(governed.leaf.name), Retired)
+        self._link.retire(governed.leaf.name)
         own = self._own.pop(governed.leaf.name, None)
         if own is not None:
             own.ended(governed)

@@ -16,7 +16,8 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 from hostagent.enforcer import kernel
-from hostagent.enforcer.leaves import REFUSED_CODE, Leaves
+from hostagent.enforcer.launchers import REFUSED_CODE
+from hostagent.enforcer.leaves import Leaves
 from hostagent.enforcer.peers import Door, Peer, listen
 from hostagent.enforcer.reporting.evidence import Evidence
 from hostagent.enforcer.settings import Settings

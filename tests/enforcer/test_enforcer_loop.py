@@ -13,6 +13,7 @@ import pytest
 from hostagent.enforcer.cgroup import Leaf
 from hostagent.enforcer.confinement.launch import Process
 from hostagent.enforcer.governed import Account, Governed, Stage
+from hostagent.enforcer.launchers import Launchers
 from hostagent.enforcer.leaves import Leaves
 from hostagent.enforcer.listeners import bind_free
 from hostagent.enforcer.reporting.attempts import AttemptWatch
@@ -121,6 +122,6 @@ def test_a_report_whose_descriptors_did_not_come_ends_its_leaf_and_nobody_else(r
         leaves = Leaves.__new__(Leaves)
         leaves.attempts = cast("AttemptWatch", SimpleNamespace(hear_calls=None, hear_dials=None))
         leaves._evidence = cast("Evidence", _NoEvidence())
-        leaves._launchers, leaves._own = {}, {governed.leaf.name: cast("Own", _NoOutput())}
+        leaves._launchers, leaves._own = Launchers(), {governed.leaf.name: cast("Own", _NoOutput())}
         leaves._reported(governed)
         assert (cgroup.kills, "could not be heard" in governed.reason) == (1, True)

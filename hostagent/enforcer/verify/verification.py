@@ -88,7 +88,9 @@ class Own:
 class Host(Protocol):
     """What a verification needs of ``Leaves``. ``attachments`` counts how often a proxy has come."""
 
-    attachments: int
+    @property
+    def attachments(self) -> int:
+        """How often a proxy has come."""
 
     def live(self) -> list[Governed]:
         """Return every leaf that has not ended."""
