@@ -31,6 +31,7 @@ from hostagent.proxy.enforcer_link import EnforcerLink
 from hostagent.proxy.identities import Identities
 from hostagent.proxy.issuer import LocalIssuer, write_private
 from hostagent.proxy.keys import Keys
+from hostagent.proxy.secrets import Secrets
 from hostagent.proxy.service import Parts, Service
 
 log = logging.getLogger(__name__)
@@ -44,7 +45,7 @@ _DOCUMENTS_S = 1.0
 class Proxy:
     """One running ``proxyd``."""
 
-    def __init__(self, config: Config, targets: Mapping[str, Target], secrets: Mapping[str, str]) -> None:
+    def __init__(self, config: Config, targets: Mapping[str, Target], secrets: Secrets) -> None:
         """Open everything that can fail before anything is served.
 
         Raises:
@@ -52,6 +53,7 @@ class Proxy:
         """
         self._config = config
         self._targets = targets
+        self._secrets = secrets
         state = Path(config.proxy_state)
         self._journal = JournalFile(f"{config.journal}/{WRITER}", WRITER, key_file=state / "journal.key")
         self._workloads = _Workloads(config)
@@ -201,6 +203,7 @@ class Proxy:
         on("identity.list", self._root_only(lambda _args, _by: self._identities.status()))
         on("identity.revoke", self._root_only(self._revoke))
         on("identity.restore", self._root_only(self._restore))
+        on("credentials.take", self._root_only(self._take_credential))
         on("status", lambda _caller, _args: self._status())
 
     def _approvals_list(self, caller: Caller, _args: Mapping[str, object]) -> object:
@@ -253,12 +256,22 @@ class Proxy:
         self._identities.restore(_word(args, "workload"), by)
         return {"restored": _word(args, "workload")}
 
+    def _take_credential(self, args: Mapping[str, object], by: str) -> object:
+        target = _word(args, "target")
+        if target not in self._targets:
+            raise Refused(f"no target {target} is in force")
+        changed = self._secrets.take(target, _word(args, "secret"))
+        if changed:
+            self._record("credential", f"target {target}: a new credential is used for every login from now on, by {by}")
+        return {"target": target, "changed": changed}
+
     def _status(self) -> dict[str, object]:
         return {
             "version": __version__,
             "policy": self._policy.current.hash,
             "policy_problem": self._policy.problem,
             "workloads_problem": self._workloads.problem,
+            "credentials_problem": "; ".join(f"{name}: {what}" for name, what in self._secrets.problems.items()),
             "targets": sorted(self._targets),
             "leaves": self._service.summary(),
             "held": len(self._desk.pending(time.time())),
@@ -272,8 +285,9 @@ class Proxy:
             for answer in self._desk.expire(time.time()):
                 self._service.answered(answer)
 
-    def _record(self, change: str) -> None:
-        fields = {"component": "proxyd", "change": change, "version": __version__, "detail": f"pid {os.getpid()}"}
+    def _record(self, change: str, detail: str = "") -> None:
+        detail = detail or f"pid {os.getpid()}"
+        fields = {"component": "proxyd", "change": change, "version": __version__, "detail": detail}
         self._journal.append([Event(EventKind.SERVICE, time.time_ns(), "", "", fields)])
 
 
