@@ -36,7 +36,7 @@ def status_command(config_path: str | None, as_json: bool) -> None:
         click.echo(json.dumps(report, indent=2))
     else:
         _print(report)
-    service_problems = [report["service"].get(name) for name in ("problem", "policy_problem", "workloads_problem", "credentials_problem")]
+    service_problems = [report["service"].get(name) for name in ("problem", "policy_problem", "workloads_problem")]
     broken = report["evidence"] or report["auditor"]["problem"] or any(service_problems)
     raise SystemExit(0 if report["fence"]["loaded"] and report["proxy"] and not broken else 1)
 
@@ -88,9 +88,9 @@ def _print_service(service: dict[str, Any]) -> None:
         click.echo(f"          REFUSED, the last good one stays: {service['policy_problem']}")
     if service["workloads_problem"]:
         click.echo(f"workloads REFUSED, nothing is launched until it is mended: {service['workloads_problem']}")
-    if service.get("credentials_problem"):
-        click.echo(f"secrets   UNUSABLE, connections to these targets are refused: {service['credentials_problem']}")
     click.echo(f"targets   {', '.join(service['targets']) or 'none declared: nothing can be reached'}")
+    for line in service.get("pending", []):
+        click.echo(f"pending   {line}")
     click.echo(f"held      {service['held']} operations wait for an approver")
 
 

@@ -20,6 +20,7 @@ class _Entry(NamedTuple):
 _COMMANDS = {
     "up": _Entry("hostagent.cli.up", "up_command", "Run the whole service in the foreground."),
     "run": _Entry("hostagent.cli.run", "run_command", "Start a program as a governed workload."),
+    "reload": _Entry("hostagent.cli.reload", "reload_command", "Take changed configuration, targets and credentials."),
     "status": _Entry("hostagent.cli.host", "status_command", "Show what is governed, by what, and what is missing."),
     "doctor": _Entry("hostagent.cli.host", "doctor_command", "Check this host and say how to fix what is missing."),
     "kill": _Entry("hostagent.cli.host", "kill_command", "End every process of a workload."),
@@ -31,7 +32,6 @@ _COMMANDS = {
     "identity": _Entry("hostagent.cli.identity", "identity", "See and revoke workload identities."),
     "policy": _Entry("hostagent.cli.policy", "policy", "Check, test and explain policy."),
     "target": _Entry("hostagent.cli.target", "target", "List the targets and what a client needs to reach them."),
-    "credential": _Entry("hostagent.cli.credential", "credential", "Keep, rotate and hand over the targets' secrets."),
     "sessions": _Entry("hostagent.cli.sessions", "sessions", "List and show recorded sessions."),
     "sql": _Entry("hostagent.cli.sql", "sql_command", "Ask the evidence a question in SQL."),
     "audit": _Entry("hostagent.cli.audit", "audit", "Verify or rebuild the evidence."),

@@ -14,8 +14,8 @@ def up_command(config_path: str | None, ready_fd: int | None) -> None:
     Starts enforcerd (root), proxyd and recorderd (unprivileged), restarts one that dies, and stops all three on Ctrl-C or
     SIGTERM. The fence stays up until `hostagent uninstall`, which ends this command too.
 
-    Policy, workloads and tokens are watched. After a change of a target or a credential send SIGHUP: if all documents are right,
-    the proxy starts anew with them (its sessions end); otherwise nothing changes and the log says why.
+    Policy, workloads and tokens are watched. After a change of the configuration, a target or a credential say `hostagent reload`
+    (or send SIGHUP): if everything is right it counts at once and sessions go on, otherwise nothing changes.
     """
     from hostagent.daemon.configfile import load_config
     from hostagent.daemon.up import Supervisor

@@ -13,10 +13,12 @@ import click
 from hostagent.daemon import UNINSTALLED
 from hostagent.daemon.accounts import account_of
 from hostagent.daemon.configfile import load_config, load_targets, load_workloads
+from hostagent.daemon.credentials import seal
 from hostagent.daemon.hardening import harden
 from hostagent.daemon.journalfile import JournalFile
 from hostagent.documents import Config
 from hostagent.enforcer import Server, Settings
+from hostagent.enforcer.settings import Reread
 from hostagent.model.errors import HostagentError
 from hostagent.model.ports import Journal
 
@@ -61,17 +63,23 @@ def serve(config_path: str | None, ready_fd: int | None) -> bool:
         f"{config.journal}/{WRITER}", WRITER, key_file=Path(config.paths.state) / "enforcerd" / "journal.key"
     )
     with journal:
-        return Server(settings_from(config, journal)).run(ready)
+        return Server(settings_from(config, journal, config_path)).run(ready)
 
 
-def settings_from(config: Config, journal: Journal) -> Settings:
-    """Return the enforcer's settings from the service's configuration.
+def settings_from(config: Config, journal: Journal, config_path: str | None = None) -> Settings:
+    """Return the enforcer's settings from the service's configuration; a reload reads ``config_path`` again.
 
     Raises:
         DocumentError: the proxy's account does not exist.
     """
     proxy = account_of(config.users.proxy)
     recorder = account_of(config.users.recorder)
+
+    def reread() -> Reread:
+        found = load_config(config_path)
+        load_workloads(config)
+        return Reread(seal(load_targets(config)), found.verify.every_s, found.verify.freeze)
+
     return Settings(
         runtime=config.paths.runtime,
         proxy_uid=proxy.pw_uid,
@@ -93,6 +101,7 @@ def settings_from(config: Config, journal: Journal) -> Settings:
         verify_every_s=config.verify.every_s,
         verify_freeze=config.verify.freeze,
         target_names=lambda: tuple(name for each in load_targets(config).values() for name in each.hosts if _is_name(name)),
+        reread=reread,
     )
 
 

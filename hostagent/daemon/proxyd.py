@@ -49,17 +49,17 @@ def _runner() -> Callable[[Coroutine[Any, Any, None]], None]:
 
 async def _serve(config_path: str | None, credentials_fd: int | None, ready_fd: int | None) -> None:
     from hostagent.daemon.configfile import load_config, load_targets
-    from hostagent.daemon.credentials import gather, unseal
+    from hostagent.daemon.credentials import read_all, unseal
     from hostagent.daemon.proxyparts import Proxy
 
     config = load_config(config_path)
     targets = load_targets(config)
-    secrets = unseal(credentials_fd) if credentials_fd is not None else gather(targets, config)
+    secrets = unseal(credentials_fd) if credentials_fd is not None else read_all(targets)
     stopping = asyncio.Event()
     loop = asyncio.get_running_loop()
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, stopping.set)
-    proxy = Proxy(config, targets, secrets)
+    proxy = Proxy(config, targets, secrets, config_path)
 
     def ready() -> None:
         # What was built until here stays for good: the garbage collector need not walk it again and again, and sessions

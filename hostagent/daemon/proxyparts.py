@@ -14,8 +14,9 @@ from hostagent import __version__
 from hostagent.approval import ApprovalRefused, Approver, Desk, describe
 from hostagent.daemon.configfile import load_workloads
 from hostagent.daemon.journalfile import JournalFile
+from hostagent.daemon.renewal import Renewal
 from hostagent.documents import Config
-from hostagent.ipc.messages import Admit, Admitted, Listen, Retire
+from hostagent.ipc.messages import Admit, Admitted, Listen, Renewed, Retire
 from hostagent.mask import DETECTORS, TRANSFORMS
 from hostagent.model.errors import DocumentError, HostagentError
 from hostagent.model.event import Event, EventKind
@@ -31,7 +32,6 @@ from hostagent.proxy.enforcer_link import EnforcerLink
 from hostagent.proxy.identities import Identities
 from hostagent.proxy.issuer import LocalIssuer, write_private
 from hostagent.proxy.keys import Keys
-from hostagent.proxy.secrets import Secrets
 from hostagent.proxy.service import Parts, Service
 
 log = logging.getLogger(__name__)
@@ -45,15 +45,17 @@ _DOCUMENTS_S = 1.0
 class Proxy:
     """One running ``proxyd``."""
 
-    def __init__(self, config: Config, targets: Mapping[str, Target], secrets: Secrets) -> None:
-        """Open everything that can fail before anything is served.
+    def __init__(
+        self, config: Config, targets: dict[str, Target], secrets: dict[str, str], config_path: str | None = None
+    ) -> None:
+        """Open everything that can fail before anything is served. ``config_path`` is where a reload reads ``config`` again.
 
         Raises:
             HostagentError: a document, key or journal is not usable; one line says which and why.
         """
         self._config = config
         self._targets = targets
-        self._secrets = secrets
+        self._renewal = Renewal(config_path, config, targets, secrets)
         state = Path(config.proxy_state)
         self._journal = JournalFile(f"{config.journal}/{WRITER}", WRITER, key_file=state / "journal.key")
         self._workloads = _Workloads(config)
@@ -98,6 +100,7 @@ class Proxy:
                     admit=self._admit,
                     listen=self._listen,
                     retire=self._retire,
+                    renew=self._renew,
                     known=self._forget_others,
                 )
                 self._service = Service(self._parts, tasks, link.draw)
@@ -184,6 +187,11 @@ class Proxy:
     def _retire(self, request: Retire) -> None:
         self._end_leaf(request.leaf)
 
+    async def _renew(self, descriptor: int) -> Renewed:
+        return await self._renewal.renew(
+            descriptor, self._service, self._resolver, lambda detail: self._record("reloaded", detail)
+        )
+
     def _end_leaf(self, leaf: str) -> None:
         self._service.retire(leaf)
         dns = self._dns.pop(leaf, None)
@@ -203,7 +211,6 @@ class Proxy:
         on("identity.list", self._root_only(lambda _args, _by: self._identities.status()))
         on("identity.revoke", self._root_only(self._revoke))
         on("identity.restore", self._root_only(self._restore))
-        on("credentials.take", self._root_only(self._take_credential))
         on("status", lambda _caller, _args: self._status())
 
     def _approvals_list(self, caller: Caller, _args: Mapping[str, object]) -> object:
@@ -256,23 +263,14 @@ class Proxy:
         self._identities.restore(_word(args, "workload"), by)
         return {"restored": _word(args, "workload")}
 
-    def _take_credential(self, args: Mapping[str, object], by: str) -> object:
-        target = _word(args, "target")
-        if target not in self._targets:
-            raise Refused(f"no target {target} is in force")
-        changed = self._secrets.take(target, _word(args, "secret"))
-        if changed:
-            self._record("credential", f"target {target}: a new credential is used for every login from now on, by {by}")
-        return {"target": target, "changed": changed}
-
     def _status(self) -> dict[str, object]:
         return {
             "version": __version__,
             "policy": self._policy.current.hash,
             "policy_problem": self._policy.problem,
             "workloads_problem": self._workloads.problem,
-            "credentials_problem": "; ".join(f"{name}: {what}" for name, what in self._secrets.problems.items()),
             "targets": sorted(self._targets),
+            "pending": self._renewal.pending(),
             "leaves": self._service.summary(),
             "held": len(self._desk.pending(time.time())),
         }

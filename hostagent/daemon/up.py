@@ -21,11 +21,9 @@ from pathlib import Path
 from hostagent.daemon import UNINSTALLED
 from hostagent.daemon.accounts import account_of
 from hostagent.daemon.configfile import load_config, load_targets, load_workloads
-from hostagent.daemon.credentials import gather, seal
-from hostagent.daemon.handover import hand_over
+from hostagent.daemon.credentials import seal
 from hostagent.documents import Config
 from hostagent.model.errors import HostagentError
-from hostagent.model.target import Target
 
 log = logging.getLogger(__name__)
 
@@ -60,7 +58,6 @@ class Supervisor:
         self._stopping = False
         self._reload = False
         self._readers: dict[str, int] = {}
-        self._targets: dict[str, Target] = {}
         self._children = [
             _Child("enforcerd", "hostagent.daemon.enforcerd", ""),
             _Child("proxyd", "hostagent.daemon.proxyd", config.users.proxy),
@@ -101,36 +98,17 @@ class Supervisor:
         while not self._stopping:
             time.sleep(0.05)
             if self._reload:
-                self._take_targets()
+                self._pass_reload_on()
             for child in self._children:
                 self._look_after(child)
         return 0
 
-    def _take_targets(self) -> None:
-        """Take changed targets and credentials. What cannot be used changes nothing.
-
-        The proxy starts anew with changed targets; changed credentials it takes as it runs.
-        """
+    def _pass_reload_on(self) -> None:
+        """Have enforcerd reload: it reads everything, and gives the proxy the same. What cannot be used changes nothing."""
         self._reload = False
-        enforcerd, proxyd, _ = self._children
-        try:
-            load_workloads(self._config)
-            targets = load_targets(self._config)
-            secrets = gather(targets, self._config)
-            if secrets.problems:
-                raise HostagentError("; ".join(f"target {name}: {problem}" for name, problem in secrets.problems.items()))
-            if targets == self._targets:
-                changed = hand_over(self._config, secrets)
-                log.info("credentials are read again, new for %s; live sessions go on", ", ".join(changed) or "none")
-                return
-        except (HostagentError, OSError) as error:
-            log.error("documents refused, the last good ones stay: %s", error)
-            return
-        log.info("targets and credentials are read again: the proxy starts anew, its sessions end")
+        enforcerd = self._children[0]
         if enforcerd.process is not None:
             enforcerd.process.send_signal(signal.SIGHUP)
-        if proxyd.process is not None:
-            proxyd.process.terminate()
 
     def _look_after(self, child: _Child) -> None:
         if child.process is not None and child.process.poll() is not None:
@@ -158,16 +136,13 @@ class Supervisor:
         if self._config_path:
             command += ["--config", str(Path(self._config_path).resolve())]
         if child.name == "proxyd":
-            config = load_config(self._config_path)
-            self._targets = load_targets(config)
-            secrets = gather(self._targets, config)
-            for name, problem in secrets.problems.items():
-                log.error("target %s cannot be used: %s", name, problem)
-            credentials = seal(secrets)
+            credentials = seal(load_targets(load_config(self._config_path)))
             passed.append(credentials)
             command += ["--credentials-fd", str(credentials)]
         environment = {key: os.environ[key] for key in ("PATH", "LANG", "PYTHONPATH", "TZ") if key in os.environ}
         environment["PYTHONUNBUFFERED"] = "1"
+        if not child.user and "CREDENTIALS_DIRECTORY" in os.environ:  # a reload reads credentials again, as root
+            environment["CREDENTIALS_DIRECTORY"] = os.environ["CREDENTIALS_DIRECTORY"]
         try:
             child.process = subprocess.Popen(
                 drop_privileges(child.user, command),
@@ -246,7 +221,6 @@ def prepare_folders(config: Config) -> None:
     _folder(f"{config.paths.runtime}/proxyd", proxy.pw_uid, proxy.pw_gid, 0o755)
     _folder(config.proxy_state, proxy.pw_uid, proxy.pw_gid, 0o700)
     _folder(config.evidence, recorder.pw_uid, recorder_group, 0o750)
-    _folder(str(Path(config.sealed_credentials).parent), 0, proxy.pw_gid, 0o750)
     _folder(config.journal, 0, recorder_group, 0o751)
     # Set-group-id: what a writer creates in its folder belongs to the recorder's group, which may read but not write it.
     _folder(f"{config.journal}/enforcerd", 0, recorder_group, 0o2750)

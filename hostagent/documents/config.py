@@ -9,7 +9,7 @@ from typing import Annotated
 from pydantic import Field, ValidationError
 
 from hostagent.documents.complaint import complain
-from hostagent.documents.named import Strict
+from hostagent.documents.named import Key, Strict
 from hostagent.model.errors import DocumentError
 
 DEFAULT_CONFIG_PATH = "/etc/hostagent/hostagent.toml"
@@ -21,9 +21,9 @@ _Path = Annotated[str, Field(pattern=r"^/[^\x00]*$")]
 class Paths(Strict):
     """Where things are. ``config`` holds workloads/, targets/ and policy/; relative to nothing: all absolute."""
 
-    config: _Path = "/etc/hostagent"
-    state: _Path = "/var/lib/hostagent"
-    runtime: _Path = "/run/hostagent"
+    config: Annotated[_Path, Key("Folder that holds targets/, workloads/ and policy/.")] = "/etc/hostagent"
+    state: Annotated[_Path, Key("Folder of the journal, the evidence, the host CA and the issuer's key.")] = "/var/lib/hostagent"
+    runtime: Annotated[_Path, Key("Folder of the sockets.")] = "/run/hostagent"
 
 
 class Enforcement(Strict):
@@ -32,54 +32,76 @@ class Enforcement(Strict):
     ``bpf``: "auto" puts eBPF programs behind the rules where bcc and the kernel's headers are installed; "off" never does.
     """
 
-    slice: Annotated[str, Field(pattern=r"^[a-z][a-z0-9-]*\.slice$")] = "governed.slice"
-    table: Annotated[str, Field(pattern=r"^[a-z][a-z0-9_]{0,15}$")] = "hostagent"
-    uid_first: Annotated[int, Field(ge=1000)] = 64000
-    uid_count: Annotated[int, Field(ge=1, le=65536)] = 1000
-    firewall: Annotated[str, Field(pattern="^(auto|nft|iptables)$")] = "auto"
-    bpf: Annotated[str, Field(pattern="^(auto|off)$")] = "auto"
+    slice: Annotated[str, Field(pattern=r"^[a-z][a-z0-9-]*\.slice$"), Key("Name of the cgroup that holds every governed process.")] = (
+        "governed.slice"
+    )
+    table: Annotated[str, Field(pattern=r"^[a-z][a-z0-9_]{0,15}$"), Key("Name of the nft table (or the prefix of the iptables chains).")] = (
+        "hostagent"
+    )
+    uid_first: Annotated[int, Field(ge=1000), Key("First uid for workloads without `user`; nothing else may use them.", "uid")] = 64000
+    uid_count: Annotated[int, Field(ge=1, le=65536), Key("How many such uids there are: at most so many programs at once.", "uids")] = 1000
+    firewall: Annotated[
+        str, Field(pattern="^(auto|nft|iptables)$"), Key("auto is nft, or where that does not work iptables; or either by name.")
+    ] = "auto"
+    bpf: Annotated[str, Field(pattern="^(auto|off)$"), Key("auto puts eBPF programs behind the rules where they can be had; off never.")] = (
+        "auto"
+    )
 
 
 class VerifySettings(Strict):
     """How often the boundary is attacked unasked (seconds; 0: never, not even after a reload), and whether failure freezes."""
 
-    every_s: Annotated[float, Field(ge=0)] = 900.0
-    freeze: bool = False
+    every_s: Annotated[float, Field(ge=0), Key("Time between two unasked runs of `hostagent verify`; 0: only when asked.", "s", live=True)] = (
+        900.0
+    )
+    freeze: Annotated[bool, Key("Whether nothing is launched after a failed run until one passes.", live=True)] = False
 
 
 class MetricsSettings(Strict):
     """Where recorderd serves counters for Prometheus: a loopback address and port; empty: nowhere."""
 
-    listen: Annotated[str, Field(pattern=r"^((127(\.[0-9]{1,3}){3}|\[::1\]):[1-9][0-9]{0,4})?$")] = ""
+    listen: Annotated[
+        str,
+        Field(pattern=r"^((127(\.[0-9]{1,3}){3}|\[::1\]):[1-9][0-9]{0,4})?$"),
+        Key("Loopback address and port of the counters for Prometheus; empty: nowhere.", "address:port"),
+    ] = ""
 
 
 class Users(Strict):
     """The accounts of the two unprivileged processes; ``audit`` is the group that may read published evidence."""
 
-    proxy: str = "hostagent"
-    recorder: str = "hostagent-rec"
+    proxy: Annotated[str, Key("Account of proxyd.")] = "hostagent"
+    recorder: Annotated[str, Key("Account of recorderd; members of its group may read the evidence.")] = "hostagent-rec"
 
 
 class Limits(Strict):
     """Bounds of the data path. Seconds."""
 
-    connect_timeout_s: Annotated[float, Field(gt=0)] = 10.0
-    login_timeout_s: Annotated[float, Field(gt=0)] = 30.0
-    sessions_per_workload: Annotated[int, Field(ge=1)] = 500
+    connect_timeout_s: Annotated[float, Field(gt=0), Key("Until a target that does not answer is an error.", "s", live=True)] = 10.0
+    login_timeout_s: Annotated[float, Field(gt=0), Key("For the whole login, client and target; then the session is closed.", "s", live=True)] = (
+        30.0
+    )
+    sessions_per_workload: Annotated[int, Field(ge=1), Key("Most connections of one running program at once.", "sessions", live=True)] = 500
 
 
 class IdentitySettings(Strict):
     """The embedded issuer: token lifetime in seconds."""
 
-    token_lifetime_s: Annotated[int, Field(ge=60, le=3600)] = 600
-    audience: str = "hostagent"
+    token_lifetime_s: Annotated[int, Field(ge=60, le=3600), Key("How long a token of the embedded issuer lives.", "s")] = 600
+    audience: Annotated[str, Key("Audience (`aud`) of the embedded issuer's tokens.")] = "hostagent"
 
 
 class PostgresSettings(Strict):
     """``client_auth``: "none" lets clients in with any password or none; "scram" speaks SCRAM with the placeholder."""
 
-    client_auth: Annotated[str, Field(pattern="^(none|scram)$")] = "none"
-    placeholder_password: str = "hostagent"  # noqa: S105 - public by design: `hostagent target list` prints it
+    client_auth: Annotated[
+        str,
+        Field(pattern="^(none|scram)$"),
+        Key("none lets clients in with any password or none; scram makes them log in with the placeholder.", live=True),
+    ] = "none"
+    placeholder_password: Annotated[  # public by design: `hostagent target list` prints it
+        str, Key("Password for clients that demand SCRAM or channel binding; public by design.", live=True)
+    ] = "hostagent"  # noqa: S105
 
 
 class _Document(Strict):
@@ -140,16 +162,6 @@ class Config:
     def ca_certificate(self) -> str:
         """The public certificate of the host CA, readable by all."""
         return f"{self.proxy_state}/ca.pem"
-
-    @property
-    def sealed_credentials(self) -> str:
-        """The file of the sealed credential store."""
-        return f"{self.paths.state}/credentials/sealed.json"
-
-    @property
-    def seal_key(self) -> str:
-        """The key that opens it, where systemd does not pass one: not beside the store, so that a backup of one lacks the other."""
-        return f"{self.paths.config}/seal.key"
 
     @property
     def enforcer_socket(self) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import TypeVar
 
 from pydantic import BaseModel, ConfigDict, ValidationError
@@ -9,6 +10,18 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 from hostagent.documents.complaint import complain
 from hostagent.documents.source import read
 from hostagent.model.errors import DocumentError
+
+
+@dataclass(frozen=True, slots=True)
+class Key:
+    """What a person should know of a key; stands in the annotation of its field. `hostagent config keys` prints it.
+
+    ``live``: a reload is enough for a change to count. A key of the configuration that does not say so needs a restart.
+    """
+
+    says: str
+    unit: str = ""
+    live: bool = False
 
 
 class Strict(BaseModel):

@@ -19,6 +19,7 @@ from hostagent.enforcer import kernel
 from hostagent.enforcer.launchers import REFUSED_CODE
 from hostagent.enforcer.leaves import Leaves
 from hostagent.enforcer.peers import Door, Peer, listen
+from hostagent.enforcer.renewal import Renewal, told
 from hostagent.enforcer.reporting.evidence import Evidence
 from hostagent.enforcer.settings import Settings
 from hostagent.enforcer.status import report
@@ -39,7 +40,7 @@ from hostagent.ipc import (
     Release,
     Released,
     Reload,
-    Reloaded,
+    Renewed,
     Retired,
     Signal,
     Signalled,
@@ -69,6 +70,7 @@ class Server:
         self._selector = selectors.DefaultSelector()
         self._evidence = Evidence(settings.journal)
         self._leaves = Leaves(settings, self._evidence, self._selector)
+        self._renewal = Renewal(settings, self._leaves)
         self._door = Door()
         self._stopping = False
         self._uninstalled = False
@@ -120,6 +122,7 @@ class Server:
             if time.monotonic() >= next_tick:
                 self._leaves.tick(time.monotonic())
                 self._leaves.cutting.tick(time.monotonic())
+                self._renewal.tick(time.monotonic())
                 for peer in self._door.overdue(time.monotonic()):
                     self._drop(peer)
                 next_tick = time.monotonic() + _TICK_S
@@ -141,7 +144,7 @@ class Server:
                 self._stopping = True
             elif number == signal.SIGHUP:
                 with _logged("reload"):
-                    self._leaves.reload()
+                    self._renewal.begin(told)
         self._leaves.reap()
 
     def _accept(self) -> None:
@@ -217,8 +220,7 @@ class Server:
                 self._leaves.quarantine.lift(name, peer.name)
                 peer.send(packet_id, Released())
             case Reload():
-                self._leaves.reload()
-                peer.send(packet_id, Reloaded())
+                self._renewal.begin(lambda result: peer.send(packet_id, result))
             case Verify():
                 self._leaves.verification.ask(
                     lambda result: peer.send(packet_id, Verified(dict(result.attempts), list(result.failed), result.elapsed_us))
@@ -227,10 +229,14 @@ class Server:
                 self._uninstall(peer, packet_id)
             case Attach(worker=worker):
                 self._attach(peer, packet_id, worker)
-            case Admitted() | Listening() | Retired() | Failed() | Draw():
-                self._leaves.answered(packet_id, body)
+            case Admitted() | Listening() | Retired() | Renewed() | Failed() | Draw():
+                self._answered(packet_id, body)
             case _:  # the table lets nothing else through
                 raise HostagentError(f"{type(body).__name__} is not a request")
+
+    def _answered(self, packet_id: int, body: Admitted | Listening | Retired | Renewed | Failed | Draw) -> None:
+        if not self._renewal.answered(packet_id, body) and not isinstance(body, Renewed):
+            self._leaves.answered(packet_id, body)
 
     def _attach(self, peer: Peer, packet_id: int, worker: str) -> None:
         if self._leaves.proxy is not None:

@@ -4,12 +4,21 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from typing import NamedTuple
 
 from hostagent.model.ports import Journal
 from hostagent.model.workload import Workload
 
 ISOLATED_PORT = 901
 """Where an isolated leaf's listeners are, on loopback inside its namespace; DNS is on the port after."""
+
+
+class Reread(NamedTuple):
+    """What a reload found: the secrets for the proxy in a sealed memory file, which the caller closes, and what counts at once."""
+
+    secrets: int
+    verify_every_s: float
+    verify_freeze: bool
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,7 +36,7 @@ class Settings:
     targets' unix sockets, asked at each launch. ``quarantine_file`` is where the workloads that must not run are kept, in a folder
     of root's; empty: a restart forgets them. ``firewall`` is "nft", "iptables", or "auto" for the first of them that works.
     ``verify_every_s``: seconds between two verifications that nobody asked for (0: none, and none after a reload); ``verify_freeze``: while the last one failed,
-    nothing is launched; ``target_names`` are host names that a workload must be able to resolve.
+    nothing is launched; both may be replaced by what ``reread`` (asked at each reload) finds; ``target_names`` are host names that a workload must be able to resolve.
     """
 
     runtime: str
@@ -53,6 +62,7 @@ class Settings:
     verify_freeze: bool = False
     target_names: Callable[[], tuple[str, ...]] = tuple
     bpf: str = "auto"
+    reread: Callable[[], Reread] | None = None
 
     @property
     def socket_path(self) -> str:

@@ -50,6 +50,8 @@ NUMBERS: dict[int, type[Body]] = {
     25: messages.Listening,
     26: messages.Retire,
     27: messages.Retired,
+    28: messages.Renew,
+    29: messages.Renewed,
     30: messages.Draw,
     31: messages.Drawn,
     33: messages.Exited,

@@ -17,6 +17,7 @@ number name           asked by                  answered with
 22/23  Admit          enforcerd, of the proxy   Admitted
 24/25  Listen         enforcerd, of the proxy   Listening; descriptors come with the request
 26/27  Retire         enforcerd, of the proxy   Retired
+28/29  Renew          enforcerd, of the proxy   Renewed; the descriptor of the secrets comes with the request
 30/31  Draw           the proxy's user          Drawn, and descriptors
 33     Exited         (enforcerd, unasked)      sent once to the launcher, with the id of its Launch
 ====== ============== ========================= ==========================================================
@@ -144,11 +145,15 @@ class Uninstalled(Body, frozen=True):
 
 
 class Reload(Body, frozen=True):
-    """Read the documents again: workloads, and the ports of loopback targets."""
+    """Read configuration, documents and credentials again, here and in the proxy: all of them, or if one is wrong none."""
 
 
 class Reloaded(Body, frozen=True):
-    """The documents were taken."""
+    """They were taken. ``changes`` and ``notes`` are those of ``Renewed``; ``problem`` says why the proxy kept what it had."""
+
+    changes: list[str] = []
+    notes: list[str] = []
+    problem: str = ""
 
 
 class Verify(Body, frozen=True):
@@ -237,6 +242,24 @@ class Retired(Body, frozen=True):
     """Done."""
 
     leaf: str
+
+
+class Renew(Body, frozen=True):
+    """Configuration or targets may have changed: read them again.
+
+    Descriptor: a sealed memory file with the targets' secrets (``daemon.credentials``).
+    """
+
+
+class Renewed(Body, frozen=True):
+    """What the proxy did: ``changes`` has one line for each thing that changed; with a ``problem`` nothing did.
+
+    ``notes`` are what a person should know, such as keys that count only after a restart.
+    """
+
+    changes: list[str] = []
+    notes: list[str] = []
+    problem: str = ""
 
 
 class Draw(Body, frozen=True):

@@ -45,6 +45,7 @@ _ROWS: dict[type[Body], tuple[frozenset[Role], frozenset[State]]] = {
     messages.Admitted: (_PROXY, frozenset({State.ATTACHED})),
     messages.Listening: (_PROXY, frozenset({State.ATTACHED})),
     messages.Retired: (_PROXY, frozenset({State.ATTACHED})),
+    messages.Renewed: (_PROXY, frozenset({State.ATTACHED})),
     messages.Failed: (_PROXY, frozenset({State.ATTACHED})),
     messages.Draw: (_PROXY, frozenset({State.ATTACHED})),
 }

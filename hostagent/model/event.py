@@ -6,7 +6,7 @@ and ``fields`` (JSON-compatible). Fields never hold a secret, an unmasked value 
 ============  =========================================================================================================
 kind          fields
 ============  =========================================================================================================
-service       component, change (started, stopped, upgraded, failed), version, detail
+service       component, change (started, stopped, reloaded, upgraded, failed), version, detail
 policy        outcome (loaded, refused), policy, documents, reason
 admission     leaf, outcome (admitted, refused), reason, launcher, placement, issuer, subject, groups, purpose, claims,
               token_id, expires_at

@@ -9,7 +9,7 @@ import asyncio
 import logging
 import os
 import time
-from collections.abc import AsyncIterator, Callable, Mapping
+from collections.abc import AsyncIterator, Callable, Collection, Mapping
 from contextlib import asynccontextmanager
 
 from hostagent.inspectors.postgres.catalogue import CATALOGUE_QUERY, parse
@@ -66,6 +66,12 @@ class Catalogues:
         self._where: dict[_Key, tuple[Target, Endpoint]] = {}
         self._locks: dict[_Key, asyncio.Lock] = {}
         self._waiting: set[_Key] = set()
+
+    def forget(self, names: Collection[str]) -> None:
+        """Let go of everything known of these targets."""
+        for kept in (self.snapshots, self._fetched, self._where, self._locks):
+            for key in [key for key in kept if key[0] in names]:
+                del kept[key]
 
     def view(self, target: Target) -> CatalogueView:
         """Return a session's window."""

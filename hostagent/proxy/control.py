@@ -24,7 +24,7 @@ import msgspec
 
 log = logging.getLogger(__name__)
 
-_REQUEST_LIMIT = 524_288  # one secret of 64 KiB, every character of it escaped
+_REQUEST_LIMIT = 65_536
 _IDLE_S = 30.0
 _PER_USER = 16
 """Most connections of one user at once; root is not counted."""

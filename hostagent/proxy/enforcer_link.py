@@ -26,6 +26,8 @@ from hostagent.ipc.messages import (
     Failed,
     Listen,
     Listening,
+    Renew,
+    Renewed,
     Retire,
     Retired,
 )
@@ -40,6 +42,7 @@ _FIRST_DRAW = 1_000
 OnAdmit = Callable[[Admit], Awaitable[Admitted]]
 OnListen = Callable[[Listen, list[socket.socket]], None]
 OnRetire = Callable[[Retire], None]
+OnRenew = Callable[[int], Awaitable[Renewed]]
 
 
 class EnforcerLink:
@@ -53,14 +56,16 @@ class EnforcerLink:
         admit: OnAdmit,
         listen: OnListen,
         retire: OnRetire,
+        renew: OnRenew,
         known: Callable[[Collection[str]], None],
     ) -> None:
-        """The first three callbacks answer enforcerd's questions; ``known`` gets the leaves that exist at each attach."""
+        """The first four callbacks answer enforcerd's questions; ``known`` gets the leaves that exist at each attach."""
         self._path = path
         self._worker = worker
         self._admit = admit
         self._listen = listen
         self._retire = retire
+        self._renew = renew
         self._known = known
         self.attached = asyncio.Event()
         self._connection: socket.socket | None = None
@@ -124,6 +129,9 @@ class EnforcerLink:
         self._connection = connection
         while True:
             packet, descriptors = await _receive(connection)
+            if isinstance(packet.body, Renew) and len(descriptors) == 1:
+                await self._send(connection, encode(packet.id, await self._renew(descriptors[0])))
+                continue
             sockets = [socket.socket(fileno=descriptor) for descriptor in descriptors]
             try:
                 answer = await self._answer(packet, sockets)

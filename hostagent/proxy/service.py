@@ -13,7 +13,7 @@ import ssl
 import time
 import uuid
 from collections.abc import Coroutine, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from types import MappingProxyType
 from typing import NamedTuple
 
@@ -39,7 +39,6 @@ from hostagent.proxy.flood import Flood
 from hostagent.proxy.identities import Identities
 from hostagent.proxy.inbound import Draw, InboundPorts, Surroundings, identity_fields
 from hostagent.proxy.listener import Listeners
-from hostagent.proxy.secrets import Secrets
 from hostagent.proxy.session import Session
 from hostagent.proxy.tls import end_point_hash, upstream_context, upstream_name
 from hostagent.proxy.turn import Turn
@@ -89,7 +88,7 @@ class Parts:
     catalogues: Catalogues
     targets: Mapping[str, Target]
     resolver: Resolver
-    secrets: Secrets
+    secrets: Mapping[str, str]
     digest_key: bytes
 
 
@@ -186,6 +185,17 @@ class Service:
             if served.leaf.workload == workload:
                 session.cut(f"the workload's identity is no longer valid: {reason}")
 
+    def configure(self, config: Config) -> None:
+        """Count by the limits and settings of ``config`` from now on."""
+        self._parts = replace(self._parts, config=config)
+
+    def targets_ended(self, names: frozenset[str]) -> None:
+        """Cut the sessions of targets that are gone or are declared otherwise now, and forget their catalogues."""
+        self._parts.catalogues.forget(names)
+        for session, served in list(self._sessions.items()):
+            if served.target.name in names:
+                session.cut(f"target {served.target.name} is no longer declared as it was when this session began")
+
     def answered(self, answer: Answer) -> None:
         """Pass a human's (or the clock's) answer to the session that waits for it."""
         session = self._held.pop(answer.ticket_id, None)
@@ -267,8 +277,6 @@ class Service:
             return "no valid identity"
         if target is None:
             return f"no target is declared at {destination}"
-        if problem := self._parts.secrets.problem(target.name):
-            return f"the credential of target {target.name} cannot be used: {problem}"
         if len(leaf.sessions) >= self._parts.config.limits.sessions_per_workload:
             return "too many connections of this workload"
         return ""

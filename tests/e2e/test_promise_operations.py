@@ -9,6 +9,7 @@ import subprocess
 import threading
 from pathlib import Path
 from typing import Any
+from unittest.mock import ANY
 
 import duckdb
 import pytest
@@ -52,20 +53,6 @@ def _reload(service: Service) -> None:
     os.kill(_supervisor(service), signal.SIGHUP)
 
 
-def _reloaded(service: Service) -> None:
-    """Send SIGHUP and wait for the new proxy."""
-    before = service.pid("proxyd")
-
-    def renewed() -> bool:
-        try:
-            return service.pid("proxyd") != before and service.hostagent("status", check=False).returncode == 0
-        except RuntimeError:
-            return False
-
-    _reload(service)
-    wait_for(renewed, "the new proxy")
-
-
 def test_status_tells_both_sides_to_people_and_to_programs(service: Service) -> None:
     shown = service.hostagent("status").stdout
     for word in ("fence     up", "proxy     proxyd-0", "in force", "targets   crm-db", "held      0", "evidence  written"):
@@ -73,7 +60,7 @@ def test_status_tells_both_sides_to_people_and_to_programs(service: Service) -> 
     report = _report(service)
     policy = report["service"].pop("policy")
     version = report["service"].pop("version")
-    assert report["service"] == {"policy_problem": "", "workloads_problem": "", "credentials_problem": "", "targets": ["crm-db"], "leaves": [], "held": 0}
+    assert report["service"] == {"policy_problem": "", "workloads_problem": "", "targets": ["crm-db"], "pending": [], "leaves": [], "held": 0}
     assert len(policy) >= 12
     assert version in service.hostagent("--version").stdout
 
@@ -104,7 +91,7 @@ def test_every_listing_has_a_form_for_programs(service: Service) -> None:
     assert service.hostagent("sql", "--csv", "select 1 as one").stdout == "one\n1\n"
 
 
-def test_a_changed_credential_and_a_new_target_are_taken_on_sighup_and_wrong_ones_change_nothing(
+def test_a_changed_credential_and_a_new_target_are_taken_on_a_reload_and_wrong_ones_change_nothing(
     world: World, service: Service
 ) -> None:
     secret = world.folder / "crm-password"
@@ -120,11 +107,14 @@ def test_a_changed_credential_and_a_new_target_are_taken_on_sighup_and_wrong_one
         secret.chmod(0o644)
         _reload(service)
         wait_for(lambda: "must belong to root with mode 0600" in service.log.read_text(encoding="utf-8"), "the refusal")
-        assert service.pid("proxyd") == proxy
+        refused = service.hostagent("reload", check=False)
+        assert (refused.returncode, "must belong to root with mode 0600" in refused.stderr) == (1, True)
         secret.chmod(0o600)
         secret.write_text("another-one\n", encoding="utf-8")
         document.write_text(text.replace("port: 5432", "port: 5433"), encoding="utf-8")
-        _reloaded(service)
+        taken = service.hostagent("reload").stdout.splitlines()
+        assert taken == ["target second: new", "target crm-db: another credential, from the next login on"]
+        assert service.pid("proxyd") == proxy
         assert service.launch(*environment(service), *_ASK, timeout=60).returncode == 0
         assert "second: postgres" in service.hostagent("target", "list").stdout
         assert _report(service)["service"]["targets"] == ["crm-db", "second"]
@@ -133,7 +123,56 @@ def test_a_changed_credential_and_a_new_target_are_taken_on_sighup_and_wrong_one
         secret.write_text(old, encoding="utf-8")
         secret.chmod(0o600)
         world.superuser_sql(f"alter role crm_proxy password '{old.strip()}'")
-        _reloaded(service)
+        service.hostagent("reload")
+
+
+def test_a_reload_leaves_sessions_in_peace_and_serves_a_new_target_to_a_program_that_runs(service: Service) -> None:
+    document = service.config / "targets" / "second.yaml"
+    text = (service.config / "targets" / "crm-db.yaml").read_text(encoding="utf-8")
+    with Talk(service) as talk, Talk(service) as newcomer:
+        talk.connect()
+        try:
+            document.write_text(text.replace("hosts: [crm.internal, ", "hosts: [database.internal, "), encoding="utf-8")
+            clash = service.hostagent("reload", check=False)
+            assert (clash.returncode, "both claim 10.77.0.2:5432" in clash.stderr) == (1, True), clash.stderr
+            assert talk.sql("select 1")["rows"] == [[1]]
+            (service.config / "targets" / "crm-db.yaml").write_text(text.replace("crm.internal, 10.77.0.2, ", ""), encoding="utf-8")
+            document.write_text(text.replace("hosts: [crm.internal, ", "hosts: [database.internal, ").replace(', "fd77::2"', ""), encoding="utf-8")
+            changed = service.hostagent("reload").stdout.splitlines()
+            assert changed[:2] == ["target second: new", "target crm-db: changed, its sessions end"]
+            assert changed[2].startswith("note: database.internal does not resolve")
+            assert "error" in talk.sql("select 1")  # its target's document is another one now
+            assert newcomer.connect(dsn="host=10.77.0.2") == {"on": "a", "id": 1, "seconds": ANY, "connected": True}
+            assert newcomer.sql("select 1")["rows"] == [[1]]
+        finally:
+            (service.config / "targets" / "crm-db.yaml").write_text(text, encoding="utf-8")
+            document.unlink(missing_ok=True)
+            service.hostagent("reload")
+        assert "error" in newcomer.sql("select 1")
+
+
+def test_limits_count_after_a_reload_and_what_needs_a_restart_is_pending_until_then(service: Service) -> None:
+    file = service.folder / "hostagent.toml"
+    text = file.read_text(encoding="utf-8")
+    with Talk(service) as talk:
+        talk.connect()
+        try:
+            file.write_text(text.replace("login_timeout_s = 2", "login_timeout_s = 3") + '[metrics]\nlisten = "127.0.0.1:9464"\n', encoding="utf-8")
+            before = _report(service)["service"]["pending"]
+            assert before == [
+                "limits.login_timeout_s: 2.0 -> 3.0 (hostagent reload)",
+                "metrics.listen:  -> 127.0.0.1:9464 (counts after a restart of the service)",
+            ]
+            answer = json.loads(service.hostagent("reload", "--json").stdout)
+            assert answer == {"changes": ["limits.login_timeout_s: 2.0 -> 3.0"], "notes": before[1:], "problem": ""}
+            assert "pending   metrics.listen" in service.hostagent("status").stdout
+            file.write_text(text + "[limits2]\n", encoding="utf-8")
+            assert service.hostagent("reload", check=False).returncode == 1
+        finally:
+            file.write_text(text, encoding="utf-8")
+        assert service.hostagent("reload").stdout == "limits.login_timeout_s: 3.0 -> 2.0\n"
+        assert talk.sql("select 1")["rows"] == [[1]]
+    assert service.wait_sql("from service where change = 'reloaded' and detail like 'limits.login_timeout_s%'")
 
 
 def test_a_client_that_never_logs_in_is_closed_and_one_that_did_is_left_in_peace(world: World, service: Service) -> None:

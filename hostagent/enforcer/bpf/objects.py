@@ -10,13 +10,12 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from hostagent import shipped
 from hostagent.enforcer.bpf import layout
 from hostagent.enforcer.bpf.calls import MapShape
 from hostagent.enforcer.bpf.table import PROGRAMS, Row
 from hostagent.model.errors import HostagentError
 
-SOURCES = shipped.folder("bpf")
+SOURCES = Path(__file__).resolve().parents[3] / "bpf"
 """The folder of C programs."""
 
 LICENCE = "Dual MIT/GPL"

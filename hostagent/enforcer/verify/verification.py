@@ -167,12 +167,13 @@ class Verification:
         self._asked: list[Callable[[Result], object]] = []
         self._run: _Run | None = None
         self._cause = "periodic"
-        self._due = time.monotonic() + settings.verify_every_s if settings.verify_every_s else float("inf")
+        self._every, self._freeze = settings.verify_every_s, settings.verify_freeze
+        self._due = time.monotonic() + self._every if self._every else float("inf")
 
     @property
     def frozen(self) -> str:
         """Why nothing may be launched, empty if it may: the last run failed and the configuration says that this freezes."""
-        if not self._settings.verify_freeze or self.last is None or self.last.passed:
+        if not self._freeze or self.last is None or self.last.passed:
             return ""
         return f"frozen: `hostagent verify` failed ({', '.join(self.last.failed[:3])}); nothing is launched until it passes"
 
@@ -188,10 +189,16 @@ class Verification:
         if self._run is None:
             self._begin("demand")
 
+    def configure(self, every_s: float, freeze: bool) -> None:
+        """Count by these from now on (``Settings.verify_every_s``, ``verify_freeze``)."""
+        if every_s != self._every:
+            self._due = time.monotonic() + every_s if every_s else float("inf")
+        self._every, self._freeze = every_s, freeze
+
     def reloaded(self) -> None:
         """The rules were loaded anew: run soon, unless nothing is to run unasked."""
-        if self._settings.verify_every_s:
-            # Not at once: a reload of the service starts the proxy anew as well.
+        if self._every:
+            # Not at once: a reload reaches the proxy as well.
             self._due, self._cause = min(self._due, time.monotonic() + _SOON_S), "reload"
 
     def tick(self, now: float) -> None:
@@ -391,7 +398,7 @@ class Verification:
         elapsed = int((time.monotonic() - run.began) * 1e6)
         self.last = result = Result(run.cause, time.time(), run.attempts, tuple(run.failed), elapsed)
         self._run = None
-        every = self._settings.verify_every_s
+        every = self._every
         self._cause = "periodic"
         self._due = time.monotonic() + (every if result.passed else min(every, _AGAIN_S)) if every else float("inf")
         fields: dict[str, object] = {

@@ -1,0 +1,115 @@
+"""``proxyd``'s side of a reload: documents read again, what may change does, and who is told of what may not.
+
+Sessions live on, except those of a target that is gone or whose document is another one: they were opened by what is no longer
+in force. A new credential counts from the next login on.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Callable, Mapping
+from typing import Protocol
+
+import msgspec
+
+from hostagent.daemon.configfile import load_config, load_targets
+from hostagent.daemon.credentials import unseal
+from hostagent.documents import Config
+from hostagent.documents.changes import TargetChanges, config_changes, target_changes, with_live
+from hostagent.ipc.messages import Renewed
+from hostagent.model.errors import DocumentError, HostagentError
+from hostagent.model.target import Target
+
+log = logging.getLogger(__name__)
+
+_LOOKUP_S = 2.0
+"""How long an answer waits for the names of new targets; they are looked up on all the same."""
+
+
+class Affected(Protocol):
+    """What a change reaches: the service and its sessions."""
+
+    def configure(self, config: Config) -> None:
+        """Count by ``config`` from now on."""
+
+    def targets_ended(self, names: frozenset[str]) -> None:
+        """End the sessions of these targets and forget what is known of them."""
+
+
+class Names(Protocol):
+    """The resolver."""
+
+    async def refresh(self) -> None:
+        """Look every target's names up."""
+
+    @property
+    def names(self) -> Mapping[str, tuple[str, ...]]:
+        """Addresses by name."""
+
+
+class Renewal:
+    """Keeps the configuration, the targets and their secrets as they are in force; the two dictionaries are changed in place."""
+
+    def __init__(self, config_path: str | None, config: Config, targets: dict[str, Target], secrets: dict[str, str]) -> None:
+        """``config_path`` is where the configuration is read again; None: the default."""
+        self._path = config_path
+        self._config = config
+        self._targets = targets
+        self._secrets = secrets
+        self._lookups: set[asyncio.Task[None]] = set()
+
+    def pending(self) -> list[str]:
+        """Return one line for each key whose value on disk is not the one in force, and what makes it count."""
+        try:
+            changes = config_changes(self._config, load_config(self._path))
+        except HostagentError as error:
+            return [f"the configuration on disk cannot be used: {error}"]
+        return [f"{change} ({'hostagent reload' if change.live else 'counts after a restart of the service'})" for change in changes]
+
+    async def renew(self, descriptor: int, service: Affected, resolver: Names, record: Callable[[str], None]) -> Renewed:
+        """Take what is on disk and the secrets of ``descriptor`` (closed here); ``record`` gets one line before anything changes."""
+        try:
+            secrets = unseal(descriptor)
+            config, targets = await asyncio.to_thread(self._read)
+            for name, target in targets.items():
+                if target.login.credential is not None and name not in secrets:
+                    raise DocumentError(f"target {name}: its credential was not read; reload again")
+        except (HostagentError, OSError, msgspec.MsgspecError) as error:
+            log.error("a reload was refused, everything stays as it was: %s", error)
+            return Renewed(problem=str(error))
+        changes = target_changes(self._targets, targets, self._secrets, secrets)
+        live = [f"{change}" for change in config_changes(self._config, config) if change.live]
+        lines = [*changes.lines(), *live]
+        if lines:
+            record("; ".join(lines))
+        self._apply(config, targets, secrets, changes, service)
+        notes = [*self.pending(), *await self._look_up(changes, resolver)]
+        return Renewed(lines, notes)
+
+    def _read(self) -> tuple[Config, dict[str, Target]]:
+        # Where documents lie is one of the keys that need a restart.
+        return load_config(self._path), load_targets(self._config)
+
+    def _apply(
+        self, config: Config, targets: dict[str, Target], secrets: dict[str, str], changes: TargetChanges, service: Affected
+    ) -> None:
+        self._config = with_live(self._config, config)
+        # What did not change stays the same object: sessions and caches go by it.
+        kept = {name: self._targets[name] if self._targets.get(name) == target else target for name, target in targets.items()}
+        for held, new in ((self._targets, kept), (self._secrets, secrets)):
+            held.clear()
+            held.update(new)  # type: ignore[arg-type]
+        service.configure(self._config)
+        service.targets_ended(changes.ended)
+
+    async def _look_up(self, changes: TargetChanges, resolver: Names) -> list[str]:
+        if not changes.added and not changes.changed:
+            return []
+        lookup = asyncio.create_task(resolver.refresh())
+        self._lookups.add(lookup)
+        lookup.add_done_callback(self._lookups.discard)
+        await asyncio.wait({lookup}, timeout=_LOOKUP_S)
+        new = {host for name in (*changes.added, *changes.changed) for host in self._targets[name].hosts}
+        unknown = sorted(host for host, found in resolver.names.items() if host in new and not found)
+        return [f"{host} does not resolve on this host (yet): nothing can be reached by that name" for host in unknown]
