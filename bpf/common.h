@@ -29,8 +29,12 @@ BPF_F_TABLE("hash", struct tuple, u64, by_tuple, 131072, BPF_F_NO_PREALLOC);
  */
 BPF_F_TABLE("hash", u64, s64, taken, 4096, BPF_F_NO_PREALLOC);
 BPF_F_TABLE("hash", u64, s64, pruned, 4096, BPF_F_NO_PREALLOC);
-/* Processes of leaves by id. The second: the first thread ended, others may go on or execute something in its place. */
-BPF_F_TABLE("hash", u32, struct image, tasks, 65536, BPF_F_NO_PREALLOC);
+/*
+ * Processes of leaves by id, and how many of them each leaf has. The third: the first thread ended, others may go on or execute
+ * something in its place.
+ */
+BPF_F_TABLE("hash", u32, struct image, tasks, 131072, BPF_F_NO_PREALLOC);
+BPF_F_TABLE("hash", u64, s64, followed, 4096, BPF_F_NO_PREALLOC);
 BPF_F_TABLE("lru_hash", u32, struct image, retired, 1024, 0);
 BPF_F_TABLE("array", u32, u64, losses, LOSSES, 0);
 /* Two rings: a flood of refusals must not push out who connected. Pages of 4 KiB. */

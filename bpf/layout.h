@@ -98,9 +98,13 @@ struct flow {
 	u32 established;
 };
 
-/* What a process runs: count goes up with each execve(2). */
+/* Processes of one leaf at a time that are followed, so that none of them takes the room of the others. */
+#define LEAF_PROCESSES 8192
+
+/* What a process runs: count goes up with each execve(2). leaf: whose room it takes. */
 struct image {
 	u64 start_ns;
+	u64 leaf;
 	u32 count;
 	u32 threaded;
 };
@@ -144,6 +148,6 @@ enum {
 	LOST_REFUSALS = 0, /* ring refusals was full */
 	LOST_EVENTS = 1,   /* ring events was full */
 	LOST_TUPLES = 2,   /* by_tuple was full */
-	LOST_PROCESSES = 3, /* a leaf made more processes than are recorded one by one, or more than there is room for */
+	LOST_PROCESSES = 3, /* a leaf made more processes than are recorded one by one, or has more than one may have */
 	LOSSES = 4,
 };

@@ -61,6 +61,30 @@ static __always_inline int governed(u64 leaf)
 	return rule && !(rule->flags & FLAG_PROVING);
 }
 
+/* Follow process pid, if its leaf has room for one more; return whether it is. As take_place of network.c: never one too many. */
+static __always_inline int follow(u32 pid, struct image *image)
+{
+	u64 leaf = image->leaf;
+	s64 *count = followed.lookup(&leaf);
+
+	if (!count)
+		return 0;
+	__sync_fetch_and_add(count, 1);
+	if (*count <= LEAF_PROCESSES && tasks.insert(&pid, image) == 0)
+		return 1;
+	__sync_fetch_and_add(count, -1);
+	return 0;
+}
+
+/* Whoever removed the entry, and no other, gives its room back, to the leaf that it was of. */
+static __always_inline void unfollow(u32 pid, u64 leaf)
+{
+	s64 *count = followed.lookup(&leaf);
+
+	if (tasks.delete(&pid) == 0 && count)
+		__sync_fetch_and_add(count, -1);
+}
+
 /* Runs in the process that forks, before its child does anything. */
 int process_fork(struct newtask_format *ctx)
 {
@@ -79,7 +103,11 @@ int process_fork(struct newtask_format *ctx)
 	}
 	head(&fork.heading, RECORD_FORK, leaf, 0, 0);
 	fresh.start_ns = fork.heading.at_ns;
-	if (tasks.update(&child, &fresh) < 0) {
+	fresh.leaf = leaf;
+	entry = tasks.lookup(&child);
+	if (entry) /* of an earlier process, whose end nobody saw */
+		unfollow(child, entry->leaf);
+	if (!follow(child, &fresh)) {
 		lose(LOST_PROCESSES);
 		return 0;
 	}
@@ -150,8 +178,9 @@ int process_exec(struct exec_format *ctx)
 		if (!entry)
 			return 0;
 		copy = *entry;
-		tasks.update(&pid, &copy);
 		retired.delete(&pid);
+		if (!follow(pid, &copy))
+			lose(LOST_PROCESSES);
 		entry = tasks.lookup(&pid);
 	}
 	if (!entry)
@@ -199,7 +228,7 @@ int process_exit(void *ctx)
 	copy = *entry;
 	if (copy.threaded)
 		retired.update(&pid, &copy);
-	tasks.delete(&pid);
+	unfollow(pid, copy.leaf);
 	leaf = current_leaf();
 	if (!governed(leaf))
 		return 0;

@@ -32,8 +32,9 @@ def test_maps_hold_the_structures_that_python_packs(built: objects.Objects) -> N
     assert sizes["leaves"] == (8, layout.LEAF_RULE.size)
     assert sizes["by_cookie"] == (8, layout.ORIGIN.size)
     assert sizes["by_tuple"] == (layout.TUPLE.size, 8)
-    assert (sizes["taken"], sizes["pruned"]) == ((8, 8), (8, 8))
+    assert (sizes["taken"], sizes["pruned"], sizes["followed"]) == ((8, 8), (8, 8), (8, 8))
     assert min(shapes[name].max_entries for name in ("by_cookie", "by_tuple")) >= 16 * layout.LEAF_CONNECTIONS
+    assert shapes["tasks"].max_entries >= 16 * layout.LEAF_PROCESSES
     assert shapes["losses"].max_entries >= len(layout.LOSSES)
 
 

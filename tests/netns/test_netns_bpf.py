@@ -10,6 +10,7 @@ import re
 import secrets
 import selectors
 import socket
+import struct
 import subprocess
 import sys
 import threading
@@ -82,6 +83,15 @@ class Ground:
             return list(reader.read())
         finally:
             reader.close()
+
+    def followed(self) -> dict[int, tuple[int, int]]:
+        """By leaf: how many of its processes are followed, as counted and as there are."""
+        counts, tasks = self.programs.map("followed"), self.programs.map("tasks")
+        assert counts is not None
+        assert tasks is not None
+        owners = [layout.IMAGE.unpack(value)["leaf"] for _, value in calls.entries(tasks[0], 4, layout.IMAGE.size)]
+        counted = {struct.unpack("=Q", key)[0]: struct.unpack("=q", value)[0] for key, value in calls.entries(counts[0], 8, 8)}
+        return {leaf: (count, owners.count(leaf)) for leaf, count in counted.items()}
 
     def close(self) -> None:
         for name in self.slice.leaves():
@@ -399,6 +409,61 @@ def test_the_count_outlives_programs_that_are_replaced(ground: Ground, built: ob
     wait_for("room", lambda: ground.programs.taken(leaf.id) == 0)
     assert answer(leaf, lambda: dial(port)) == "ok"
     wait_for("room", lambda: ground.programs.taken(leaf.id) == 0)
+
+
+_STORM = """
+import os, sys, threading, time
+kept, ended = int(sys.argv[1]), int(sys.argv[2])
+for _ in range(ended):
+    if os.fork() == 0:
+        os._exit(0)
+    os.wait()
+    if os.fork() == 0:
+        threading.Thread(target=lambda: os.execv("/bin/true", ["true"])).start()
+        time.sleep(60)
+    os.wait()
+hold, go = os.pipe()
+for _ in range(kept):
+    if os.fork() == 0:
+        os.close(go)
+        os.read(hold, 1)
+        os._exit(0)
+print(flush=True)
+sys.stdin.read()
+"""
+
+
+@contextlib.contextmanager
+def storming(leaf: Leaf, kept: int, ended: int = 0) -> Iterator[None]:
+    """A process of the leaf with so many children, after so many others have ended (half of them executed by another thread)."""
+    arguments = [sys.executable, "-I", "-c", _STORM, str(kept), str(ended)]
+    with subprocess.Popen(arguments, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, preexec_fn=leaf.enter) as process:  # noqa: PLW1509 - one short step
+        assert process.stdout is not None
+        assert process.stdout.readline()
+        try:
+            yield
+        finally:
+            leaf.kill()
+
+
+def test_a_leaf_that_forks_without_end_is_not_followed_further_and_leaves_the_others_room() -> None:
+    """As compiled for at most 20 processes of a leaf; what ended, by whichever way, gives its room back."""
+    text = objects.source(2)
+    for word in ("LEAF_PROCESSES ", "LEAF_PROCESSES == "):
+        assert text.count(f"{word}{layout.LEAF_PROCESSES}") == 1
+        text = text.replace(f"{word}{layout.LEAF_PROCESSES}", f"{word}20")
+    ground = Ground(objects.compiled(text))
+    try:
+        greedy, other = ground.registered(), ground.registered()
+        with storming(greedy, kept=50, ended=30), storming(other, kept=5, ended=3):
+            assert ground.followed() == {greedy.id: (20, 20), other.id: (5, 5)}
+            assert ground.programs.losses()["processes"] == 30
+        wait_for("room", lambda: ground.followed() == {greedy.id: (0, 0), other.id: (0, 0)})
+        with storming(greedy, kept=20):
+            assert ground.followed()[greedy.id] == (20, 20)
+        assert ground.programs.losses()["processes"] == 30
+    finally:
+        ground.close()
 
 
 class Notes:

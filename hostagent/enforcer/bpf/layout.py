@@ -28,6 +28,9 @@ RECORD_EXIT = 18
 LEAF_CONNECTIONS = 8192
 """How many sockets of one leaf are remembered at a time."""
 
+LEAF_PROCESSES = 8192
+"""How many processes of one leaf are followed at a time."""
+
 LOSSES = ("refusals", "events", "tuples", "processes")
 """What the places of map ``losses`` count."""
 
@@ -80,7 +83,7 @@ REFUSAL = Record(
     "refusal", [("heading", f"{HEADING.size}s"), ("family", "I"), ("type", "I"), ("protocol", "I"), ("port", "I"), ("addr", "16s")]
 )
 FLOW = Record("flow", [("heading", f"{HEADING.size}s"), ("tuple", f"{TUPLE.size}s"), *_IMAGE, ("established", "I")])
-IMAGE = Record("image", [("start_ns", "Q"), ("count", "I"), ("threaded", "I")])
+IMAGE = Record("image", [("start_ns", "Q"), ("leaf", "Q"), ("count", "I"), ("threaded", "I")])
 FORK = Record("fork", [("heading", f"{HEADING.size}s"), ("parent_start_ns", "Q"), ("parent_image", "I"), ("child", "I")])
 WORD_COUNT = 16
 WORD_SIZE = 64
@@ -99,6 +102,7 @@ _CONSTANTS = {
     "FLAG_SHARED": FLAG_SHARED,
     "FLAG_NO_UNIX": FLAG_NO_UNIX,
     "LEAF_CONNECTIONS": LEAF_CONNECTIONS,
+    "LEAF_PROCESSES": LEAF_PROCESSES,
     "RECORD_REFUSAL": RECORD_REFUSAL,
     "RECORD_FLOW": RECORD_FLOW,
     "LOST_REFUSALS": LOSSES.index("refusals"),

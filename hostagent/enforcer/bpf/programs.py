@@ -31,7 +31,7 @@ _PREFIX = "ha_"
 """Of the names under which programs are loaded, for people and to tell ours."""
 
 
-_OF_LEAVES = ("leaves", "taken", "pruned")
+_OF_LEAVES = ("leaves", "taken", "pruned", "followed")
 """The maps with an entry for each leaf. In the first is what it may; it is the last to be made and the first to go."""
 _ID_SIZE = 8
 _COUNT = struct.Struct("=q")
@@ -301,7 +301,7 @@ class Programs:
 
 def _admit(maps: Mapping[str, int], leaf: bytes, rule: bytes) -> None:
     """Register a leaf; what is counted of one that is registered already goes on."""
-    for name in ("taken", "pruned"):
+    for name in _OF_LEAVES[1:]:
         if calls.lookup(maps[name], leaf, _COUNT.size) is None:
             calls.update(maps[name], leaf, _COUNT.pack(0))
     calls.update(maps["leaves"], leaf, rule)
