@@ -111,10 +111,22 @@ class Leaf:
 
     def processes(self) -> list[int]:
         """Return the process ids inside, nested cgroups included."""
+        return self._listed("cgroup.procs")
+
+    def headless(self) -> list[int]:
+        """Return the processes inside whose first thread has ended: as processes they are listed, as a thread it is not.
+
+        The kernel goes on to name the cgroup that the thread was in when it ended, wherever the others are now; one that ends
+        in this moment may be among them.
+        """
+        processes = self.processes()
+        return sorted({*processes} - {*self._listed("cgroup.threads")})
+
+    def _listed(self, file: str) -> list[int]:
         found: list[int] = []
         for folder in self._folders():
             with contextlib.suppress(OSError):
-                found.extend(int(line) for line in (folder / "cgroup.procs").read_text().split())
+                found.extend(int(line) for line in (folder / file).read_text().split())
         return found
 
     def freeze(self) -> None:

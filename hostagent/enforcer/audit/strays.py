@@ -1,7 +1,8 @@
 """Processes of a leaf's pid namespace that are not in the leaf: root moved them out, so no fence sees what they do.
 
 The namespace is what a process cannot be moved out of. Each look asks the leaf's own /proc, which lists its members and nobody
-else; only when one of them is elsewhere are the host's processes gone through for who it is.
+else; only when one of them is elsewhere are the host's processes gone through for who it is. Of a process whose first thread has
+ended the kernel tells the cgroup in which that thread was: its other threads are asked.
 """
 
 from __future__ import annotations
@@ -57,6 +58,12 @@ def strays(first: int, leaf: Leaf) -> Iterator[Stray | None]:
         os.close(proc)
     if suspected:
         yield from _found(namespace, leaf)
+    for pid in leaf.headless():
+        with contextlib.suppress(FileNotFoundError, ProcessLookupError):
+            stray = _stray(pid, namespace, leaf)
+            if stray is not None:
+                yield stray
+        yield None
 
 
 def _found(namespace: os.stat_result, leaf: Leaf) -> Iterator[Stray | None]:
@@ -77,11 +84,21 @@ def _stray(pid: int, namespace: os.stat_result, leaf: Leaf) -> Stray | None:
     descriptor = os.pidfd_open(pid)
     try:
         same = os.path.samestat(Path(f"/proc/{pid}/ns/pid").stat(), namespace)
-        if same and pid not in leaf.processes() and not _ended(pid):
-            return Stray(pid, os.dup(descriptor), _place(f"/proc/{pid}/cgroup"))
+        place = (_thread_outside(pid, leaf) if pid in leaf.processes() else _place(f"/proc/{pid}/cgroup")) if same else ""
+        if place and not _ended(pid):
+            return Stray(pid, os.dup(descriptor), place)
     finally:
         os.close(descriptor)
     return None
+
+
+def _thread_outside(pid: int, leaf: Leaf) -> str:
+    """Return the cgroup of a thread that is not in the leaf, empty where all are. They are moved together, or within one subtree."""
+    for name in _numbers(f"/proc/{pid}/task"):
+        place = _place(f"/proc/{pid}/task/{name}/cgroup")
+        if not _within(place, leaf):
+            return place
+    return ""
 
 
 def _is_of(proc: int, namespace: os.stat_result) -> bool:
