@@ -8,7 +8,7 @@ STAMP := $(VENV)/.installed
 TESTS_STAMP := $(VENV)/.installed-tests
 VM_STAMP := $(VENV)/.installed-vm
 
-.PHONY: help setup setup-tests setup-vm demo test bypass lint test-fast bench bench-quick test-regress test-vm lifecycle lock clean
+.PHONY: help setup setup-tests setup-vm demo test bypass lint test-fast test-compiled bench bench-quick test-regress test-vm lifecycle lock clean
 
 help: ## Show this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## /{printf "  make %-14s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -43,6 +43,9 @@ bypass: setup-tests ## The ways out, each tried by a hostile workload, and the t
 test-fast: setup ## The pure floors only, against a real PostgreSQL as their oracle: a minute, no root
 	@$(PYTHON) -m pytest tests/wire tests/ipc tests/journal tests/sql tests/documents tests/inspectors tests/policy tests/mask \
 	  tests/identity tests/approval tests/gate
+
+test-compiled: setup-tests ## The hot floors' tests against the package as it is built with HOSTAGENT_COMPILE=1 (TESTS: others)
+	@$(PYTHON) -m bench.compiled --test $(TESTS)
 
 lint: setup ## ruff, mypy strict, layering contracts
 	@$(VENV)/bin/ruff check .
