@@ -172,12 +172,24 @@ class Proxy:
         if previous is not None:
             previous.stop()
         dns = PolicyDNS(
-            lambda: self._resolver.names, _reachable_families, self._journal, workload=workload, leaf=request.leaf
+            lambda: self._resolver.names_of(self._open_targets(workload)),
+            _reachable_families,
+            self._journal,
+            workload=workload,
+            leaf=request.leaf,
+            withheld=lambda name: name in self._resolver.names,
         )
         self._dns[request.leaf] = dns
         for bound in (*datagram, *stream):
             bound.setblocking(False)
         self._tasks.create_task(dns.start(datagram, stream))
+
+    def _open_targets(self, workload: str) -> list[Target]:
+        """Return the targets at which policy could allow ``workload`` anything at all: only their names exist for it."""
+        identity, policy = self._identities.current(workload), self._policy.current
+        if identity is None:
+            return []
+        return [each for each in self._targets.values() if policy.could_allow(identity, workload, each)]
 
     def _forget_others(self, leaves: Collection[str]) -> None:
         """Let go of leaves that enforcerd no longer has: it was restarted, and they ended with its predecessor."""

@@ -13,9 +13,11 @@ from hostagent.model.event import Event, EventKind
 _MASKED = "[masked]"
 # Digits shorter than any detected secret need no look.
 _SHORT = 9
-# Most characters that a record keeps: of one statement's bind values together, and of a message or reason.
+# Most characters that a record keeps: of one statement's bind values together, and of a message or reason; and most values.
 # A single record must neither fill the disk nor be more than a reader of the journal can take.
 _VALUES_KEPT = 65_536
+_VALUES_MOST = 1000
+_MARGIN = 8192
 _MESSAGE_KEPT = 8192
 _ALWAYS_KEPT = 16
 
@@ -77,17 +79,30 @@ class Evidence:
         """Values of a statement that touches masked data are not shown at all: one of them may be that data."""
         if exposed:
             return [None if value is None else _MASKED for value in parameters]
-        shown = [self._parameter(value) for value in parameters]
-        return shown if sum(len(value) for value in shown if value) <= _VALUES_KEPT else _beginnings(shown)
+        shown: list[str | None] = []
+        left = _VALUES_KEPT
+        for value in parameters[:_VALUES_MOST]:
+            shown.append(self._parameter(value, max(left, _ALWAYS_KEPT)))
+            left -= len(shown[-1] or "")
+        if len(parameters) > _VALUES_MOST:
+            shown.append(f"[… {len(parameters)} values]")
+        return shown
 
-    def _parameter(self, value: str | bytes | None) -> str | None:
+    def _parameter(self, value: str | bytes | None, room: int) -> str | None:
+        """Return a value as a record keeps it: in at most about ``room`` characters, and how long it was if that is not all."""
         if value is None:
             return None
         if isinstance(value, bytes):
             return f"[binary, {len(value)} bytes]"
         if len(value) < _SHORT and value.isdigit():
             return value
-        return self._scrub(value)
+        if len(value) <= room:
+            return self._scrub(value)
+        if room <= _ALWAYS_KEPT:
+            return _beginning("", 0, len(value))
+        # A secret that the cut goes through would no longer be recognised: what stands near the cut is left out.
+        scrubbed = self._scrub(value[: room + _MARGIN])
+        return _beginning(scrubbed, min(room, max(0, len(scrubbed) - _MARGIN)), len(value))
 
     def shut(self, trace: Trace, outcome: Outcome, now: float, out: list[Command]) -> None:
         """Record how a statement ended."""
@@ -116,21 +131,8 @@ class Evidence:
 
 def shortened(text: str) -> str:
     """Return a message as a record keeps it: all of it, or its beginning and how long it was."""
-    return text if len(text) <= _MESSAGE_KEPT else _beginning(text, _MESSAGE_KEPT)
+    return text if len(text) <= _MESSAGE_KEPT else _beginning(text, _MESSAGE_KEPT, len(text))
 
 
-def _beginning(text: str, kept: int) -> str:
-    return f"{text[:kept]}[… {len(text)} characters]"
-
-
-def _beginnings(values: Sequence[str | None]) -> list[str | None]:
-    """Return ``values`` until the space for them is used up, and of the longer ones after that only how long they were."""
-    left = _VALUES_KEPT
-    kept: list[str | None] = []
-    for value in values:
-        if value is None or len(value) <= max(left, _ALWAYS_KEPT):
-            kept.append(value)
-        else:
-            kept.append(_beginning(value, left))
-        left = max(0, left - len(kept[-1] or ""))
-    return kept
+def _beginning(text: str, kept: int, size: int) -> str:
+    return f"{text[:kept]}[… {size} characters]"

@@ -7,14 +7,16 @@ at one by one; for these ``extra_trigger`` widens the cheap first scan so that i
 
 from __future__ import annotations
 
+import functools
 import re
 import struct
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field, replace
 
-from hostagent.mask.detectors import Hit, Scanner
+from hostagent.mask.detectors import EFFORT, Hit, Scanner, TooCostly
 from hostagent.mask.pattern import compile_bytes
-from hostagent.mask.transform import Replace, redacted
+from hostagent.mask.transform import MASKED, Replace, redacted
 from hostagent.mask.types import BINARY_FORMAT, Kind, decode_integer, decode_numeric, element_of, float_digits, kind_of
 
 
@@ -59,7 +61,11 @@ class ContentMask:
         return b"".join(parts)
 
     def text(self, value: bytes, counts: Counts) -> bytes | None:
-        """Return ``value`` (any text) with every hit replaced; the same object when there is none."""
+        """Return ``value`` (any text) with every hit replaced; the same object when there is none.
+
+        Raises:
+            TooCostly: see ``Scanner.limit``.
+        """
         if self.scanner.trigger.search(value) is None:
             return value
         hits = self.scanner.hits(value)
@@ -67,6 +73,31 @@ class ContentMask:
             return value
         counts.detected(hits)
         return self.replaced(value, hits)
+
+    def large(self, value: bytes, treatment: Treatment, counts: Counts) -> bytes | None:
+        """Return what stands for one cell's ``value``; what would cost more than ``limited`` leaves counts as one hit: it goes whole."""
+        scanner = self.scanner
+        try:
+            if treatment.repair is None and len(value) > LARGE:
+                if scanner.trigger.search(value) is None and not _hides(treatment.extra_trigger, value):
+                    return value
+                scanner.spend(len(value) >> 4)  # decoding, unescaping
+            return treatment.scrub(self, value, counts)
+        except TooCostly:
+            counts.masked += 1
+            return treatment.whole
+
+    @contextmanager
+    def limited(self, size: int, least: int) -> Iterator[bool]:
+        """Limit the time that detectors may take to ``EFFORT`` if ``size`` (bytes of a row or text) is more than ``least``."""
+        if size <= least:
+            yield False
+            return
+        self.scanner.limit(EFFORT)
+        try:
+            yield True
+        finally:
+            self.scanner.limit(None)
 
 
 Repair = Callable[[ContentMask, bytes, Sequence[Hit], int], "bytes | None"]
@@ -80,13 +111,15 @@ Scrub = Callable[[ContentMask, bytes, Counts], "bytes | None"]
 class Treatment:
     """How values of one column are scanned: plain ones by ``repair``, others by ``scrub``.
 
-    Values of fewer bytes than ``shortest`` cannot hold anything that is looked for.
+    Values of fewer bytes than ``shortest`` cannot hold anything that is looked for. ``whole`` stands for a value that is taken
+    away as a whole because looking at it closely would cost too much; None is SQL NULL.
     """
 
     repair: Repair | None
     scrub: Scrub
     extra_trigger: bytes = b""
     shortest: int = 6  # ``a@b.co``
+    whole: bytes | None = None
 
 
 _SHORTEST_NUMBER = 13  # of all detectors only a card number is made of digits alone
@@ -109,6 +142,14 @@ _ESCAPED = re.compile(rb"\\u00([0-7][0-9a-fA-F])")
 _SCIENTIFIC_RUN = re.compile(rb"[0-9][0-9.]*[eE]\+?[12][0-9]")
 _SUSPICIOUS = compile_bytes(_HIDDEN_TEXT)
 _JSON_TOKEN = compile_bytes(rb'"(?:[^"\\]|\\[\x00-\xff])*"|-?[0-9][0-9.eE+-]*')
+
+
+_framed = functools.lru_cache(maxsize=16)(compile_bytes)
+
+
+def _hides(extra_trigger: bytes, value: bytes) -> bool:
+    """Return whether ``value`` may hold something that shows only when decoded."""
+    return bool(extra_trigger) and _framed(extra_trigger).search(struct.pack(">i", len(value)) + value) is not None
 
 
 def hidden_hits(mask: ContentMask, value: bytes) -> list[Hit]:
@@ -269,8 +310,13 @@ def _float_text(value: bytes) -> str:
     return float_digits(repr(struct.unpack(">d", value)[0])) if len(value) == 8 else ""
 
 
+LARGE = 16_384
+"""Bytes of a row or text from which on the time that detectors take is limited (``ContentMask.large``)."""
+
 _COMPOSED = frozenset({Kind.ARRAY, Kind.RANGE, Kind.RECORD, Kind.UNKNOWN})
 _PLAIN = Treatment(_in_place, _scrub_text)
+TEXT = Treatment(_in_place, _scrub_text, whole=MASKED)
+"""The treatment of texts beside the rows."""
 _BINARY = {
     Kind.INT8: _decoded(_integer_text, bytes(8), _BINARY_INT8),
     Kind.FLOAT8: _decoded(_float_text, bytes(8), _BINARY_FLOAT8),
@@ -294,6 +340,10 @@ _TEXT_ELEMENTS = frozenset({Kind.TEXT, Kind.RECORD, Kind.UNKNOWN})
 
 def treatment(kind: Kind, form: int, type_oid: int) -> Treatment:
     """Return how values of this kind (one that ``holds_content``) are scanned in format ``form``."""
+    return replace(_treatment(kind, form, type_oid), whole=redacted(kind, form))
+
+
+def _treatment(kind: Kind, form: int, type_oid: int) -> Treatment:
     if kind is Kind.JSON:
         return Treatment(None, _scrub_json, _HIDDEN_TEXT)
     if form == BINARY_FORMAT:

@@ -16,7 +16,7 @@ import struct
 from collections.abc import Sequence
 from typing import Protocol
 
-from hostagent.mask.content import ContentMask, Counts
+from hostagent.mask.content import LARGE, TEXT, ContentMask, Counts
 from hostagent.mask.rows import Cell, compile_trigger
 from hostagent.model.errors import RemoteWireError
 from hostagent.sql import CopyStatement
@@ -68,7 +68,7 @@ class _Values:
             return cell.fixed if cell.replace is None else cell.replace(value)
         if cell.treatment is None or self.content is None or len(value) < cell.treatment.shortest:
             return value
-        return cell.treatment.scrub(self.content, value, self.counts)
+        return self.content.large(value, cell.treatment, self.counts)
 
 
 class _Layout(Protocol):
@@ -117,7 +117,14 @@ class CopyPlan:
             return b""
         ready = bytes(self._buffer[:size])
         del self._buffer[:size]
-        return self._layout.rows(ready)
+        return self._rows(ready)
+
+    def _rows(self, data: bytes) -> bytes:
+        content = self._values.content
+        if content is None:
+            return self._layout.rows(data)
+        with content.limited(len(data), 4 * LARGE):  # many small rows are what a COPY is made of
+            return self._layout.rows(data)
 
     def finish(self) -> bytes:
         """Return the rest of the payload when the stream has ended."""
@@ -173,7 +180,7 @@ class _Lines:
     def _names(self, line: bytes) -> bytes:
         if self._values.content is None:
             return line
-        return self._values.content.text(line, Counts()) or b"\n"
+        return self._values.content.large(line, TEXT, Counts()) or b"\n"
 
     def row_end(self, data: bytes) -> int:
         """Return the length of the first row."""

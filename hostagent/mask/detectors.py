@@ -184,6 +184,16 @@ def expand(names: Iterable[str]) -> frozenset[str]:
     return frozenset(found)
 
 
+EFFORT = 32_768
+"""How much looking one large value (or row, or text) is worth; about that many microseconds. See ``Scanner.limit``."""
+
+_UNLIMITED = 1 << 60
+
+
+class TooCostly(Exception):  # noqa: N818 - not an error of anybody's: the value is then treated as one hit
+    """So much in a value resembles what is looked for that looking closely would keep every other session waiting."""
+
+
 class Scanner:
     """The chosen detectors, compiled. Make one with ``scanner``: compiling takes milliseconds."""
 
@@ -195,31 +205,55 @@ class Scanner:
         self._common = [(d, compile_bytes(d.form)) for d in chosen if d.common]
         self._rare = [(d, compile_bytes(d.form)) for d in chosen if not d.common]
         self._rare_trigger = compile_bytes(b"|".join(d.trigger for d, _ in self._rare)) if self._rare else None
+        self._left = _UNLIMITED
+
+    def limit(self, effort: int | None) -> None:
+        """Let everything from now on cost no more than ``effort``; None: no limit.
+
+        What is small is bounded by its size; a large value is limited by whoever has it scanned, and taken off the limit again.
+        """
+        self._left = _UNLIMITED if effort is None else effort
+
+    def spend(self, effort: int) -> None:
+        """Count work that ``hits`` does not see.
+
+        Raises:
+            TooCostly: there is no effort left.
+        """
+        self._left -= effort
+        if self._left < 0:
+            raise TooCostly
 
     def hits(self, data: bytes) -> list[Hit]:
-        """Return every sensitive value in ``data``, from the left, overlapping ones merged into one."""
+        """Return every sensitive value in ``data``, from the left, overlapping ones merged into one.
+
+        Raises:
+            TooCostly: a limit was set and reached; nothing is known of ``data``.
+        """
+        self.spend(16 + (len(data) >> 9))
         found: list[Hit] = []
         for detector, form in self._common:
-            _collect(detector, form, data, found)
+            self._collect(detector, form, data, found)
         if self._rare_trigger is not None and self._rare_trigger.search(data) is not None:
             for detector, form in self._rare:
-                _collect(detector, form, data, found)
+                self._collect(detector, form, data, found)
         return _merged(found) if len(found) > 1 else found
 
-
-def _collect(detector: Detector, form: Pattern, data: bytes, found: list[Hit]) -> None:
-    name, group, validate = detector.name, detector.group, detector.validate
-    if not detector.overlapping:
-        for match in form.finditer(data):
-            for start, end in validate(data, match.start(group), match.end(group)):
+    def _collect(self, detector: Detector, form: Pattern, data: bytes, found: list[Hit]) -> None:
+        name, group, validate = detector.name, detector.group, detector.validate
+        if not detector.overlapping:
+            for match in form.finditer(data):
+                self.spend(8 + match.end() - match.start())
+                for start, end in validate(data, match.start(group), match.end(group)):
+                    found.append(Hit(start, end, name))
+            return
+        at = 0
+        while (candidate := form.search(data, at)) is not None:
+            self.spend(8 + candidate.end() - candidate.start())
+            at = candidate.start(group) + 1
+            for start, end in validate(data, candidate.start(group), candidate.end(group)):
                 found.append(Hit(start, end, name))
-        return
-    at = 0
-    while (candidate := form.search(data, at)) is not None:
-        at = candidate.start(group) + 1
-        for start, end in validate(data, candidate.start(group), candidate.end(group)):
-            found.append(Hit(start, end, name))
-            at = max(at, end)
+                at = max(at, end)
 
 
 def _merged(found: list[Hit]) -> list[Hit]:

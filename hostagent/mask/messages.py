@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from hostagent.mask.content import ContentMask, Counts
+from hostagent.mask.content import LARGE, TEXT, ContentMask, Counts
 from hostagent.mask.detectors import DETECTORS, scanner
 from hostagent.mask.transform import MASKED, content_transform
 
@@ -55,7 +55,8 @@ def masked_text(value: str, content: ContentMask | None, counts: Counts) -> str:
     if content is None:
         return value
     raw = value.encode("utf-8", "surrogateescape")
-    replaced = content.text(raw, counts)
+    with content.limited(len(raw), LARGE):
+        replaced = content.large(raw, TEXT, counts)
     if replaced is raw:
         return value
     return (MASKED if replaced is None else replaced).decode("utf-8", "surrogateescape")

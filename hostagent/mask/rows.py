@@ -15,7 +15,7 @@ from bisect import bisect_right
 from collections.abc import Sequence
 from typing import NamedTuple
 
-from hostagent.mask.content import ContentMask, Counts, Treatment
+from hostagent.mask.content import LARGE, ContentMask, Counts, Treatment
 from hostagent.mask.pattern import Pattern, compile_bytes
 from hostagent.mask.transform import Replace
 from hostagent.model.errors import RemoteWireError
@@ -145,29 +145,46 @@ class RowPlan:
         changes: list[_Change] = []
         plain: list[tuple[int, int, int, Treatment]] = []
         values: list[bytes] = []
-        length_at, treatments = _LENGTH.unpack_from, self._tails
         for row, row_end in rows:
-            at = row + 7
-            if len(self._cells) != _HEAD.unpack_from(run, row)[2]:
-                raise RemoteWireError("the server sent a row that is not of the shape it announced")
-            for treatment in treatments:
-                (length,) = length_at(run, at)
-                start, at = at, at + 4 + length if length > 0 else at + 4
-                if treatment is None or length < treatment.shortest:
-                    continue
-                if treatment.repair is not None:
-                    plain.append((row, start, at, treatment))
-                    values.append(run[start + 4 : at])
-                    continue
-                value = run[start + 4 : at]
-                stand_in = treatment.scrub(content, value, counts)
-                if stand_in is not value:
-                    changes.append(_Change(row, start, at, stand_in))
-            if at > row_end:
-                raise RemoteWireError("the server sent a row that is longer than it says")
+            with content.limited(row_end - row, LARGE) as large:
+                self._row_changes(run, row, row_end, content, counts, changes, plain, values, large=large)
         _plain_changes(content, plain, values, changes, counts)
         changes.sort()
         return changes
+
+    def _row_changes(
+        self,
+        run: bytes,
+        row: int,
+        row_end: int,
+        content: ContentMask,
+        counts: Counts,
+        changes: list[_Change],
+        plain: list[tuple[int, int, int, Treatment]],
+        values: list[bytes],
+        *,
+        large: bool,
+    ) -> None:
+        """Add to ``changes`` what detectors change in one row, or to ``plain`` and ``values`` what is scanned later."""
+        length_at = _LENGTH.unpack_from
+        at = row + 7
+        if len(self._cells) != _HEAD.unpack_from(run, row)[2]:
+            raise RemoteWireError("the server sent a row that is not of the shape it announced")
+        for treatment in self._tails:
+            (length,) = length_at(run, at)
+            start, at = at, at + 4 + length if length > 0 else at + 4
+            if treatment is None or length < treatment.shortest:
+                continue
+            if treatment.repair is not None and not large:
+                plain.append((row, start, at, treatment))
+                values.append(run[start + 4 : at])
+                continue
+            value = run[start + 4 : at]
+            stand_in = content.large(value, treatment, counts) if large else treatment.scrub(content, value, counts)
+            if stand_in is not value:
+                changes.append(_Change(row, start, at, stand_in))
+        if at > row_end:
+            raise RemoteWireError("the server sent a row that is longer than it says")
 
 
 def _plain_changes(

@@ -26,6 +26,11 @@ _REMEMBERED = 1024
 """How many (identity, workload, target) triples are kept; all are forgotten when there are more."""
 
 
+_ANY = Operation("", "", frozenset())
+_NOW = PolicyContext(0.0)
+"""What stands for operation and context where only identity, workload and target are looked at."""
+
+
 class Candidates(NamedTuple):
     """The rules that concern one identity, workload and target. ``Policy`` keeps the three alive, so ids stay theirs."""
 
@@ -105,6 +110,16 @@ class Policy:
         if allows:
             return self._verdict(matches, Decision.ALLOW, allows, masks)
         return self._default(matches, masks)
+
+    def could_allow(self, identity: Identity, workload: str, target: Target) -> bool:
+        """Return whether any operation of this workload at ``target`` could ever be allowed, or held for somebody to allow.
+
+        Only who and where are looked at, so that True promises nothing; False means that every operation is denied.
+        """
+        chosen = self._concerned(Subject(identity, workload, target, _ANY, _NOW))
+        if any(rule.effects is None and not rule.checks for rule in chosen.deny):
+            return False
+        return bool(chosen.allow or chosen.hold)
 
     def explain(
         self, identity: Identity, workload: str, target: Target, operation: Operation, context: PolicyContext

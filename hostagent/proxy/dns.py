@@ -2,7 +2,7 @@
 
 ``Resolver`` looks up the targets' host names on this host's own behalf, ahead of any question. ``PolicyDNS`` answers one leaf
 from what is known, so that a name that no target has cannot carry a byte out: it is decided before it is resolved, and
-unknown means NXDOMAIN (REFUSED would make glibc ask again and report a temporary failure). Every answer is recorded before
+unknown means NXDOMAIN, and so does a target at which policy lets this workload do nothing (REFUSED would make glibc ask again and report a temporary failure). Every answer is recorded before
 it is given; a flood is recorded as a count.
 """
 
@@ -229,11 +229,14 @@ class PolicyDNS:
         leaf: str,
         clock: Callable[[], float] = time.monotonic,
         wall_ns: Callable[[], int] = time.time_ns,
+        withheld: Callable[[str], bool] = lambda _: False,
     ) -> None:
         """Serve nothing yet; see ``start``, ``stream_protocol`` and ``answer``.
 
         Args:
             names: addresses by lower-case name, already resolved; whatever is missing does not exist.
+            withheld: whether a name that ``names`` lacks is that of a target that policy lets this workload do nothing at: to
+                the workload it does not exist either, but the record says why.
             families: IP versions (4, 6) that this host can reach; addresses of others are kept back.
             journal: every question becomes an event there before it is answered.
             workload: whose questions these are.
@@ -247,6 +250,7 @@ class PolicyDNS:
         self._workload = workload
         self._leaf = leaf
         self._wall_ns = wall_ns
+        self._withheld = withheld
         self._limiter = _Limiter(clock)
         self._transports: list[asyncio.DatagramTransport] = []
         self._servers: list[asyncio.Server] = []
@@ -328,8 +332,10 @@ class PolicyDNS:
         known = self._names().get(query.name)
         if known is None:
             reason = "no target has this name"
+            if self._withheld(query.name):
+                reason = "policy allows this workload nothing at the target with this name"
             self._record(query.name, query.kind, "refused", (), reason)
-            text = f"hostagent: {reason}"
+            text = "hostagent: no target has this name"
             return build_response(query, Code.NXDOMAIN, limit=limit, explanation=(ExtendedError.PROHIBITED, text))
         if not known:
             reason = "the target's name does not resolve on this host"

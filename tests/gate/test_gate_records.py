@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+from hostagent.inspectors.ports import Subject
 from hostagent.journal import Chain
+from hostagent.model.command import Command
 from hostagent.model.event import EventKind
 from hostagent.model.flow import Side
+from hostagent.model.operation import Operation
 from hostagent.model.verdict import Decision
 from hostagent.wire.postgres.backend import build_error, build_ready
 from tests.gate.gate_rim import NOW, Rules, events, make_context, make_session, sent
@@ -51,3 +54,27 @@ def test_a_refusal_names_only_the_beginning_of_an_endless_name() -> None:
     _, session = make_session(make_context(Rules(lambda _: Decision.ALLOW)))
     out = session.feed(Side.CLIENT, bind("n" * 3_000_000) + describe("P") + SYNC, NOW)
     assert len(str(events(out, EventKind.REFUSAL)[0].fields["reason"])) < _MOST
+
+
+def opened(values: tuple[str, ...]) -> list[str | None]:
+    """Return what the record of a statement with these bind values shows of them."""
+    context = make_context(Rules(lambda _: Decision.ALLOW))
+    desk, _ = make_session(context)
+    subject = Subject(b"select 1", (), (Operation("postgres", "select", frozenset()),))
+    out: list[Command] = []
+    desk.open(desk.rule(subject), [b"select 1"], values, NOW, out)
+    shown = events(out, EventKind.STATEMENT)[0].fields["parameters"]
+    assert isinstance(shown, list)
+    return shown
+
+
+def test_of_very_many_values_the_first_thousand_are_kept() -> None:
+    shown = opened(("1",) * 65_535)
+    assert shown == ["1"] * 1000 + ["[… 65535 values]"]
+
+
+def test_a_secret_at_the_place_where_a_value_is_cut_is_not_kept_in_part() -> None:
+    for before in range(65_536 - 40, 65_536 + 10_000, 997):
+        (shown,) = opened(("x " * (before // 2) + "4111 1111 1111 1111" + " y" * 50_000,))
+        assert shown is not None
+        assert "1111" not in shown

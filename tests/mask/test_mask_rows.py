@@ -279,3 +279,17 @@ def test_how_rows_are_gathered_into_runs_does_not_matter(first: list[Values], se
 def test_masked_columns_never_pass_and_others_always_do(rows: list[Values]) -> None:
     made = plan((MaskColumn("r", "shop", "b"),), [TEXT, TEXT, TEXT])
     assert masked(made, *rows) == [[a, None if b is None else b"[masked]", c] for a, b, c in rows]
+
+
+def test_a_large_value_that_is_nearly_all_candidates_goes_as_a_whole() -> None:
+    made = plan((CONTENT,), [TEXT, TEXT])
+    dense = b"4111 1111 " * 100_000
+    plain = b"lorem ipsum dolor " * 60_000
+    assert masked(made, [dense, plain]) == [[b"[masked]", plain]]
+    assert masked(made, [dense[:5000], plain]) != [[b"[masked]", plain]]
+
+
+def test_what_a_large_row_may_cost_is_for_all_its_values_together() -> None:
+    made = plan((CONTENT,), [TEXT] * len(TITLES))
+    dense = b"4111 1111 " * 1500
+    assert masked(made, [dense] * len(TITLES))[0][-1] == b"[masked]"

@@ -264,3 +264,20 @@ def test_combine_denies_holds_that_name_different_approvers() -> None:
 def test_combining_nothing_is_an_error_because_nothing_judged_is_nothing_permitted() -> None:
     with pytest.raises(ValueError, match="no verdict"):
         combine([])
+
+
+@pytest.mark.parametrize(
+    ("rules", "expected"),
+    [
+        ("", False),
+        (" - {id: a, who: {workload: other-bot}, what: {effects: [read]}, then: allow}", False),
+        (" - {id: a, where: {target: billing}, what: {effects: [read]}, then: allow}", False),
+        (" - {id: a, where: {target: crm-db}, what: {effects: [read]}, when: {days: [sun]}, then: allow}", True),
+        (" - {id: h, who: {groups: [support]}, what: {effects: [drop]}, then: hold, approvers: dba}", True),
+        (" - {id: a, what: {effects: [read]}, then: allow}\n - {id: d, where: {labels: {env: [demo]}}, then: deny}", False),
+        (" - {id: a, what: {effects: [read]}, then: allow}\n - {id: d, what: {effects: [drop]}, then: deny}", True),
+        (" - {id: m, then: mask, mask: {detectors: all}}", False),
+    ],
+)
+def test_what_could_ever_be_allowed_is_told_from_who_and_where_alone(rules: str, expected: bool) -> None:
+    assert policy(rules).could_allow(BOT, "support-bot", CRM) is expected

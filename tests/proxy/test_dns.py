@@ -369,3 +369,19 @@ async def test_system_lookup_knows_this_host() -> None:
     known = Resolver(lambda: [replace(CRM, hosts=("localhost",))])
     await known.refresh()
     assert "127.0.0.1" in known.names["localhost"]
+
+
+def test_name_of_a_target_that_policy_closes_does_not_exist_and_the_record_says_why() -> None:
+    stage = Stage()
+    dns = PolicyDNS(
+        dict,
+        lambda: frozenset({4}),
+        stage.journal,
+        workload="bot",
+        leaf="leaf-1",
+        wall_ns=lambda: WALL,
+        withheld=lambda name: name in NAMES,
+    )
+    assert dns.answer(question("crm.internal")) == Stage(names={}).dns.answer(question("crm.internal"))
+    reason = "policy allows this workload nothing at the target with this name"
+    assert stage.journal.events == [dns_event("crm.internal", "A", "refused", [], reason)]

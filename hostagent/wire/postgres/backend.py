@@ -47,9 +47,15 @@ class Notification(NamedTuple):
     payload: bytes
 
 
+# Most columns of a result (``MaxTupleAttributeNumber``, ``src/include/access/htup_details.h``).
+MAX_COLUMNS: Final = 1664
+
+
 def parse_row_description(body: bytes) -> tuple[Column, ...]:
-    """Return the columns of a RowDescription."""
+    """Return the columns of a RowDescription; more than any server can send are a violation."""
     fields = Fields(body)
+    if int.from_bytes(body[:2], "big") > MAX_COLUMNS:
+        raise RemoteWireError(f"a result of more than {MAX_COLUMNS} columns")
     columns = tuple(
         Column(
             fields.string(), fields.oid(), fields.int16(), fields.oid(), fields.int16(), fields.int32(), fields.int16()
