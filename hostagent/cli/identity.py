@@ -58,6 +58,19 @@ def restore_command(config_path: str | None, workload: str) -> None:
     click.echo(f"Restored: {workload} may connect again as soon as its token is proved (within seconds).")
 
 
+@identity.command("rotate-key")
+@click.option("--withdraw", is_flag=True, help="The former key leaked: its tokens are refused at once, and live sessions are cut.")
+@click.pass_obj
+def rotate_key_command(config_path: str | None, withdraw: bool) -> None:
+    """Let the embedded issuer sign with a new key. Tokens of the former one stay valid until they expire; no session notices."""
+    from hostagent.cli.control import ask
+
+    answer = ask(config_path, "identity.rotate_key", {"withdraw": withdraw})
+    keys = answer.get("keys") if isinstance(answer, dict) else None
+    count = len(keys) if isinstance(keys, list) else 0
+    click.echo("Signing with a new key. " + ("Former tokens are refused." if withdraw else f"{count} keys are trusted until the former tokens expire."))
+
+
 def _described(row: dict[str, object], now: float) -> str:
     from hostagent.approval import visible_text
 

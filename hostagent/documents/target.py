@@ -24,11 +24,12 @@ class _Credential(Strict):
     file: str = ""
     env: str = ""
     systemd: str = ""
+    sealed: str = ""
 
     @model_validator(mode="after")
     def _exactly_one(self) -> _Credential:
-        if len([value for value in (self.file, self.env, self.systemd) if value]) != 1:
-            raise ValueError("give exactly one of file (a path), env (FILE#KEY) or systemd (a credential's name)")
+        if len([value for value in (self.file, self.env, self.systemd, self.sealed) if value]) != 1:
+            raise ValueError("give exactly one of file (a path), env (FILE#KEY), systemd or sealed (a credential's name)")
         if self.file and not self.file.startswith("/"):
             raise ValueError("file must be an absolute path")
         if self.env and not re.fullmatch(r"/[^#]+#[A-Za-z_][A-Za-z0-9_]*", self.env):
@@ -36,7 +37,7 @@ class _Credential(Strict):
         return self
 
     def source(self) -> CredentialSource:
-        for kind in ("file", "env", "systemd"):
+        for kind in ("file", "env", "systemd", "sealed"):
             if location := str(getattr(self, kind)):
                 return CredentialSource(kind, location)
         raise AssertionError("validated above")

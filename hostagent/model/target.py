@@ -16,7 +16,7 @@ class UpstreamTLS(enum.StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class CredentialSource:
-    """Where the target's secret lives: ``file`` (whole content), ``env`` (FILE#KEY) or ``systemd`` (credential name)."""
+    """Where the target's secret lives: ``file`` (whole content), ``env`` (FILE#KEY), ``systemd`` or ``sealed`` (credential names)."""
 
     kind: str
     location: str

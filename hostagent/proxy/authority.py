@@ -72,6 +72,11 @@ class Authority:
         """The CA's certificate in PEM, as trust stores want it."""
         return self._certificate.public_bytes(serialization.Encoding.PEM)
 
+    def take(self, key: ec.EllipticCurvePrivateKey, certificate: x509.Certificate) -> None:
+        """Sign with another CA from now on. What it signed before is not served any more; connections that stand stay."""
+        self._key, self._certificate = key, certificate
+        self._leaves.clear()
+
     @property
     def leaf_key(self) -> bytes:
         """The key of every leaf in PEM, made at start and never stored."""
@@ -156,10 +161,12 @@ def open_authority(
         raise AuthorityError(f"{key_path} can be read by others (chmod 600), so its CA can no longer be trusted")
     try:
         key = serialization.load_pem_private_key(key_path.read_bytes(), None)
-        certificate = x509.load_pem_x509_certificate(certificate_path.read_bytes())
+        certificates = x509.load_pem_x509_certificates(certificate_path.read_bytes())
     except (OSError, ValueError, TypeError) as error:
         raise AuthorityError(f"{key_path} or {certificate_path} cannot be read: {error}") from error
-    if not isinstance(key, ec.EllipticCurvePrivateKey) or key.public_key() != certificate.public_key():
+    # While the CA is being exchanged (carotation) the file holds two; the key says which one signs.
+    certificate = next((each for each in certificates if each.public_key() == key.public_key()), None)
+    if not isinstance(key, ec.EllipticCurvePrivateKey) or certificate is None:
         raise AuthorityError(f"{key_path} is not the key of {certificate_path}")
     if certificate.not_valid_after_utc.timestamp() <= clock():
         raise AuthorityError(f"{certificate_path} has expired; remove both files to begin with a new CA")
@@ -167,14 +174,19 @@ def open_authority(
 
 
 def _create(key_path: Path, certificate_path: Path, now: float) -> None:
-    key = ec.generate_private_key(ec.SECP256R1())
-    certificate = _self_signed(key, dt.datetime.fromtimestamp(now, dt.UTC))
+    key, certificate = new_authority(now)
     pem = key.private_bytes(
         serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption()
     )
     # The key last: a crash in between leaves a certificate without a key, which is reported, and no key without one.
     _write(certificate_path, certificate.public_bytes(serialization.Encoding.PEM), 0o644)
     _write(key_path, pem, 0o600)
+
+
+def new_authority(now: float) -> tuple[ec.EllipticCurvePrivateKey, x509.Certificate]:
+    """Return the key and the certificate of a new CA, nowhere kept yet."""
+    key = ec.generate_private_key(ec.SECP256R1())
+    return key, _self_signed(key, dt.datetime.fromtimestamp(now, dt.UTC))
 
 
 def _self_signed(key: ec.EllipticCurvePrivateKey, now: dt.datetime) -> x509.Certificate:

@@ -189,14 +189,15 @@ class LocalIssuer:
             ) from None
 
 
-def write_private(path: Path, content: bytes) -> None:
-    """Replace the file at ``path`` by ``content`` in one step, readable by this user alone; on return it is on disk."""
+def write_private(path: Path, content: bytes, *, mode: int = 0o600) -> None:
+    """Replace the file at ``path`` by ``content`` in one step, by default readable by this user alone; on return it is on disk."""
     fresh = path.with_name(f".{path.name}.{secrets.token_hex(4)}")
     descriptor = os.open(fresh, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
     try:
         with os.fdopen(descriptor, "wb") as file:
             file.write(content)
             file.flush()
+            os.fchmod(file.fileno(), mode)
             os.fsync(file.fileno())
         fresh.rename(path)
     except BaseException:

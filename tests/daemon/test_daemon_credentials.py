@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from hostagent.daemon.credentials import read_secret, seal, unseal
+from hostagent.daemon.credentials import gather, read_secret, seal, unseal
 from hostagent.model.errors import DocumentError
 from hostagent.model.target import CredentialSource, Login, Target
 
@@ -61,7 +61,7 @@ def test_sealed_secrets_cannot_be_changed_and_arrive_whole(tmp_path: Path) -> No
     file = private(tmp_path / "s", "ünïcode")
     with_secret = Target("crm", "postgres", ("db",), 5432, Login("u", CredentialSource("file", str(file))))
     without = Target("other", "postgres", ("db2",), 5432, Login("u"))
-    descriptor = seal({"crm": with_secret, "other": without})
+    descriptor = seal(gather({"crm": with_secret, "other": without}))
     with pytest.raises(PermissionError):
         os.write(descriptor, b"{}")
     with pytest.raises(PermissionError):

@@ -10,12 +10,13 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from hostagent import shipped
 from hostagent.enforcer.bpf import layout
 from hostagent.enforcer.bpf.calls import MapShape
 from hostagent.enforcer.bpf.table import PROGRAMS, Row
 from hostagent.model.errors import HostagentError
 
-SOURCES = Path(__file__).resolve().parents[3] / "bpf"
+SOURCES = shipped.folder("bpf")
 """The folder of C programs."""
 
 LICENCE = "Dual MIT/GPL"

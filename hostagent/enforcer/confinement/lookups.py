@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
+from hostagent.enforcer.confinement import trust
 from hostagent.enforcer.confinement.rootfs import Files, HostFiles
 from hostagent.model.errors import HostagentError
 
@@ -43,7 +44,7 @@ def replaced_files(
     files: dict[str, bytes] = {}
     for path in (system_bundle(source), *trust_files):
         if path:
-            files[path] = _read(source, path, "a trust file").rstrip(b"\n") + b"\n" + authority
+            files[path] = _read(source, path, "a trust file").rstrip(b"\n") + b"\n" + trust.MARK + authority
     if source.exists("/etc/resolv.conf"):
         files["/etc/resolv.conf"] = f"nameserver {RESOLVER}\n".encode()
     if source.exists("/etc/nsswitch.conf"):
