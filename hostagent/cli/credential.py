@@ -1,4 +1,4 @@
-"""``hostagent credential``: the sealed store, and new secrets for a running proxy."""
+"""``hostagent credential``: the sealed store, and a new secret for a running service."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 
 @click.group()
 def credential() -> None:
-    """Keep, rotate and hand over the targets' secrets. Root only.
+    """Keep and rotate the targets' secrets, encrypted. Root only.
 
     A target document names its secret: `credential: {sealed: NAME}` is one that is kept here, encrypted. The key is the systemd
     credential hostagent-seal-key, or /etc/hostagent/seal.key (root, mode 0600), made with the first `set`. A new secret counts for
@@ -22,7 +22,7 @@ def credential() -> None:
     \b
       hostagent credential set crm < secret.txt      # or type it in
       hostagent credential rotate crm                # a new value, in force at once
-      hostagent credential reload                    # files changed: read them all again
+      hostagent reload                               # secrets elsewhere (file, env) changed: the same for those
     """
 
 
@@ -84,18 +84,6 @@ def remove_command(config_path: str | None, name: str, force: bool) -> None:
         raise click.ClickException(f"{name} is used by {', '.join(users)}: change those documents first, or say --force")
     store.remove(name)
     click.echo(f"Removed {name}. A running proxy that has it keeps it until it starts anew.")
-
-
-@credential.command("reload")
-@click.pass_obj
-def reload_command(config_path: str | None) -> None:
-    """Read every target's secret again, wherever it is, and hand it to the running proxy. Live sessions go on.
-
-    A secret of a unit's own LoadCredential cannot be read from here: systemd passes it when the unit starts. Exits 1 when one could
-    not be read; the proxy then goes on with the one it has.
-    """
-    config = _root(config_path)
-    _hand_over(config, "")
 
 
 @credential.command("rotate-key")
@@ -203,22 +191,19 @@ def _problem(store: SealedStore, name: str) -> str:
 
 
 def _hand_over(config: Config, name: str) -> None:
-    """Read secrets (of the targets that use ``name``, or of all) and hand them to the proxy, if it runs."""
+    """Have the service take the new value, if it runs and a target uses it."""
     from pathlib import Path
 
-    from hostagent.daemon.configfile import load_targets
-    from hostagent.daemon.credentials import gather
-    from hostagent.daemon.handover import hand_over
+    from hostagent.cli.enforcerlink import EnforcerConnection
+    from hostagent.ipc import Reload, Reloaded
 
-    wanted = set(_targets_by_name(config).get(name, ()))
-    targets = {key: target for key, target in load_targets(config).items() if not name or key in wanted}
-    secrets = gather(targets, config)
-    if not Path(config.control_socket).exists():
-        click.echo("The proxy does not run; it takes the credentials when it starts.")
-    elif secrets:
-        changed = hand_over(config, secrets)
-        click.echo(f"In force for every new login at: {', '.join(changed)}." if changed else "The proxy has these already.")
-    for target, problem in secrets.problems.items():
-        click.echo(f"target {target}: {problem}", err=True)
-    if secrets.problems:
-        raise SystemExit(1)
+    if not _targets_by_name(config).get(name):
+        return
+    if not Path(config.enforcer_socket).exists():
+        click.echo("The service does not run; it takes the value when it starts.")
+        return
+    answer, _ = EnforcerConnection(config.enforcer_socket).ask(Reload(), Reloaded)
+    for line in (*answer.changes, *(f"note: {note}" for note in answer.notes)):
+        click.echo(line)
+    if answer.problem:
+        raise click.ClickException(f"sealed, but the proxy keeps what it had: {answer.problem}")

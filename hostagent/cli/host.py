@@ -36,7 +36,7 @@ def status_command(config_path: str | None, as_json: bool) -> None:
         click.echo(json.dumps(report, indent=2))
     else:
         _print(report)
-    service_problems = [report["service"].get(name) for name in ("problem", "policy_problem", "workloads_problem")]
+    service_problems = [report["service"].get(name) for name in ("problem", "policy_problem", "workloads_problem", "unusable")]
     broken = report["evidence"] or report["auditor"]["problem"] or any(service_problems)
     raise SystemExit(0 if report["fence"]["loaded"] and report["proxy"] and not broken else 1)
 
@@ -89,6 +89,8 @@ def _print_service(service: dict[str, Any]) -> None:
     if service["workloads_problem"]:
         click.echo(f"workloads REFUSED, nothing is launched until it is mended: {service['workloads_problem']}")
     click.echo(f"targets   {', '.join(service['targets']) or 'none declared: nothing can be reached'}")
+    for line in service.get("unusable", []):
+        click.echo(f"secrets   {line}")
     for line in service.get("pending", []):
         click.echo(f"pending   {line}")
     click.echo(f"held      {service['held']} operations wait for an approver")

@@ -32,6 +32,8 @@ _COMMANDS = {
     "identity": _Entry("hostagent.cli.identity", "identity", "See and revoke workload identities."),
     "policy": _Entry("hostagent.cli.policy", "policy", "Check, test and explain policy."),
     "target": _Entry("hostagent.cli.target", "target", "List the targets and what a client needs to reach them."),
+    "credential": _Entry("hostagent.cli.credential", "credential", "Keep and rotate the targets' secrets, encrypted."),
+    "ca": _Entry("hostagent.cli.ca", "ca", "Show and exchange this host's certificate authority."),
     "sessions": _Entry("hostagent.cli.sessions", "sessions", "List and show recorded sessions."),
     "sql": _Entry("hostagent.cli.sql", "sql_command", "Ask the evidence a question in SQL."),
     "audit": _Entry("hostagent.cli.audit", "audit", "Verify or rebuild the evidence."),

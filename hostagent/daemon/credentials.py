@@ -1,8 +1,8 @@
 """Gets the targets' secrets to ``proxyd`` without a file that it, or anyone else unprivileged, could read.
 
 The supervisor (root) reads what the target documents name and hands the values over in a sealed memory file; under systemd
-the unit's LoadCredential does the same, or passes the key that opens the sealed store. A changed secret is handed to the running
-proxy over its control socket by root. A secret is never logged and never leaves these places.
+the unit's LoadCredential does the same, or passes the key that opens the sealed store. A reload hands the running proxy
+another such file. A secret is never logged and never leaves these places.
 """
 
 from __future__ import annotations

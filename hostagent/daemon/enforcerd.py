@@ -13,7 +13,7 @@ import click
 from hostagent.daemon import UNINSTALLED
 from hostagent.daemon.accounts import account_of
 from hostagent.daemon.configfile import load_config, load_targets, load_workloads
-from hostagent.daemon.credentials import seal
+from hostagent.daemon.credentials import gather, seal
 from hostagent.daemon.hardening import harden
 from hostagent.daemon.journalfile import JournalFile
 from hostagent.documents import Config
@@ -78,7 +78,7 @@ def settings_from(config: Config, journal: Journal, config_path: str | None = No
     def reread() -> Reread:
         found = load_config(config_path)
         load_workloads(config)
-        return Reread(seal(load_targets(config)), found.verify.every_s, found.verify.freeze)
+        return Reread(seal(gather(load_targets(config), config)), found.verify.every_s, found.verify.freeze)
 
     return Settings(
         runtime=config.paths.runtime,

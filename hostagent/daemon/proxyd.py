@@ -49,12 +49,12 @@ def _runner() -> Callable[[Coroutine[Any, Any, None]], None]:
 
 async def _serve(config_path: str | None, credentials_fd: int | None, ready_fd: int | None) -> None:
     from hostagent.daemon.configfile import load_config, load_targets
-    from hostagent.daemon.credentials import read_all, unseal
+    from hostagent.daemon.credentials import gather, unseal
     from hostagent.daemon.proxyparts import Proxy
 
     config = load_config(config_path)
     targets = load_targets(config)
-    secrets = unseal(credentials_fd) if credentials_fd is not None else read_all(targets)
+    secrets = unseal(credentials_fd) if credentials_fd is not None else gather(targets, config)
     stopping = asyncio.Event()
     loop = asyncio.get_running_loop()
     for number in (signal.SIGTERM, signal.SIGINT):

@@ -10,6 +10,8 @@ import time
 from collections.abc import Callable, Collection, Mapping
 from pathlib import Path
 
+import msgspec
+
 from hostagent import __version__
 from hostagent.approval import ApprovalRefused, Approver, Desk, describe
 from hostagent.daemon.configfile import load_workloads
@@ -24,6 +26,7 @@ from hostagent.model.flow import Endpoint
 from hostagent.model.target import Target
 from hostagent.model.workload import CANARY, Workload
 from hostagent.proxy.authority import open_authority
+from hostagent.proxy.carotation import Rotation
 from hostagent.proxy.catalogue import Catalogues
 from hostagent.proxy.context import PolicyStore
 from hostagent.proxy.control import Caller, Control, Refused
@@ -32,6 +35,7 @@ from hostagent.proxy.enforcer_link import EnforcerLink
 from hostagent.proxy.identities import Identities
 from hostagent.proxy.issuer import LocalIssuer, write_private
 from hostagent.proxy.keys import Keys
+from hostagent.proxy.secrets import Secrets
 from hostagent.proxy.service import Parts, Service
 
 log = logging.getLogger(__name__)
@@ -46,7 +50,7 @@ class Proxy:
     """One running ``proxyd``."""
 
     def __init__(
-        self, config: Config, targets: dict[str, Target], secrets: dict[str, str], config_path: str | None = None
+        self, config: Config, targets: dict[str, Target], secrets: Secrets, config_path: str | None = None
     ) -> None:
         """Open everything that can fail before anything is served. ``config_path`` is where a reload reads ``config`` again.
 
@@ -60,7 +64,7 @@ class Proxy:
         self._journal = JournalFile(f"{config.journal}/{WRITER}", WRITER, key_file=state / "journal.key")
         self._workloads = _Workloads(config)
         self._keys = Keys()
-        issuer = LocalIssuer(
+        issuer = self._issuer = LocalIssuer(
             state, audience=config.identity.audience, lifetime=float(config.identity.token_lifetime_s)
         )
         self._identities = Identities(self._workloads.current, issuer, self._keys, self._journal, state)
@@ -70,10 +74,12 @@ class Proxy:
         self._desk = Desk()
         self._resolver = Resolver(self._targets.values)
         self._control = Control(config.control_socket, config.enforcement.slice)
+        authority = open_authority(state, Path(config.ca_certificate))
+        self._rotation = Rotation(authority, state, Path(config.ca_certificate))
         self._parts = Parts(
             config=config,
             journal=self._journal,
-            authority=open_authority(state, Path(config.ca_certificate)),
+            authority=authority,
             policy=self._policy,
             desk=self._desk,
             identities=self._identities,
@@ -223,6 +229,8 @@ class Proxy:
         on("identity.list", self._root_only(lambda _args, _by: self._identities.status()))
         on("identity.revoke", self._root_only(self._revoke))
         on("identity.restore", self._root_only(self._restore))
+        on("identity.rotate_key", self._root_only(self._rotate_key))
+        on("ca", self._root_only(self._rotate_ca))
         on("status", lambda _caller, _args: self._status())
 
     def _approvals_list(self, caller: Caller, _args: Mapping[str, object]) -> object:
@@ -275,6 +283,23 @@ class Proxy:
         self._identities.restore(_word(args, "workload"), by)
         return {"restored": _word(args, "workload")}
 
+    def _rotate_key(self, args: Mapping[str, object], by: str) -> object:
+        withdraw = args.get("withdraw") is True
+        self._issuer.rotate(withdraw=withdraw)
+        former = "tokens of former keys are refused" if withdraw else "tokens of the former key stay valid until they expire"
+        self._record("issuer-key", f"tokens are signed with a new key from now on, by {by}; {former}")
+        return {"keys": self._issuer.jwks["keys"], "lifetime_s": self._issuer.lifetime}
+
+    def _rotate_ca(self, args: Mapping[str, object], by: str) -> object:
+        steps = {"announce": self._rotation.announce, "activate": self._rotation.activate, "retire": self._rotation.retire}
+        step = _word(args, "step", default="show")
+        if step in steps:
+            steps[step]()
+            self._record("ca", f"{step}, by {by}: {msgspec.json.encode(self._rotation.describe()).decode()}")
+        elif step != "show":
+            raise Refused(f"unknown step {step}")
+        return self._rotation.describe()
+
     def _status(self) -> dict[str, object]:
         return {
             "version": __version__,
@@ -282,6 +307,7 @@ class Proxy:
             "policy_problem": self._policy.problem,
             "workloads_problem": self._workloads.problem,
             "targets": sorted(self._targets),
+            "unusable": self._renewal.unusable(),
             "pending": self._renewal.pending(),
             "leaves": self._service.summary(),
             "held": len(self._desk.pending(time.time())),

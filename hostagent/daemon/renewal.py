@@ -20,6 +20,7 @@ from hostagent.documents.changes import TargetChanges, config_changes, target_ch
 from hostagent.ipc.messages import Renewed
 from hostagent.model.errors import DocumentError, HostagentError
 from hostagent.model.target import Target
+from hostagent.proxy.secrets import Secrets
 
 log = logging.getLogger(__name__)
 
@@ -51,7 +52,7 @@ class Names(Protocol):
 class Renewal:
     """Keeps the configuration, the targets and their secrets as they are in force; the two dictionaries are changed in place."""
 
-    def __init__(self, config_path: str | None, config: Config, targets: dict[str, Target], secrets: dict[str, str]) -> None:
+    def __init__(self, config_path: str | None, config: Config, targets: dict[str, Target], secrets: Secrets) -> None:
         """``config_path`` is where the configuration is read again; None: the default."""
         self._path = config_path
         self._config = config
@@ -67,14 +68,19 @@ class Renewal:
             return [f"the configuration on disk cannot be used: {error}"]
         return [f"{change} ({'hostagent reload' if change.live else 'counts after a restart of the service'})" for change in changes]
 
+    def unusable(self) -> list[str]:
+        """Return one line for each target whose credential cannot be had: connections to it are refused."""
+        return [f"target {name} is refused: {problem}" for name, problem in self._secrets.problems.items()]
+
     async def renew(self, descriptor: int, service: Affected, resolver: Names, record: Callable[[str], None]) -> Renewed:
         """Take what is on disk and the secrets of ``descriptor`` (closed here); ``record`` gets one line before anything changes."""
         try:
             secrets = unseal(descriptor)
             config, targets = await asyncio.to_thread(self._read)
             for name, target in targets.items():
-                if target.login.credential is not None and name not in secrets:
-                    raise DocumentError(f"target {name}: its credential was not read; reload again")
+                if target.login.credential is not None and name not in secrets and name not in self._secrets.problems:
+                    # One that was unusable before stays so, and keeps nothing else from being reloaded.
+                    raise DocumentError(f"target {name}: {secrets.problems.get(name, 'its credential was not read; reload again')}")
         except (HostagentError, OSError, msgspec.MsgspecError) as error:
             log.error("a reload was refused, everything stays as it was: %s", error)
             return Renewed(problem=str(error))
@@ -84,7 +90,7 @@ class Renewal:
         if lines:
             record("; ".join(lines))
         self._apply(config, targets, secrets, changes, service)
-        notes = [*self.pending(), *await self._look_up(changes, resolver)]
+        notes = [*self.pending(), *self.unusable(), *await self._look_up(changes, resolver)]
         return Renewed(lines, notes)
 
     def _read(self) -> tuple[Config, dict[str, Target]]:
@@ -92,7 +98,7 @@ class Renewal:
         return load_config(self._path), load_targets(self._config)
 
     def _apply(
-        self, config: Config, targets: dict[str, Target], secrets: dict[str, str], changes: TargetChanges, service: Affected
+        self, config: Config, targets: dict[str, Target], secrets: Secrets, changes: TargetChanges, service: Affected
     ) -> None:
         self._config = with_live(self._config, config)
         # What did not change stays the same object: sessions and caches go by it.
@@ -100,6 +106,7 @@ class Renewal:
         for held, new in ((self._targets, kept), (self._secrets, secrets)):
             held.clear()
             held.update(new)  # type: ignore[arg-type]
+        self._secrets.problems = secrets.problems
         service.configure(self._config)
         service.targets_ended(changes.ended)
 

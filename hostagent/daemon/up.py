@@ -21,7 +21,7 @@ from pathlib import Path
 from hostagent.daemon import UNINSTALLED
 from hostagent.daemon.accounts import account_of
 from hostagent.daemon.configfile import load_config, load_targets, load_workloads
-from hostagent.daemon.credentials import seal
+from hostagent.daemon.credentials import gather, seal
 from hostagent.documents import Config
 from hostagent.model.errors import HostagentError
 
@@ -136,7 +136,11 @@ class Supervisor:
         if self._config_path:
             command += ["--config", str(Path(self._config_path).resolve())]
         if child.name == "proxyd":
-            credentials = seal(load_targets(load_config(self._config_path)))
+            config = load_config(self._config_path)
+            secrets = gather(load_targets(config), config)
+            for name, problem in secrets.problems.items():
+                log.error("target %s cannot be used: %s", name, problem)
+            credentials = seal(secrets)
             passed.append(credentials)
             command += ["--credentials-fd", str(credentials)]
         environment = {key: os.environ[key] for key in ("PATH", "LANG", "PYTHONPATH", "TZ") if key in os.environ}
@@ -221,6 +225,7 @@ def prepare_folders(config: Config) -> None:
     _folder(f"{config.paths.runtime}/proxyd", proxy.pw_uid, proxy.pw_gid, 0o755)
     _folder(config.proxy_state, proxy.pw_uid, proxy.pw_gid, 0o700)
     _folder(config.evidence, recorder.pw_uid, recorder_group, 0o750)
+    _folder(str(Path(config.sealed_credentials).parent), 0, proxy.pw_gid, 0o750)
     _folder(config.journal, 0, recorder_group, 0o751)
     # Set-group-id: what a writer creates in its folder belongs to the recorder's group, which may read but not write it.
     _folder(f"{config.journal}/enforcerd", 0, recorder_group, 0o2750)

@@ -164,6 +164,16 @@ class Config:
         return f"{self.proxy_state}/ca.pem"
 
     @property
+    def sealed_credentials(self) -> str:
+        """The file of the sealed credential store."""
+        return f"{self.paths.state}/credentials/sealed.json"
+
+    @property
+    def seal_key(self) -> str:
+        """The key that opens it, where systemd does not pass one: not beside the store, so that a backup of one lacks the other."""
+        return f"{self.paths.config}/seal.key"
+
+    @property
     def enforcer_socket(self) -> str:
         """Enforcerd's request socket."""
         return f"{self.paths.runtime}/enforcerd.sock"

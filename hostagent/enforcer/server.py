@@ -23,6 +23,7 @@ from hostagent.enforcer.renewal import Renewal, told
 from hostagent.enforcer.reporting.evidence import Evidence
 from hostagent.enforcer.settings import Settings
 from hostagent.enforcer.status import report
+from hostagent.enforcer.trustwatch import TrustWatch
 from hostagent.ipc import (
     Admitted,
     Attach,
@@ -71,6 +72,7 @@ class Server:
         self._evidence = Evidence(settings.journal)
         self._leaves = Leaves(settings, self._evidence, self._selector)
         self._renewal = Renewal(settings, self._leaves)
+        self._trust = TrustWatch(settings.ca_file, self._evidence, self._leaves.live)
         self._door = Door()
         self._stopping = False
         self._uninstalled = False
@@ -121,6 +123,7 @@ class Server:
                 self._leaves.auditor.step(time.monotonic())
             if time.monotonic() >= next_tick:
                 self._leaves.tick(time.monotonic())
+                self._trust.tick()
                 self._leaves.cutting.tick(time.monotonic())
                 self._renewal.tick(time.monotonic())
                 for peer in self._door.overdue(time.monotonic()):
@@ -210,7 +213,7 @@ class Server:
                 self._leaves.signal(peer, number)
                 peer.send(packet_id, Signalled())
             case Status():
-                peer.send(packet_id, StatusReport(report(self._settings, self._leaves, self._evidence)))
+                peer.send(packet_id, StatusReport(report(self._settings, self._leaves, self._evidence) | {"trust": self._trust.report()}))
             case Kill(name=name, reason=reason):
                 killed = self._leaves.kill(name, reason or f"killed by {peer.name}")
                 peer.send(packet_id, Killed(killed))

@@ -39,6 +39,7 @@ from hostagent.proxy.flood import Flood
 from hostagent.proxy.identities import Identities
 from hostagent.proxy.inbound import Draw, InboundPorts, Surroundings, identity_fields
 from hostagent.proxy.listener import Listeners
+from hostagent.proxy.secrets import Secrets
 from hostagent.proxy.session import Session
 from hostagent.proxy.tls import end_point_hash, upstream_context, upstream_name
 from hostagent.proxy.turn import Turn
@@ -88,7 +89,7 @@ class Parts:
     catalogues: Catalogues
     targets: Mapping[str, Target]
     resolver: Resolver
-    secrets: Mapping[str, str]
+    secrets: Secrets
     digest_key: bytes
 
 
@@ -277,6 +278,8 @@ class Service:
             return "no valid identity"
         if target is None:
             return f"no target is declared at {destination}"
+        if problem := self._parts.secrets.problems.get(target.name):
+            return f"the credential of target {target.name} cannot be used: {problem}"
         if len(leaf.sessions) >= self._parts.config.limits.sessions_per_workload:
             return "too many connections of this workload"
         return ""

@@ -60,7 +60,7 @@ def test_status_tells_both_sides_to_people_and_to_programs(service: Service) -> 
     report = _report(service)
     policy = report["service"].pop("policy")
     version = report["service"].pop("version")
-    assert report["service"] == {"policy_problem": "", "workloads_problem": "", "targets": ["crm-db"], "pending": [], "leaves": [], "held": 0}
+    assert report["service"] == {"policy_problem": "", "workloads_problem": "", "targets": ["crm-db"], "unusable": [], "pending": [], "leaves": [], "held": 0}
     assert len(policy) >= 12
     assert version in service.hostagent("--version").stdout
 
