@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 import click
 
 if TYPE_CHECKING:
+    from hostagent.documents import Config
     from hostagent.recording.audit import AuditReport
 
 _journal = click.option(
@@ -20,7 +21,7 @@ _evidence = click.option(
 
 @click.group()
 def audit() -> None:
-    """Verify or rebuild the evidence."""
+    """Verify, rebuild, back up and restore the evidence."""
 
 
 @audit.command("verify")
@@ -49,11 +50,80 @@ def verify_command(config_path: str | None, journal: Path | None, evidence: Path
 @click.pass_obj
 def rebuild_command(config_path: str | None, journal: Path | None, evidence: Path | None) -> None:
     """Make the databases and sealed files anew from the journals. Stop recorderd first; readers are not disturbed."""
-    from hostagent.recording.audit import rebuild
-
     journal, evidence = _places(config_path, journal, evidence)
     _become_owner(evidence)
     click.echo(f"Reading {journal} …", err=True)
+    _rebuild(journal, evidence)
+
+
+@audit.command("backup")
+@click.argument("place", type=click.Path(path_type=Path))
+@_journal
+@_evidence
+@click.pass_obj
+def backup_command(config_path: str | None, place: Path, journal: Path | None, evidence: Path | None) -> None:
+    """Back the evidence up to PLACE: a new folder, or a new file that ends in .tar, .tar.gz or .tgz.
+
+    The service may go on writing. Keep the hashes that are printed elsewhere: with them a shortened backup is found out, which
+    no chain can do by itself. Signing keys, the CA's key and credentials are not in it.
+    """
+    import time
+
+    from hostagent import __version__
+    from hostagent.recording.backup import backup
+
+    journal, evidence = _places(config_path, journal, evidence)
+    manifest = backup(journal, evidence, place, now=int(time.time()), version=__version__)
+    total = sum(int(entry["bytes"]) for entry in manifest["files"].values())
+    click.echo(f"{place}: {len(manifest['files'])} files, {total:,} bytes.")
+    for writer, head in manifest["journals"].items():
+        click.echo(f"{writer}: {head['segments']} segments, last line {head['last']}")
+
+
+@audit.command("restore")
+@click.argument("source", type=click.Path(path_type=Path, exists=True))
+@_journal
+@_evidence
+@click.option("--accept-breaks", is_flag=True, help="Also evidence that does not verify (it is as it was backed up).")
+@click.pass_obj
+def restore_command(config_path: str | None, source: Path, journal: Path | None, evidence: Path | None, accept_breaks: bool) -> None:
+    """Put the backup SOURCE in the place of an empty journal and evidence, verified before. Stop the service first.
+
+    The databases are then made anew from the journals. The next start continues the chains.
+    """
+    from hostagent.daemon.configfile import load_config
+    from hostagent.recording.backup import restore
+
+    config = load_config(config_path)
+    named = journal is not None or evidence is not None
+    journal, evidence = journal or Path(config.journal), evidence or Path(config.evidence)
+    report = restore(source, journal, evidence, accept_breaks=accept_breaks, own=(lambda: None) if named else lambda: _give_back(config))
+    click.echo(_as_text(report))
+    if not report.sound and not accept_breaks:
+        raise click.ClickException("nothing was restored; --accept-breaks restores it as it is")
+    click.echo(f"Restored to {journal} and {evidence}. Making the databases anew …")
+    _become_owner(evidence)
+    _rebuild(journal, evidence)
+
+
+def _give_back(config: Config) -> None:
+    """Give restored files to those who write them, as if they had written them."""
+    import os
+
+    from hostagent.daemon.up import prepare_folders
+
+    prepare_folders(config)
+    for top in (Path(config.journal), Path(config.evidence)):
+        for path in sorted(top.rglob("*")):
+            owner = path.parent.stat()
+            os.chown(path, owner.st_uid, owner.st_gid)
+            path.chmod(0o750 if path.is_dir() else 0o640)
+    prepare_folders(config)
+
+
+def _rebuild(journal: Path, evidence: Path) -> None:
+    from hostagent.recording.audit import rebuild
+
     click.echo(f"{rebuild(journal, evidence)} events recorded anew in {evidence}")
 
 

@@ -36,7 +36,7 @@ _COMMANDS = {
     "ca": _Entry("hostagent.cli.ca", "ca", "Show and exchange this host's certificate authority."),
     "sessions": _Entry("hostagent.cli.sessions", "sessions", "List and show recorded sessions."),
     "sql": _Entry("hostagent.cli.sql", "sql_command", "Ask the evidence a question in SQL."),
-    "audit": _Entry("hostagent.cli.audit", "audit", "Verify or rebuild the evidence."),
+    "audit": _Entry("hostagent.cli.audit", "audit", "Verify, rebuild, back up and restore the evidence."),
 }
 
 
