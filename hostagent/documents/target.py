@@ -44,16 +44,35 @@ class _Credential(Strict):
 
 
 class _Login(Strict):
-    user: str = Field(min_length=1)
+    user: str = ""
     credential: _Credential | None = None
+    scheme: Literal["bearer", "basic", "header"] | None = None
+    header: Annotated[str, Field(pattern=r"^[A-Za-z0-9-]{0,64}$")] = ""
+
+    def for_http(self) -> str:
+        """Return why this is no login for HTTP, empty if it is one."""
+        if self.scheme is None:
+            return "login: give scheme with a credential: bearer, basic or header" if self.credential else ""
+        if self.credential is None:
+            return "login: a scheme needs a credential"
+        if (self.scheme == "header") != bool(self.header):
+            return "login: header (the field's name) belongs to scheme: header, and only there"
+        if self.header.lower() in _FRAMING:
+            return f"login: {self.header} is not a field for a credential"
+        if (self.scheme == "basic") != bool(self.user) or ":" in self.user:
+            return "login: user (without a colon) belongs to scheme: basic, and only there"
+        return ""
+
+
+_FRAMING = frozenset({"host", "content-length", "transfer-encoding", "connection", "upgrade", "expect", "te", "trailer"})
 
 
 class _Document(Named):
-    protocol: Literal["postgres"]
+    protocol: Literal["postgres", "http"]
     hosts: list[str] = []
     sockets: Annotated[list[str], Field(max_length=MAXIMUM_SOCKETS)] = []
-    port: Annotated[int, Field(ge=1, le=65535)] = 5432
-    login: _Login
+    port: Annotated[int | None, Field(ge=1, le=65535)] = None
+    login: _Login = _Login()
     tls: Literal["verify", "disable"] | None = None
     ca_file: str = ""
     server_name: str = ""
@@ -73,6 +92,24 @@ class _Document(Named):
         for path in sockets:
             _check_socket(path)
         return sockets
+
+    @model_validator(mode="after")
+    def _of_its_protocol(self) -> _Document:
+        if self.protocol == "http":
+            wrong = self.login.for_http() or self._not_for_http()
+        elif not self.login.user:
+            wrong = "login: user is required"
+        else:
+            wrong = "login: scheme and header are for protocol: http" if self.login.scheme or self.login.header else ""
+        if wrong:
+            raise ValueError(wrong)
+        return self
+
+    def _not_for_http(self) -> str:
+        if self.sockets:
+            return "sockets: HTTP over unix sockets is not governed"
+        found = [name for name in ("databases", "users", "parameters") if getattr(self, name)]
+        return f"{found[0]} is not for protocol: http" if found else ""
 
     @model_validator(mode="after")
     def _reachable(self) -> _Document:
@@ -115,6 +152,12 @@ def _canonical_host(host: str) -> str:
     return str(mapped or address)
 
 
+def _default_port(protocol: str, tls: str) -> int:
+    if protocol == "postgres":
+        return 5432
+    return 443 if tls == "verify" else 80
+
+
 def parse_target(name: str, text: str) -> Target:
     """Return the target that document ``name`` (its file name without suffix) declares.
 
@@ -128,8 +171,13 @@ def parse_target(name: str, text: str) -> Target:
         name=name,
         protocol=document.protocol,
         hosts=tuple(document.hosts),
-        port=document.port,
-        login=Login(document.login.user, credential.source() if credential else None),
+        port=document.port or _default_port(document.protocol, tls),
+        login=Login(
+            document.login.user,
+            credential.source() if credential else None,
+            document.login.scheme or "",
+            document.login.header,
+        ),
         tls=UpstreamTLS(tls),
         ca_file=document.ca_file,
         server_name=document.server_name,

@@ -48,6 +48,7 @@ class Evidence:
         *,
         decision: str = "",
         ticket: str = "",
+        reason: str = "",
     ) -> list[Trace]:
         """Record the statements of ``ruling``, one event each, and return their traces."""
         context = self._context
@@ -71,6 +72,8 @@ class Evidence:
             }
             if decision:
                 fields["decision"] = decision
+                if reason:
+                    fields |= {"reason": self._scrub(reason), "rules": []}
             out.append(Record(Event(EventKind.STATEMENT, at, flow.flow_id, flow.workload, fields)))
             traces.append(Trace(statement, now))
         return traces

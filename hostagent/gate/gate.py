@@ -27,11 +27,11 @@ class Gate:
         Raises:
             LocalWireError: nobody here understands that protocol; the flow must be refused.
         """
-        make = PROTOCOLS.get(context.target.protocol)
-        if make is None:
+        row = PROTOCOLS.get(context.target.protocol)
+        if row is None:
             raise LocalWireError(f"no inspector for protocol {context.target.protocol!r}")
         self._desk = GateDesk(context)
-        self._inspector = make(
+        self._inspector = row.inspector(
             self._desk,
             Surroundings(
                 flow=context.flow,

@@ -228,8 +228,12 @@ class Desk(Protocol):
         *,
         decision: str = "",
         ticket: str = "",
+        reason: str = "",
     ) -> list[Trace]:
-        """Record that the statements of ``ruling`` are about to run (or are refused, or held)."""
+        """Record that the statements of ``ruling`` are about to run (or are refused, or held).
+
+        ``reason``: it is refused whatever policy said, and why.
+        """
 
     def shut(self, trace: Trace, outcome: Outcome, now: float, out: list[Command]) -> None:
         """Record how a statement ended."""

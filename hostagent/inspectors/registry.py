@@ -3,11 +3,27 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from typing import Final
+from typing import Final, NamedTuple
 
+from hostagent.inspectors.http.inspector import HttpInspector
+from hostagent.inspectors.http.opening import ALPN
 from hostagent.inspectors.ports import Desk, Inspector, Surroundings
 from hostagent.inspectors.postgres.inspector import PostgresInspector
 
-PROTOCOLS: Final[Mapping[str, Callable[[Desk, Surroundings], Inspector]]] = {
-    "postgres": PostgresInspector,
+
+class Row(NamedTuple):
+    """One protocol.
+
+    ``inspector`` makes what understands it. ``alpn`` is its name inside TLS (RFC 7301), on both sides. ``has_catalogue``: the
+    target's schema is fetched before a session, because masking needs it.
+    """
+
+    inspector: Callable[[Desk, Surroundings], Inspector]
+    alpn: str
+    has_catalogue: bool = False
+
+
+PROTOCOLS: Final[Mapping[str, Row]] = {
+    "postgres": Row(PostgresInspector, "postgresql", has_catalogue=True),
+    "http": Row(HttpInspector, ALPN),
 }

@@ -52,12 +52,26 @@ class StartTLS(NamedTuple):
     """Upgrade ``side`` to TLS after writing what precedes; the gate is told by ``Gate.secured``.
 
     CLIENT: serve with a leaf certificate for the name the client asked for. SERVER: verify as the target demands.
-    ``initial`` is client data already received that belongs to the TLS stream (direct TLS).
+    ``initial`` is client data already received that belongs to the TLS stream (direct TLS). ``name`` is the one of the target's
+    names that the client asked for, and so the one that the server must prove; empty: the one that fits where it is dialled.
     """
 
     side: Side
     alpn: str = ""
     initial: bytes = b""
+    name: str = ""
+
+
+class Pause(NamedTuple):
+    """Read nothing more from ``side`` until ``Resume``: what it sent before is not used up."""
+
+    side: Side
+
+
+class Resume(NamedTuple):
+    """Read from ``side`` again."""
+
+    side: Side
 
 
 class CancelUpstream(NamedTuple):
@@ -76,4 +90,4 @@ class Close(NamedTuple):
     reason: str
 
 
-Command = Forward | Record | Hold | Withdraw | Connect | StartTLS | CancelUpstream | RefreshCatalogue | Close
+Command = Forward | Record | Hold | Withdraw | Connect | StartTLS | Pause | Resume | CancelUpstream | RefreshCatalogue | Close

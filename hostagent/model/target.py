@@ -24,10 +24,15 @@ class CredentialSource:
 
 @dataclass(frozen=True, slots=True)
 class Login:
-    """The account the proxy itself uses at the target. ``credential`` names the secret; never the secret itself."""
+    """The account the proxy itself uses at the target. ``credential`` names the secret; never the secret itself.
+
+    How an HTTP target takes the secret: ``scheme`` bearer, basic (with ``user``) or header (in the field ``header``).
+    """
 
     user: str
     credential: CredentialSource | None = None
+    scheme: str = ""
+    header: str = ""
 
 
 @dataclass(frozen=True, slots=True)

@@ -110,6 +110,30 @@ def _object_patterns(value: object) -> object:
     return [{"name": item} if isinstance(item, str) else item for item in items]
 
 
+class HttpRequest(Strict):
+    """Which HTTP requests a rule is about. Every part given must hold."""
+
+    methods: Patterns | None = Field(default=None, description="Methods, such as GET. In an allow rule they stand for effects.")
+    hosts: Patterns | None = Field(default=None, description="Glob patterns of the host that is asked.")
+    paths: Patterns | None = Field(
+        default=None, description="Glob patterns of the path, decoded: * does not go beyond a slash, ** does."
+    )
+    query: dict[str, Patterns] = Field(default={}, description="Each named parameter matches one of the globs.")
+    headers: dict[str, Patterns] = Field(default={}, description="Each named header field matches one of the globs.")
+
+    @model_validator(mode="after")
+    def _consistent(self) -> HttpRequest:
+        if self == HttpRequest.model_construct():
+            raise ValueError("give at least one of methods, hosts, paths, query and headers")
+        if wrong := [path for path in self.paths or () if not path.startswith(("/", "*"))]:
+            raise ValueError(f"a path begins with / (or *): {wrong[0]!r}")
+        if wrong := [name for name in self.headers if name != name.lower()]:
+            raise ValueError(f"names of header fields are written in small letters here: {wrong[0]!r}")
+        if wrong := [name for name in self.headers if name in ("authorization", "host", "content-length")]:
+            raise ValueError(f"the header field {wrong[0]} is written by the proxy, so no rule can look at it")
+        return self
+
+
 class What(Strict):
     """Which operations a rule is about, by meaning.
 
@@ -136,6 +160,7 @@ class What(Strict):
     ) = Field(default=None, description="Objects: a glob of relation names, or name, kind and access.")
     verbs: Patterns | None = Field(default=None, description="Glob patterns of verbs (select, drop, ...), in any case.")
     functions: Patterns | None = Field(default=None, description="Glob patterns of the functions that are called.")
+    http: HttpRequest | None = Field(default=None, description="HTTP requests; a rule with this is about nothing else.")
 
 
 _TIME = r"(?:[01][0-9]|2[0-3]):[0-5][0-9]"
@@ -244,8 +269,8 @@ class RuleForm(Strict):
         hold, mask = self.then is Action.HOLD, self.then is Action.MASK
         return (
             (
-                self.then is Action.ALLOW and self.what.effects is None,
-                "an allow rule must name the effects it allows (what: effects: [read, ...])",
+                self.then is Action.ALLOW and self.what.effects is None and not (self.what.http and self.what.http.methods),
+                "an allow rule must name the effects it allows (what: effects: [read, ...]), or HTTP methods (what: http: methods)",
             ),
             (
                 hold and not self.approvers,

@@ -41,6 +41,19 @@ def _expression(pattern: str) -> str:
     return "".join(words.get(char) or re2.escape(char) for char in pattern)
 
 
+def path_matcher(patterns: Sequence[str]) -> Matcher:
+    """Return a test for paths: ``*`` is any run without a slash, ``**`` any run, ``?`` any one character but a slash."""
+    compiled = re2.compile("(?s)(?:" + "|".join(map(_path_expression, patterns)) + ")")
+    fullmatch = compiled.fullmatch
+    return lambda text: fullmatch(text) is not None
+
+
+def _path_expression(pattern: str) -> str:
+    words = {"*": "[^/]*", "?": "[^/]"}
+    parts = ("".join(words.get(char) or re2.escape(char) for char in part) for part in pattern.split("**"))
+    return ".*".join(parts)
+
+
 class NamePattern(NamedTuple):
     """A pattern for object names, ``name`` or ``schema.name``.
 

@@ -18,6 +18,7 @@ from hostagent.policy.check import Check, operation_checks, target_checks, when_
 from hostagent.policy.context import ContextProvider
 from hostagent.policy.document import DEFAULT_TIMEOUT_S, Action, Document, Mask, RuleForm
 from hostagent.policy.expression import Expression, compile_expression
+from hostagent.policy.http import http_checks
 from hostagent.policy.rule import Rule
 from hostagent.policy.ruleset import Policy
 
@@ -183,7 +184,7 @@ def _max_ages(providers: list[tuple[str, ContextProvider]], problems: list[str])
 def _compile(rule: _Rule, around: Surroundings, max_ages: Mapping[str, float | None], problems: _Problems) -> Rule:
     form = rule.form
     when = _when(rule, around, max_ages, problems)
-    checks = [*operation_checks(form.where, form.what), *when]
+    checks = [*operation_checks(form.where, form.what), *http_checks(form.what.http), *when]
     if form.then is Action.HOLD and around.group_members is not None and not around.group_members(form.approvers):
         what = f"a rule holds and no approver is configured: the group {form.approvers} does not exist or has no member"
         problems.at(rule, ("approvers",), what)

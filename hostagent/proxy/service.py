@@ -21,6 +21,7 @@ from hostagent.approval import Desk
 from hostagent.documents import Config
 from hostagent.gate import Gate, SessionContext
 from hostagent.inspectors.postgres.cancel import CancelRegistry
+from hostagent.inspectors.registry import PROTOCOLS
 from hostagent.model.command import Hold, Withdraw
 from hostagent.model.errors import HostagentError, JournalError
 from hostagent.model.event import Event, EventKind
@@ -30,6 +31,7 @@ from hostagent.model.ports import Journal
 from hostagent.model.target import Target
 from hostagent.model.ticket import Answer
 from hostagent.proxy.authority import Authority
+from hostagent.proxy.authority import Leaf as Certificate
 from hostagent.proxy.cancel import deliver_cancel
 from hostagent.proxy.catalogue import Catalogues, CatalogueView
 from hostagent.proxy.context import PolicyStore
@@ -350,7 +352,8 @@ class Service:
             return
         try:
             async with asyncio.timeout(self._parts.config.limits.connect_timeout_s):
-                await self._parts.catalogues.prepare(target, place, session.database)
+                if PROTOCOLS[target.protocol].has_catalogue:
+                    await self._parts.catalogues.prepare(target, place, session.database)
                 await dial(lambda: protocol, place)
         except TimeoutError:
             session.connect_failed(f"{target.name} at {place} did not answer in time")
@@ -359,15 +362,20 @@ class Service:
 
     def client_tls(self, session: Session) -> ssl.SSLContext:
         """Return the context with our leaf certificate for every name of the session's target."""
-        return self._parts.authority.leaf(self._names(session)).context
+        return self._leaf(session).context
 
     def client_binding(self, session: Session) -> bytes:
         """Return the channel binding of that certificate."""
-        return self._parts.authority.leaf(self._names(session)).binding
+        return self._leaf(session).binding
 
-    def server_tls(self, session: Session) -> tuple[ssl.SSLContext, str]:
-        """Return the verifying context and the name the target must prove."""
+    def _leaf(self, session: Session) -> Certificate:
+        return self._parts.authority.leaf(self._names(session), (PROTOCOLS[self._sessions[session].target.protocol].alpn,))
+
+    def server_tls(self, session: Session, name: str) -> tuple[ssl.SSLContext, str]:
+        """Return the verifying context and the name the target must prove: ``name`` if the client asked for one of its own."""
         target, dialled = self._sessions[session].target, self._upstream(session).host
+        if name:
+            return upstream_context(target), target.server_name or name
         name = upstream_name(target, dialled, self._parts.resolver.host_of(target, dialled) or "")
         return upstream_context(target), name
 

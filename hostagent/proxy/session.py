@@ -22,8 +22,10 @@ from hostagent.model.command import (
     Connect,
     Forward,
     Hold,
+    Pause,
     Record,
     RefreshCatalogue,
+    Resume,
     StartTLS,
     Withdraw,
 )
@@ -54,8 +56,8 @@ class Outside(Protocol):
     def client_binding(self, session: Session) -> bytes:
         """Return the tls-server-end-point hash of that leaf certificate."""
 
-    def server_tls(self, session: Session) -> tuple[ssl.SSLContext, str]:
-        """Return the context that verifies the target, and the name it must prove."""
+    def server_tls(self, session: Session, name: str) -> tuple[ssl.SSLContext, str]:
+        """Return the context that verifies the target, and the name it must prove; ``name`` if the client asked for one."""
 
     def server_binding(self, certificate: bytes) -> bytes:
         """Return the tls-server-end-point hash of the target's DER certificate."""
@@ -141,6 +143,8 @@ class Session:
         self._timer: asyncio.TimerHandle | None = None
         self._over = False
         self._gone: set[Side] = set()
+        self._unread: set[Side] = set()
+        self._full: set[Side] = set()
         self._cancelling = False
         self._close_reason = ""
         self.database = ""
@@ -200,7 +204,13 @@ class Session:
 
     def throttle(self, side: Side, *, paused: bool) -> None:
         """``side`` cannot take more for now (or can again): stop (or go on) reading the other side."""
-        other = self.server if side is Side.CLIENT else self.client
+        (self._full.add if paused else self._full.discard)(side)
+        self._read_or_not(side.other)
+
+    def _read_or_not(self, side: Side) -> None:
+        """Read ``side`` unless the gate has enough of it, or the other side cannot take more."""
+        paused = side in self._unread or side.other in self._full
+        other = self.client if side is Side.CLIENT else self.server
         if other.transport is None or other.transport.is_closing():
             return
         if paused and other.transport.is_reading():
@@ -286,6 +296,12 @@ class Session:
                 self._outside.connect(self, self.server)
             case StartTLS():
                 self._start_tls(command)
+            case Pause():
+                self._unread.add(command.side)
+                self._read_or_not(command.side)
+            case Resume():
+                self._unread.discard(command.side)
+                self._read_or_not(command.side)
             case CancelUpstream():
                 self._cancelling = True
                 self._outside.cancel_upstream(self, command.data)
@@ -301,7 +317,7 @@ class Session:
             if command.initial:
                 self._received_tls(end, Side.CLIENT, command.initial)
             return
-        context, name = self._outside.server_tls(self)
+        context, name = self._outside.server_tls(self, command.name)
         end.tls = TLSPipe(context, server_side=False, server_hostname=name)
         self._write_raw(end, end.tls.handshake())
 

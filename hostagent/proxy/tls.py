@@ -11,6 +11,7 @@ from pathlib import Path
 from cryptography import x509
 from cryptography.exceptions import UnsupportedAlgorithm
 
+from hostagent.inspectors.registry import PROTOCOLS
 from hostagent.model.errors import DocumentError
 from hostagent.model.target import Target
 
@@ -29,20 +30,20 @@ def upstream_context(target: Target) -> ssl.SSLContext:
     except OSError:
         stamp = (0, 0)
     try:
-        return _context(target.ca_file, stamp)
+        return _context(target.ca_file, PROTOCOLS[target.protocol].alpn, stamp)
     except (OSError, ssl.SSLError) as error:
         raise DocumentError(f"target {target.name}: ca_file {target.ca_file}: {error}") from error
 
 
 @lru_cache(maxsize=64)
-def _context(ca_file: str, _stamp: tuple[int, int]) -> ssl.SSLContext:
+def _context(ca_file: str, alpn: str, _stamp: tuple[int, int]) -> ssl.SSLContext:
     """Return the context for one version of a trust file; reading the system's store takes many milliseconds."""
     # With a ca_file nothing but that file is trusted.
     context = ssl.create_default_context(ssl.Purpose.SERVER_AUTH, cafile=ca_file or None)
     context.minimum_version = ssl.TLSVersion.TLSv1_2
     context.check_hostname = True
     context.verify_mode = ssl.CERT_REQUIRED
-    context.set_alpn_protocols(["postgresql"])
+    context.set_alpn_protocols([alpn])
     return context
 
 

@@ -147,7 +147,13 @@ def test_the_environment_names_no_socket_of_the_launchers_and_the_document_wins(
         "SHELL": "/bin/sh",
         "SSL_CERT_FILE": "/own.pem",
         "REQUESTS_CA_BUNDLE": "/bundle.pem",
+        "CURL_CA_BUNDLE": "/bundle.pem",
         "NODE_EXTRA_CA_CERTS": "/bundle.pem",
+        "GIT_SSL_CAINFO": "/bundle.pem",
+        "AWS_CA_BUNDLE": "/bundle.pem",
+        "PIP_CERT": "/bundle.pem",
+        "CARGO_HTTP_CAINFO": "/bundle.pem",
+        "GRPC_DEFAULT_SSL_ROOTS_FILE_PATH": "/bundle.pem",
     }
 
 

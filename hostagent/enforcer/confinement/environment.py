@@ -17,6 +17,19 @@ _DROPPED = frozenset(
     }
 )
 
+_BUNDLES = (
+    "SSL_CERT_FILE",  # OpenSSL, Go, httpx
+    "REQUESTS_CA_BUNDLE",  # requests, which else reads certifi's
+    "CURL_CA_BUNDLE",
+    "NODE_EXTRA_CA_CERTS",
+    "GIT_SSL_CAINFO",
+    "AWS_CA_BUNDLE",
+    "PIP_CERT",
+    "CARGO_HTTP_CAINFO",
+    "GRPC_DEFAULT_SSL_ROOTS_FILE_PATH",
+)
+"""What programs that do not read the system's bundle, or not always, are told where it is by."""
+
 
 def environment(
     launcher: Mapping[str, str], declared: Mapping[str, str], *, name: str, home: str, shell: str, bundle: str
@@ -35,6 +48,6 @@ def environment(
     result.setdefault("PATH", _DEFAULT_PATH)
     result |= {"HOME": home, "USER": name, "LOGNAME": name, "SHELL": shell}
     if bundle:
-        for key in ("SSL_CERT_FILE", "REQUESTS_CA_BUNDLE", "NODE_EXTRA_CA_CERTS"):
+        for key in _BUNDLES:
             result.setdefault(key, bundle)
     return result | dict(declared)

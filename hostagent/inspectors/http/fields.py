@@ -1,0 +1,64 @@
+"""Which header fields go on, in either direction (RFC 9110 §7.6, RFC 9112 §9.6)."""
+
+from __future__ import annotations
+
+import base64
+from typing import Final
+
+from hostagent.model.target import Login
+from hostagent.wire.http1.head import Fields, tokens, values
+
+Listed = list[tuple[str, str]]
+
+_HOP: Final = frozenset(
+    {
+        *("connection", "keep-alive", "proxy-connection", "te", "trailer", "transfer-encoding", "upgrade", "http2-settings"),
+        *("content-length", "proxy-authenticate", "proxy-authorization", "proxy-authentication-info"),
+    }
+)
+"""About one connection only, or written anew."""
+
+_NOT_OURS: Final = frozenset({"host", "authorization", "forwarded", "x-real-ip", "x-client-cert"})
+"""Never taken from a workload: written anew, or a claim about who asks that only a proxy may make."""
+
+_ALSO_NOT_OURS: Final = ("x-forwarded-",)
+
+_NOT_BACK: Final = frozenset({"alt-svc"})
+"""Never given to a workload: it names ways to the server that are not this one."""
+
+_NOT_NOMINATED: Final = frozenset({"host", "content-length", "transfer-encoding", "authorization", "cookie", "content-type"})
+"""What Connection may not take out of a message: another reader would judge the rest differently."""
+
+
+def workloads_own(fields: Fields, login: Login) -> Listed:
+    """Return what of a request's ``fields`` goes on and is judged: no hop-by-hop field, no credential, no claim about the client."""
+    nominated = set(tokens(values(fields, "connection"))) - _NOT_NOMINATED
+    dropped = _HOP | _NOT_OURS | nominated | {login.header.lower()}
+    kept = []
+    for name, value in fields:
+        key = name.lower().replace("_", "-")
+        if key not in dropped and not key.startswith(_ALSO_NOT_OURS):
+            kept.append((name, value))
+    return kept
+
+
+def back(fields: Fields) -> Listed:
+    """Return what of a response's ``fields`` goes on."""
+    dropped = _HOP | _NOT_BACK | (set(tokens(values(fields, "connection"))) - _NOT_NOMINATED)
+    return [(name, value) for name, value in fields if name.lower() not in dropped]
+
+
+def credential(login: Login, secret: str | None) -> Listed | None:
+    """Return the fields by which the target knows us, empty if it has no credential; None: a field cannot hold it, or it is lost."""
+    if secret is None:
+        return None if login.credential else []
+    if not secret or secret != secret.strip() or not all(0x20 <= ord(letter) < 0x7F for letter in secret):
+        return None
+    match login.scheme:
+        case "basic":
+            word = base64.b64encode(f"{login.user}:{secret}".encode()).decode()
+            return [("Authorization", f"Basic {word}")]
+        case "header":
+            return [(login.header, secret)]
+        case _:
+            return [("Authorization", f"Bearer {secret}")]

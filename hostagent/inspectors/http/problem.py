@@ -1,0 +1,69 @@
+"""What a client is told instead of a response: a problem document (RFC 9457)."""
+
+from __future__ import annotations
+
+import json
+from typing import Final
+
+from hostagent.inspectors.ports import Denial
+from hostagent.model.verdict import Verdict
+from hostagent.wire.http1.head import build_response
+
+REASONS: Final = {
+    400: "Bad Request",
+    403: "Forbidden",
+    414: "URI Too Long",
+    417: "Expectation Failed",
+    421: "Misdirected Request",
+    431: "Request Header Fields Too Large",
+    501: "Not Implemented",
+    502: "Bad Gateway",
+    503: "Service Unavailable",
+    505: "HTTP Version Not Supported",
+}
+
+
+def refused(status: int, reason: str, next_step: str = "", **more: object) -> tuple[int, dict[str, object]]:
+    """Return the status and document of a refusal that no policy can change."""
+    document: dict[str, object] = {
+        "type": "urn:hostagent:refused",
+        "title": REASONS[status],
+        "status": status,
+        "detail": f"hostagent: {reason}",
+        "reason": reason,
+        "next_step": next_step,
+    }
+    return status, document | more
+
+
+def denied(verdict: Verdict) -> tuple[int, dict[str, object]]:
+    """Return the status and document of a verdict that denies."""
+    by = f"rule {verdict.rules[0]}" if verdict.rules else "default"
+    status, document = refused(403, verdict.reason, verdict.hint or "Ask whoever keeps the policy for a rule that allows this.")
+    document["type"] = "urn:hostagent:denied"
+    document["detail"] = f"hostagent: denied by {by}: {verdict.reason}"
+    document["rule"] = verdict.rules[0] if verdict.rules else ""
+    document["rules"] = list(verdict.rules)
+    document["policy"] = verdict.policy[:12]
+    return status, document
+
+
+def answered(denial: Denial, rule: str, ticket: str) -> tuple[int, dict[str, object]]:
+    """Return the status and document of a held request that was not let through."""
+    status, document = refused(403, denial.message.removeprefix("hostagent: "), denial.hint, rule=rule, ticket=ticket)
+    document["type"] = "urn:hostagent:denied"
+    return status, document
+
+
+def build(problem: tuple[int, dict[str, object]], method: str, *, close: bool) -> bytes:
+    """Return the whole response to a ``method`` request."""
+    status, document = problem
+    body = json.dumps(document).encode() + b"\n"
+    fields = [
+        ("Content-Type", "application/problem+json"),
+        ("Content-Length", str(len(body))),
+        ("Cache-Control", "no-store"),
+    ]
+    if close:
+        fields.append(("Connection", "close"))
+    return build_response(status, REASONS[status], fields) + (b"" if method == "HEAD" else body)

@@ -1,0 +1,116 @@
+"""What a request means: one operation, by its method, host, path, query and fields (RFC 9110 §9)."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Final
+
+from hostagent.model.errors import RemoteWireError
+from hostagent.model.operation import Access, Completeness, Effect, Operation, Resource
+from hostagent.wire.http1.head import RequestHead
+from hostagent.wire.http1.location import Location, query_pairs, readings
+
+PROTOCOL: Final = "http"
+
+EFFECTS: Final[Mapping[str, frozenset[Effect]]] = {
+    "GET": frozenset({Effect.READ}),
+    "HEAD": frozenset({Effect.READ}),
+    "OPTIONS": frozenset({Effect.READ}),
+    "PUT": frozenset({Effect.INSERT, Effect.UPDATE}),
+    "PATCH": frozenset({Effect.UPDATE}),
+    "DELETE": frozenset({Effect.DELETE}),
+    # What it does is the resource's own affair (RFC 9110 §9.3.3).
+    "POST": frozenset({Effect.INSERT, Effect.EXECUTE}),
+}
+"""What each method does. One that is not here could do anything."""
+
+_OVERRIDES: Final = frozenset({"x-http-method-override", "x-http-method", "x-method-override"})
+_OVERRIDE_PARAMETER: Final = "_method"
+_REROUTES: Final = frozenset({"x-original-url", "x-rewrite-url", "x-original-uri"})
+
+
+def check(head: RequestHead) -> str:
+    """Return why no policy can let ``head`` pass, empty if one could.
+
+    Raises:
+        RemoteWireError: its Host is missing or given twice (400), it expects what nobody knows (417).
+    """
+    if len(head.values("host")) != 1:
+        raise RemoteWireError("a request needs exactly one Host field", "400")
+    if any(value.lower() != "100-continue" for value in head.values("expect")) or len(head.values("expect")) > 1:
+        raise RemoteWireError("an expectation other than 100-continue", "417")
+    if head.method in ("CONNECT", "TRACE"):
+        return f"{head.method} is not possible here: it would carry or show what cannot be judged"
+    if head.values("upgrade") or head.values("http2-settings"):
+        return "a change of protocol is not possible here: what follows could not be judged"
+    for name, _ in head.fields:
+        if name.lower().replace("_", "-") in _REROUTES:
+            return f"{name} sends some servers to another path than the one that is judged"
+    return ""
+
+
+def operation(method: str, location: Location, fields: Sequence[tuple[str, str]]) -> Operation:
+    """Return the operation to judge.
+
+    Its resources are the URL in every way a server may read its path. ``attributes`` hold scheme, host, port, path (canonical),
+    query and ``header.NAME`` (small letters; values of one name with a line feed between them).
+    """
+    effects = EFFECTS.get(method)
+    pairs = query_pairs(location.query or "")
+    names = {name.lower().replace("_", "-") for name, _ in fields}
+    overridden = not names.isdisjoint(_OVERRIDES) or _overridden(location.query, pairs)
+    known = effects is not None and not overridden
+    access = Access.READ if effects is not None and effects <= {Effect.READ} else Access.WRITE
+    forms = readings(location.path) if location.path != "*" else ("*",)
+    host = location.authority.host
+    url = location.url.partition("?")[0]
+    redacted = f"{method} {url}" + _redacted_query(location.query, pairs)
+    return Operation(
+        protocol=PROTOCOL,
+        verb=method,
+        effects=effects or frozenset(),
+        resources=tuple(Resource("url", f"{host}{form}", access) for form in forms),
+        completeness=Completeness.FULL if known else Completeness.OPAQUE,
+        text=f"{method} {location.url}",
+        redacted=redacted,
+        fingerprint=redacted,
+        parameters=tuple(value for _, value in pairs or ()),
+        attributes=_attributes(location, fields),
+    )
+
+
+def _overridden(query: str | None, pairs: Sequence[tuple[str, str]] | None) -> bool:
+    return _OVERRIDE_PARAMETER in (query or "") if pairs is None else any(name == _OVERRIDE_PARAMETER for name, _ in pairs)
+
+
+def _redacted_query(query: str | None, pairs: Sequence[tuple[str, str]] | None) -> str:
+    if query is None:
+        return ""
+    if pairs is None:
+        return "?…"
+    return "?" + "&".join(f"{name}=?" for name, _ in pairs)
+
+
+def _attributes(location: Location, fields: Sequence[tuple[str, str]]) -> dict[str, str]:
+    found = {
+        "scheme": location.scheme,
+        "host": location.authority.host,
+        "port": str(location.authority.port),
+        "path": location.path,
+        "query": location.query or "",
+    }
+    for name, value in fields:
+        key = f"header.{name.lower()}"
+        found[key] = f"{found[key]}\n{value}" if key in found else value
+    return found
+
+
+def shown(operation: Operation, fields: Sequence[tuple[str, str]], body: bytes) -> tuple[str, tuple[bytes, ...]]:
+    """Return what a person must see of a request that is held: its text, and the body beside it if it is not text."""
+    lines = [operation.text, *(f"{name}: {value}" for name, value in fields)]
+    if not body:
+        return "\n".join(lines), ()
+    try:
+        return "\n".join([*lines, "", body.decode()]), ()
+    except UnicodeDecodeError:
+        return "\n".join([*lines, "", f"[{len(body)} bytes that are not text]"]), (body,)

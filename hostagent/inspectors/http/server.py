@@ -1,0 +1,96 @@
+"""The target's half: its responses, one for each request that was forwarded, rebuilt for the client."""
+
+from __future__ import annotations
+
+from typing import Final
+
+from hostagent.inspectors.http.exchange import Exchange
+from hostagent.inspectors.http.fields import Listed, back
+from hostagent.model.errors import RemoteWireError
+from hostagent.wire.http1.body import ChunkedBody, CloseBody, build_chunk, build_last_chunk, response_body
+from hostagent.wire.http1.head import ResponseHead, build_response, parse_response, take_head, tokens
+
+_MAX_INTERIM: Final = 32
+_SWITCHING: Final = 101
+_CONTINUE: Final = 100
+
+
+class Responses:
+    """Reads what the target sends. It answers one request at a time, because it is asked only one at a time."""
+
+    def __init__(self) -> None:
+        """Begin with nothing read."""
+        self._buffer = bytearray()
+
+    def read(self, exchange: Exchange | None, data: bytes) -> bytes:
+        """Return what the client gets for ``data``; ``exchange.answered`` when that completes its response.
+
+        Raises:
+            RemoteWireError: malformed, unasked, or a change of protocol.
+        """
+        self._buffer += data
+        if exchange is None or not exchange.sent or exchange.answered:
+            raise RemoteWireError("the target sent something that nobody asked for", "502")
+        parts: list[bytes] = []
+        while exchange.response is None:
+            raw = take_head(self._buffer)
+            if raw is None:
+                return b"".join(parts)
+            parts.append(self._head(exchange, parse_response(raw)))
+        parts.append(self._content(exchange))
+        return b"".join(parts)
+
+    def _head(self, exchange: Exchange, head: ResponseHead) -> bytes:
+        if head.status == _SWITCHING:
+            raise RemoteWireError("the target wants to change the protocol", "502")
+        body = response_body(head, exchange.head.method)
+        if head.status < 200:
+            exchange.interim += 1
+            if exchange.interim > _MAX_INTERIM:
+                raise RemoteWireError("the target sent too many interim responses", "502")
+            if head.status == _CONTINUE:
+                exchange.continued = True
+            if not exchange.head.minor:
+                return b""  # HTTP/1.0 has none
+            return build_response(head.status, head.reason, back(head.fields))
+        exchange.response, exchange.response_body = head, body
+        said = tokens(head.values("connection"))
+        if "close" in said or (not head.minor and "keep-alive" not in said) or isinstance(body, CloseBody):
+            exchange.closing = True
+        if exchange.head.values("expect") and not exchange.continued and not exchange.body.done:
+            exchange.closing = True  # whether the body still comes, only the client knows (RFC 9110 §10.1.1)
+        return build_response(head.status, head.reason, self._fields(exchange, head))
+
+    @staticmethod
+    def _fields(exchange: Exchange, head: ResponseHead) -> Listed:
+        fields = back(head.fields)
+        lengths = head.values("content-length")
+        if isinstance(exchange.response_body, ChunkedBody):
+            if exchange.head.minor:
+                fields.append(("Transfer-Encoding", "chunked"))
+        elif lengths and head.status != 204:
+            fields.append(("Content-Length", lengths[0]))
+        if exchange.closing:
+            fields.append(("Connection", "close"))
+        return fields
+
+    def _content(self, exchange: Exchange) -> bytes:
+        body = exchange.response_body
+        assert body is not None
+        content = body.read(self._buffer)
+        if exchange.trace is not None:
+            exchange.trace.size += len(content)
+        if isinstance(body, ChunkedBody) and exchange.head.minor:
+            content = build_chunk(content) if content else b""
+            if body.done:
+                content += build_last_chunk(body.trailers)
+        if body.done:
+            exchange.answered = True
+            if self._buffer:
+                raise RemoteWireError("the target sent more than its response", "502")
+        return content
+
+    @staticmethod
+    def ended(exchange: Exchange | None) -> bool:
+        """Return whether the end of the target's connection completes the response that is on its way."""
+        return exchange is not None and isinstance(exchange.response_body, CloseBody)

@@ -1,0 +1,91 @@
+"""The check of ``what: http``: method, host, path, query and header fields of an HTTP request.
+
+A path that servers may read in several ways, a parameter or field that is given several times: a rule that permits needs all of
+them to match, any other rule one.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+
+from hostagent.model.operation import Completeness, Operation
+from hostagent.policy.check import Check, Subject
+from hostagent.policy.document import HttpRequest
+from hostagent.policy.glob import Matcher, matcher, path_matcher
+from hostagent.wire.http1.location import query_pairs, readings
+
+PROTOCOL = "http"
+
+_Part = Callable[[Operation, bool], bool | None]
+
+
+def http_checks(form: HttpRequest | None) -> list[Check]:
+    """Return the checks on a request: one for each part that ``form`` gives, and one for the protocol before them."""
+    if form is None:
+        return []
+    checks = [_check("what.http", "an HTTP request", lambda _operation, _strict: True)]
+    if form.methods is not None:
+        methods = matcher([each.upper() for each in form.methods])
+        checks.append(_check("what.http.methods", _any_of(form.methods), _method_part(methods)))
+    if form.hosts is not None:
+        hosts = matcher([each.lower() for each in form.hosts])
+        checks.append(_check("what.http.hosts", _any_of(form.hosts), lambda o, _: hosts(o.attributes["host"])))
+    if form.paths is not None:
+        checks.append(_check("what.http.paths", _any_of(form.paths), _path_part(path_matcher(form.paths))))
+    for name, patterns in form.query.items():
+        checks.append(_check(f"what.http.query.{name}", _any_of(patterns), _query_part(name, matcher(patterns))))
+    for name, patterns in form.headers.items():
+        checks.append(_check(f"what.http.headers.{name}", _any_of(patterns), _header_part(name, matcher(patterns))))
+    return checks
+
+
+def _any_of(values: Sequence[str]) -> str:
+    return values[0] if len(values) == 1 else "any of " + ", ".join(values)
+
+
+def _check(label: str, wants: str, part: _Part) -> Check:
+    def test(subject: Subject, strict: bool) -> bool | None:
+        operation = subject.operation
+        if operation.protocol != PROTOCOL or "path" not in operation.attributes:
+            return False
+        return part(operation, strict)
+
+    return Check(label, wants, test)
+
+
+def _several(found: Sequence[str], matches: Matcher, *, strict: bool) -> bool:
+    return bool(found) and (all if strict else any)(map(matches, found))
+
+
+def _method_part(matches: Matcher) -> _Part:
+    def part(operation: Operation, _strict: bool) -> bool | None:
+        return matches(operation.verb) if operation.completeness is Completeness.FULL else None
+
+    return part
+
+
+def _path_part(matches: Matcher) -> _Part:
+    def part(operation: Operation, strict: bool) -> bool:
+        path = operation.attributes["path"]
+        return _several(readings(path) if path != "*" else ["*"], matches, strict=strict)
+
+    return part
+
+
+def _query_part(name: str, matches: Matcher) -> _Part:
+    def part(operation: Operation, strict: bool) -> bool | None:
+        pairs = query_pairs(operation.attributes["query"])
+        if pairs is None:
+            return None
+        return _several([value for key, value in pairs if key == name], matches, strict=strict)
+
+    return part
+
+
+def _header_part(name: str, matches: Matcher) -> _Part:
+    def part(operation: Operation, strict: bool) -> bool:
+        attributes: Mapping[str, str] = operation.attributes
+        value = attributes.get(f"header.{name}")
+        return value is not None and _several(value.split("\n"), matches, strict=strict)
+
+    return part
