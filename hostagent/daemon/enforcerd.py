@@ -10,12 +10,13 @@ from pathlib import Path
 
 import click
 
-from hostagent.daemon import UNINSTALLED
+from hostagent.daemon import UNINSTALLED, logs
 from hostagent.daemon.accounts import account_of
 from hostagent.daemon.configfile import load_config, load_targets, load_workloads
 from hostagent.daemon.credentials import gather, seal
 from hostagent.daemon.hardening import harden
 from hostagent.daemon.journalfile import JournalFile
+from hostagent.daemon.notify import Notifier
 from hostagent.documents import Config
 from hostagent.enforcer import Server, Settings
 from hostagent.enforcer.settings import Reread
@@ -32,7 +33,7 @@ WRITER = "enforcerd"
 @click.option("--ready-fd", type=int, default=None, help="Gets one line when requests can be served.")
 def main(config_path: str | None, ready_fd: int | None) -> None:
     """Fence and launch governed workloads. Not meant to be started by hand: see `hostagent up`."""
-    logging.basicConfig(level=logging.INFO, format="%(asctime)s enforcerd: %(levelname)s %(message)s", stream=sys.stderr)
+    logs.configure("enforcerd")
     if os.geteuid() != 0:
         raise click.ClickException("enforcerd must run as root")
     harden()
@@ -51,11 +52,13 @@ def serve(config_path: str | None, ready_fd: int | None) -> bool:
         HostagentError: the configuration is wrong, the journal cannot be written, or the host cannot be fenced.
     """
     config = load_config(config_path)
+    notifier = Notifier()
     _folder(config.paths.runtime, 0o755)
     _folder(f"{config.paths.state}/enforcerd", 0o700)
 
     def ready() -> None:
         log.info("fence up, ready")
+        notifier.ready()
         if ready_fd is not None:
             os.write(ready_fd, b"ready\n")
 
@@ -63,7 +66,7 @@ def serve(config_path: str | None, ready_fd: int | None) -> bool:
         f"{config.journal}/{WRITER}", WRITER, key_file=Path(config.paths.state) / "enforcerd" / "journal.key"
     )
     with journal:
-        return Server(settings_from(config, journal, config_path)).run(ready)
+        return Server(settings_from(config, journal, config_path)).run(ready, notifier.alive)
 
 
 def settings_from(config: Config, journal: Journal, config_path: str | None = None) -> Settings:

@@ -14,7 +14,9 @@ from typing import Any
 import click
 
 from hostagent import __version__
+from hostagent.daemon import logs
 from hostagent.daemon.hardening import harden
+from hostagent.daemon.notify import Notifier
 from hostagent.model.errors import HostagentError
 
 log = logging.getLogger("hostagent.proxyd")
@@ -26,7 +28,7 @@ log = logging.getLogger("hostagent.proxyd")
 @click.option("--ready-fd", type=int, default=None, help="Gets one line when connections can be served.")
 def main(config_path: str | None, credentials_fd: int | None, ready_fd: int | None) -> None:
     """Serve the governed workloads' connections. Not meant to be started by hand: see `hostagent up`."""
-    logging.basicConfig(level=logging.INFO, format="%(asctime)s proxyd: %(levelname)s %(message)s", stream=sys.stderr)
+    logs.configure("proxyd")
     logging.getLogger("asyncio").setLevel(logging.WARNING)
     if os.geteuid() == 0:
         raise click.ClickException("proxyd must not run as root: start it through `hostagent up` or its unit")
@@ -50,11 +52,14 @@ def _runner() -> Callable[[Coroutine[Any, Any, None]], None]:
 async def _serve(config_path: str | None, credentials_fd: int | None, ready_fd: int | None) -> None:
     from hostagent.daemon.configfile import load_config, load_targets
     from hostagent.daemon.credentials import gather, unseal
+    from hostagent.daemon.delivery import delivered
     from hostagent.daemon.proxyparts import Proxy
 
     config = load_config(config_path)
     targets = load_targets(config)
-    secrets = unseal(credentials_fd) if credentials_fd is not None else gather(targets, config)
+    passed = delivered() if credentials_fd is None else credentials_fd
+    secrets = unseal(passed) if passed is not None else gather(targets, config)
+    notifier = Notifier()
     stopping = asyncio.Event()
     loop = asyncio.get_running_loop()
     for number in (signal.SIGTERM, signal.SIGINT):
@@ -70,8 +75,21 @@ async def _serve(config_path: str | None, credentials_fd: int | None, ready_fd: 
         log.info("version %s, ready", __version__)
         if ready_fd is not None:
             os.write(ready_fd, b"ready\n")
+        notifier.ready()
 
-    await proxy.run(stopping, ready)
+    watched = asyncio.create_task(_alive(notifier)) if notifier.interval_s else None
+    try:
+        await proxy.run(stopping, ready)
+    finally:
+        if watched is not None:
+            watched.cancel()
+
+
+async def _alive(notifier: Notifier) -> None:
+    """Speak to the watchdog from the loop that serves the sessions."""
+    while True:
+        notifier.alive()
+        await asyncio.sleep(notifier.interval_s)
 
 
 if __name__ == "__main__":

@@ -11,7 +11,9 @@ import threading
 import time
 from pathlib import Path
 
+from hostagent.daemon import logs
 from hostagent.daemon.configfile import load_config
+from hostagent.daemon.notify import Notifier
 from hostagent.recording.exporter import Exporter
 from hostagent.recording.metrics import Tally
 from hostagent.recording.recorder import Recorder
@@ -30,6 +32,7 @@ def run(journal: Path, evidence: Path, stop: threading.Event, ready_fd: int | No
     Writes one line to ``ready_fd`` when the first turn is done: the published database exists. ``metrics`` is the loopback
     address to serve counters on; empty: nowhere.
     """
+    notifier = Notifier()
     with contextlib.ExitStack() as kept:
         store = kept.enter_context(Store(evidence))
         tally = Tally() if metrics else None
@@ -38,8 +41,13 @@ def run(journal: Path, evidence: Path, stop: threading.Event, ready_fd: int | No
             exporter = Exporter(metrics, lambda: tally.render(time.time_ns()))
             exporter.start()
             kept.callback(exporter.stop)
+        ready = False
         while not stop.is_set():
             more = _turn(recorder, stop)
+            notifier.alive()
+            if not ready:
+                notifier.ready()
+                ready = True
             if ready_fd is not None:
                 os.write(ready_fd, b"ready\n")
                 os.close(ready_fd)
@@ -77,7 +85,7 @@ def main() -> None:
     parser.add_argument("--config")
     parser.add_argument("--ready-fd", type=int)
     arguments = parser.parse_args()
-    logging.basicConfig(level=logging.INFO, format="%(asctime)s recorderd: %(message)s")
+    logs.configure("recorderd")
     config = load_config(arguments.config)
     stop = threading.Event()
     for number in (signal.SIGTERM, signal.SIGINT):

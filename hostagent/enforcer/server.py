@@ -79,13 +79,14 @@ class Server:
         self._wake: tuple[socket.socket, socket.socket] | None = None
         self._listener: socket.socket | None = None
 
-    def run(self, ready: Callable[[], None] = lambda: None) -> bool:
+    def run(self, ready: Callable[[], None] = lambda: None, alive: Callable[[], None] = lambda: None) -> bool:
         """Load the fence, end what an earlier enforcerd left in the slice, and serve until SIGTERM, SIGINT or an uninstall.
 
         Returns whether it was an uninstall: then the fence is gone, and to be started again is not wanted.
 
         Args:
             ready: called once when requests are served.
+            alive: called at every turn of the loop, at least each half second.
 
         Raises:
             HostagentError: the host cannot be fenced.
@@ -98,7 +99,7 @@ class Server:
         self._evidence.service("started", "")
         ready()
         try:
-            self._serve()
+            self._serve(alive)
         finally:
             self._leaves.abandon()
             self._listener.close()
@@ -112,9 +113,10 @@ class Server:
         """End ``run`` after the present step."""
         self._stopping = True
 
-    def _serve(self) -> None:
+    def _serve(self, alive: Callable[[], None]) -> None:
         next_tick = time.monotonic() + _TICK_S
         while not self._stopping:
+            alive()
             due = min(next_tick, self._leaves.auditor.due)
             for key, _ in self._selector.select(max(0.0, due - time.monotonic())):
                 if still_registered(self._selector, key):
