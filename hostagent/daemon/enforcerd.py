@@ -6,6 +6,7 @@ import ipaddress
 import logging
 import os
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import click
@@ -31,21 +32,22 @@ WRITER = "enforcerd"
 @click.command("enforcerd")
 @click.option("--config", "config_path", default=None, help="Configuration file.")
 @click.option("--ready-fd", type=int, default=None, help="Gets one line when requests can be served.")
-def main(config_path: str | None, ready_fd: int | None) -> None:
+@click.option("--systemd", is_flag=True, help="Leaves are scopes made by systemd, as the unit wants them.")
+def main(config_path: str | None, ready_fd: int | None, systemd: bool) -> None:
     """Fence and launch governed workloads. Not meant to be started by hand: see `hostagent up`."""
     logs.configure("enforcerd")
     if os.geteuid() != 0:
         raise click.ClickException("enforcerd must run as root")
     harden()
     try:
-        if serve(config_path, ready_fd):
+        if serve(config_path, ready_fd, systemd=systemd):
             sys.exit(UNINSTALLED)
     except HostagentError as error:
         log.critical("%s", error)
         sys.exit(1)
 
 
-def serve(config_path: str | None, ready_fd: int | None) -> bool:
+def serve(config_path: str | None, ready_fd: int | None, *, systemd: bool = False) -> bool:
     """Run in the foreground until SIGTERM, SIGINT or an uninstall; return whether it was an uninstall.
 
     Raises:
@@ -66,7 +68,8 @@ def serve(config_path: str | None, ready_fd: int | None) -> bool:
         f"{config.journal}/{WRITER}", WRITER, key_file=Path(config.paths.state) / "enforcerd" / "journal.key"
     )
     with journal:
-        return Server(settings_from(config, journal, config_path)).run(ready, notifier.alive)
+        settings = replace(settings_from(config, journal, config_path), systemd=systemd)
+        return Server(settings).run(ready, notifier.alive)
 
 
 def settings_from(config: Config, journal: Journal, config_path: str | None = None) -> Settings:

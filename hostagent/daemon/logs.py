@@ -44,6 +44,7 @@ class JournalHandler(logging.Handler):
     def __init__(self, name: str, path: str = _JOURNAL) -> None:
         """``name`` becomes SYSLOG_IDENTIFIER; ``path`` is journald's socket."""
         super().__init__()
+        self.setFormatter(logging.Formatter("%(message)s"))
         self._identifier = f"hostagent-{name}"
         self._path = path
         self._socket = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM | socket.SOCK_CLOEXEC)

@@ -109,6 +109,9 @@ class Leaf:
         """Move the calling process inside. A socket it made before stays outside, so do this first."""
         (self.path / "cgroup.procs").write_text("0")
 
+    def occupied(self) -> None:
+        """The workload's first process is inside, and nothing else need keep the cgroup."""
+
     def processes(self) -> list[int]:
         """Return the process ids inside, nested cgroups included."""
         return self._listed("cgroup.procs")

@@ -17,7 +17,6 @@ from hostagent.enforcer import doors
 from hostagent.enforcer.admission import STEP_S, Admission
 from hostagent.enforcer.audit.auditor import Auditor
 from hostagent.enforcer.bpf.programs import Programs
-from hostagent.enforcer.cgroup import Slice
 from hostagent.enforcer.confinement.launch import Report, children, receive, start
 from hostagent.enforcer.cutting import Cutting
 from hostagent.enforcer.fence import Fence
@@ -34,6 +33,7 @@ from hostagent.enforcer.reporting.connects import BpfWatch
 from hostagent.enforcer.reporting.evidence import Evidence
 from hostagent.enforcer.reporting.lineage import Lineage
 from hostagent.enforcer.reporting.watch import RefusalWatch
+from hostagent.enforcer.scopes import slice_of
 from hostagent.enforcer.settings import Settings
 from hostagent.enforcer.verify.verification import Own, Verification
 from hostagent.ipc import (
@@ -57,7 +57,7 @@ class Leaves:
 
     def __init__(self, settings: Settings, evidence: Evidence, selector: selectors.BaseSelector) -> None:
         """Nothing is touched until ``begin``."""
-        self.slice = Slice(settings.slice_name)
+        self.slice = slice_of(settings.slice_name, systemd=settings.systemd)
         self.programs = Programs(settings.table, self.slice, off=settings.bpf == "off")
         self.fence = Fence(settings, self.slice, self.programs)
         self._settings = settings
@@ -359,6 +359,7 @@ class Leaves:
         word, _, rest = message.text.partition(" ")
         if word == "here":
             governed.main_pid = message.pid
+            governed.leaf.occupied()
         elif word == "calls":
             self.attempts.hear_calls(governed, message.descriptors[0])
         elif word == "masked":

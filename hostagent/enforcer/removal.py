@@ -6,9 +6,9 @@ import contextlib
 from pathlib import Path
 
 from hostagent.enforcer.bpf import pins
-from hostagent.enforcer.cgroup import Slice
 from hostagent.enforcer.confinement import unixdoors
 from hostagent.enforcer.rules.firewall import remove_tables
+from hostagent.enforcer.scopes import installed
 
 _FILES = ("enforcerd.sock",)
 
@@ -30,7 +30,7 @@ def remove_everything(slice_name: str, table: str, runtime: str) -> list[str]:
         HostagentError: a process does not end, or nft refused. What could be removed is gone.
     """
     removed = []
-    slice_ = Slice(slice_name)
+    slice_ = installed(slice_name)
     for name in slice_.leaves():
         slice_.leaf(name).remove()
         removed.append(f"leaf {name}")

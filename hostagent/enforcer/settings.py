@@ -25,6 +25,7 @@ class Reread(NamedTuple):
 class Settings:
     """Everything the enforcer takes from outside.
 
+    ``systemd``: leaves are scopes that systemd makes in its own slice (we run as its unit), not folders that we make.
     ``workloads`` and ``loopback_ports`` are asked again at each launch and reload, so that they may change on disk;
     ``loopback_ports`` are the ports of targets on the host's own loopback. ``ca_file`` is the CA certificate (PEM) that
     workloads are made to trust. ``hidden`` are folders no workload may look into (configuration, state, runtime).
@@ -48,6 +49,7 @@ class Settings:
     ca_file: str
     hidden: tuple[str, ...] = ()
     slice_name: str = "governed.slice"
+    systemd: bool = False
     table: str = "hostagent"
     uid_first: int = 64000
     uid_count: int = 1000

@@ -5,7 +5,9 @@ Nothing here is in a namespace of its own: this machine lives for one run. The l
 
 from __future__ import annotations
 
+import contextlib
 import re
+import subprocess
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -37,6 +39,7 @@ login:
 labels: {{env: demo}}
 """
 _CONFIG = Path("/etc/hostagent")
+SLICE = Path("/sys/fs/cgroup/governed.slice")
 
 
 def hostagent(*words: str, check: bool = True) -> str:
@@ -62,11 +65,16 @@ def world() -> Iterator[World]:
         yield built
 
 
+def up() -> bool:
+    """Whether every unit has said that it is ready."""
+    return all(show(unit, "ActiveState")["ActiveState"] == "active" for unit in UNITS)
+
+
 @pytest.fixture(scope="session")
 def units(world: World) -> World:
     """The target started, as a boot does."""
-    sh("systemctl", "start", "hostagent.target")
-    wait_for(lambda: all(show(unit, "ActiveState")["ActiveState"] == "active" for unit in UNITS), "the units", 240)
+    sh("systemctl", "start", "--no-block", "hostagent.target")
+    wait_for(up, "the units", 300)
     return world
 
 
@@ -105,3 +113,54 @@ def test_log_entries_have_their_priority_and_fields(units: World) -> None:
     assert "PRIORITY=6" in said
     assert "SYSLOG_IDENTIFIER=hostagent-enforcerd" in said
     assert "MESSAGE=fence up, ready" in said
+
+
+class Session:
+    """A workload that asks the database one question per line that it is given."""
+
+    def __init__(self, workload: str) -> None:
+        query = ["psql", "-X", "-At", f"host={DATABASE_NAME} dbname=crm user=crm_app sslmode=require", "-f", "-"]
+        command = ["/usr/bin/hostagent", "run", "--workload", workload, "--no-tty", "--", *query]
+        self.process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, cwd="/")
+
+    def ask(self, question: str) -> str:
+        """Return one line of answer, empty at the end."""
+        assert self.process.stdin is not None
+        assert self.process.stdout is not None
+        self.process.stdin.write(question + "\n")
+        self.process.stdin.flush()
+        return self.process.stdout.readline().strip()
+
+    def close(self) -> int:
+        """Return the exit status."""
+        assert self.process.stdin is not None
+        with contextlib.suppress(BrokenPipeError):
+            self.process.stdin.close()
+        return self.process.wait(60)
+
+
+@pytest.mark.parametrize("workload", ["support", "support-shared"])
+def test_a_leaf_is_a_scope_that_systemd_made_and_removes(units: World, workload: str) -> None:
+    session = Session(workload)
+    assert session.ask("select 1;") == "1"
+    (leaf,) = [path for path in SLICE.iterdir() if re.fullmatch(f"{workload}-[0-9a-f]{{8}}\\.scope", path.name)]
+    found = show(leaf.name, "ActiveState", "Delegate", "Slice", "Transient", "Description")
+    assert found == {"ActiveState": "active", "Delegate": "yes", "Slice": "governed.slice", "Transient": "yes", "Description": "Governed workload"}
+    before = SLICE.stat().st_ino, leaf.stat().st_ino
+    sh("systemctl", "daemon-reload")
+    assert (SLICE.stat().st_ino, leaf.stat().st_ino) == before
+    assert session.ask("select 2;") == "2"
+    assert session.close() == 0
+    wait_for(lambda: not leaf.exists(), "the scope's end", 30)
+    assert leaf.name not in sh("systemctl", "list-units", "--all", "--plain", "--no-legend")
+
+
+def test_neither_slice_nor_anchor_can_be_stopped_by_hand(units: World) -> None:
+    for unit in ("governed.slice", "hostagent-anchor.service"):
+        refused = subprocess.run(["systemctl", "stop", unit], capture_output=True, text=True, check=False, timeout=60)
+        assert (refused.returncode, "may be requested by dependency only" in refused.stderr) == (1, True), refused.stderr
+        assert show(unit, "ActiveState") == {"ActiveState": "active"}
+    before = SLICE.stat().st_ino
+    sh("systemctl", "kill", "--signal=KILL", "hostagent-anchor.service")
+    wait_for(lambda: show("hostagent-anchor.service", "SubState")["SubState"] == "running", "the anchor", 60)
+    assert SLICE.stat().st_ino == before
