@@ -26,7 +26,8 @@ log = logging.getLogger("hostagent.proxyd")
 @click.option("--config", "config_path", default=None, help="Configuration file.")
 @click.option("--credentials-fd", type=int, default=None, help="Sealed memory file with the targets' secrets.")
 @click.option("--ready-fd", type=int, default=None, help="Gets one line when connections can be served.")
-def main(config_path: str | None, credentials_fd: int | None, ready_fd: int | None) -> None:
+@click.option("--drain", "drain_s", type=float, default=0.0, help="Seconds that sessions have to finish when told to stop.")
+def main(config_path: str | None, credentials_fd: int | None, ready_fd: int | None, drain_s: float) -> None:
     """Serve the governed workloads' connections. Not meant to be started by hand: see `hostagent up`."""
     logs.configure("proxyd")
     logging.getLogger("asyncio").setLevel(logging.WARNING)
@@ -34,7 +35,7 @@ def main(config_path: str | None, credentials_fd: int | None, ready_fd: int | No
         raise click.ClickException("proxyd must not run as root: start it through `hostagent up` or its unit")
     harden()
     try:
-        _runner()(_serve(config_path, credentials_fd, ready_fd))
+        _runner()(_serve(config_path, credentials_fd, ready_fd, drain_s))
     except HostagentError as error:
         log.critical("%s", error)
         sys.exit(1)
@@ -49,7 +50,7 @@ def _runner() -> Callable[[Coroutine[Any, Any, None]], None]:
     return run
 
 
-async def _serve(config_path: str | None, credentials_fd: int | None, ready_fd: int | None) -> None:
+async def _serve(config_path: str | None, credentials_fd: int | None, ready_fd: int | None, drain_s: float) -> None:
     from hostagent.daemon.configfile import load_config, load_targets
     from hostagent.daemon.credentials import gather, unseal
     from hostagent.daemon.delivery import delivered
@@ -79,7 +80,7 @@ async def _serve(config_path: str | None, credentials_fd: int | None, ready_fd: 
 
     watched = asyncio.create_task(_alive(notifier)) if notifier.interval_s else None
     try:
-        await proxy.run(stopping, ready)
+        await proxy.run(stopping, ready, drain_s=drain_s)
     finally:
         if watched is not None:
             watched.cancel()

@@ -31,7 +31,7 @@ from hostagent.proxy.catalogue import Catalogues
 from hostagent.proxy.context import PolicyStore
 from hostagent.proxy.control import Caller, Control, Refused
 from hostagent.proxy.dns import PolicyDNS, Resolver
-from hostagent.proxy.enforcer_link import EnforcerLink
+from hostagent.proxy.enforcer_link import EnforcerLink, first
 from hostagent.proxy.identities import Identities
 from hostagent.proxy.issuer import LocalIssuer, write_private
 from hostagent.proxy.keys import Keys
@@ -92,8 +92,11 @@ class Proxy:
         self._dns: dict[str, PolicyDNS] = {}
         self._launchers: dict[str, tuple[str, str]] = {}
 
-    async def run(self, stopping: asyncio.Event, ready: Callable[[], None]) -> None:
-        """Serve until ``stopping`` is set; ``ready`` is called once enforcerd has taken us on."""
+    async def run(self, stopping: asyncio.Event, ready: Callable[[], None], *, drain_s: float = 0.0) -> None:
+        """Serve until ``stopping`` is set; ``ready`` is called once enforcerd has taken us on.
+
+        Then sessions have ``drain_s`` seconds to finish what is under way.
+        """
         self._record("started")
         self._policy.reload()
         await self._resolver.refresh()
@@ -126,9 +129,13 @@ class Proxy:
                         self._workloads.run(),
                     )
                 ]
-                await link.attached.wait()
-                ready()
-                await stopping.wait()
+                if await first(link.attached, stopping):
+                    ready()
+                    await stopping.wait()
+                if drain_s:
+                    await link.leave()
+                    left = await self._service.drain(drain_s)
+                    log.info("stopping: %d sessions were not at rest within %g s and are cut", left, drain_s)
                 await self._control.stop()
                 self._service.stop()
                 for dns in self._dns.values():

@@ -41,6 +41,7 @@ from hostagent.ipc import (
     Draw,
     Failed,
     Launch,
+    Leave,
     Listening,
     Retired,
 )
@@ -143,6 +144,11 @@ class Leaves:
         for each in self.live():
             if each.stage is not Stage.RUNNING and now >= each.give_up_at:
                 self._fail(each, f"the proxy did not answer within {STEP_S:.0f} s ({each.stage.value})")
+        if self._link.waited(now):
+            log.warning("no other proxy came; dials are refused until one does")
+            for each in self.live():
+                if each.listeners is not None:
+                    each.listeners.shut()
         self.watch.tick(now)
         self.attempts.tick(now)
         self.bpf.tick(now)
@@ -268,8 +274,11 @@ class Leaves:
         for each in self.live():
             self._link.admit(each, again=True)
 
-    def answered(self, packet_id: int, body: Admitted | Listening | Retired | Failed | Draw) -> None:
-        """Go on with the leaf that an answer is about, or give the proxy sockets of a leaf's network."""
+    def answered(self, packet_id: int, body: Admitted | Listening | Retired | Failed | Draw | Leave) -> None:
+        """Go on with the leaf that an answer is about, or give the proxy sockets of a leaf's network, or note that it will go."""
+        if isinstance(body, Leave):
+            self._link.leaving()
+            return
         if isinstance(body, Draw):
             doors.give(self.proxy, packet_id, body.leaf, self._leaves.get(body.leaf))
             return
@@ -324,12 +333,12 @@ class Leaves:
         self._selector.register(governed.process.control, selectors.EVENT_READ, lambda: self._reported(governed))
 
     def _detached(self) -> None:
-        """The proxy is gone. Dials are refused from here on; the ports stay ours."""
-        log.warning("the proxy went away; dials are refused until it is back")
-        self._link.detached()
+        """The proxy is gone. Dials are refused from here on, or wait for a stated time if it said that it would go; the ports stay ours."""
+        awaited = self._link.detached(time.monotonic())
+        log.warning("the proxy went away; dials %s", "wait for the next one" if awaited else "are refused until it is back")
         for each in self.live():
             each.served = False
-            if each.listeners is not None:
+            if each.listeners is not None and not awaited:
                 each.listeners.shut()
             if each.stage in (Stage.ADMITTING, Stage.LISTENING):
                 self._fail(each, "the proxy went away")

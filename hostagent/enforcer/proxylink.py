@@ -8,6 +8,9 @@ from hostagent.enforcer.peers import Peer
 from hostagent.ipc import Admit, Admitted, Listen, Listening, Retire, Retired
 from hostagent.model.errors import HostagentError
 
+QUEUE_S = 30.0
+"""How long who dials between two proxies waits at most, when the first one said that it would go; then dials are refused."""
+
 
 class ProxyLink:
     """Asks the proxy and remembers what an answer is about. ``peer`` is None while there is none; ``attachments`` counts arrivals."""
@@ -18,16 +21,33 @@ class ProxyLink:
         self.attachments = 0
         self._asked: dict[int, tuple[Governed, bool]] = {}
         self._next_id = 100
+        self._leaving = False
+        self._shut_at = 0.0
 
     def attached(self, peer: Peer) -> None:
         """A proxy is there."""
         self.peer = peer
         self.attachments += 1
+        self._leaving = False
+        self._shut_at = 0.0
 
-    def detached(self) -> None:
-        """It is gone; what it was asked will not be answered."""
+    def leaving(self) -> None:
+        """It has said that it is about to go, and that another will follow."""
+        self._leaving = True
+
+    def detached(self, now: float) -> bool:
+        """It is gone; what it was asked will not be answered. Return whether dials may wait for another (see ``waited``)."""
         self.peer = None
         self._asked.clear()
+        self._shut_at = now + QUEUE_S if self._leaving else 0.0
+        return self._leaving
+
+    def waited(self, now: float) -> bool:
+        """Return, once, that dials have waited for another proxy for as long as they may."""
+        if not self._shut_at or now < self._shut_at:
+            return False
+        self._shut_at = 0.0
+        return True
 
     def admit(self, governed: Governed, *, again: bool) -> None:
         """Ask whether the leaf's workload may run (``again``: a new proxy is asked about one that runs).

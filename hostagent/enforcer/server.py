@@ -34,6 +34,7 @@ from hostagent.ipc import (
     Kill,
     Killed,
     Launch,
+    Leave,
     Listening,
     Packet,
     Quarantine,
@@ -234,12 +235,12 @@ class Server:
                 self._uninstall(peer, packet_id)
             case Attach(worker=worker):
                 self._attach(peer, packet_id, worker)
-            case Admitted() | Listening() | Retired() | Renewed() | Failed() | Draw():
+            case Admitted() | Listening() | Retired() | Renewed() | Failed() | Draw() | Leave():
                 self._answered(packet_id, body)
             case _:  # the table lets nothing else through
                 raise HostagentError(f"{type(body).__name__} is not a request")
 
-    def _answered(self, packet_id: int, body: Admitted | Listening | Retired | Renewed | Failed | Draw) -> None:
+    def _answered(self, packet_id: int, body: Admitted | Listening | Retired | Renewed | Failed | Draw | Leave) -> None:
         if not self._renewal.answered(packet_id, body) and not isinstance(body, Renewed):
             self._leaves.answered(packet_id, body)
 

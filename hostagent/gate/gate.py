@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from hostagent.gate.context import SessionContext
 from hostagent.gate.desk import GateDesk
-from hostagent.inspectors.ports import Denial, Surroundings
+from hostagent.inspectors.ports import Denial, Resting, Surroundings
 from hostagent.inspectors.registry import PROTOCOLS
 from hostagent.model.command import Command
 from hostagent.model.errors import LocalWireError
@@ -62,6 +62,11 @@ class Gate:
     def signed_in(self) -> bool:
         """Whether sign-in is complete; nothing can be held before."""
         return self._inspector.signed_in
+
+    @property
+    def at_rest(self) -> bool:
+        """Whether the session may end without undoing anything."""
+        return isinstance(self._inspector, Resting) and self._inspector.at_rest
 
     @property
     def deadline(self) -> float | None:

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Final, NamedTuple, Protocol
+from typing import Final, NamedTuple, Protocol, runtime_checkable
 
 from hostagent.model.command import Command
 from hostagent.model.flow import Flow, Side
@@ -297,6 +297,15 @@ class Denial(NamedTuple):
     detail: str = ""
     hint: str = ""
     outcome: str = "denied"
+
+
+@runtime_checkable
+class Resting(Protocol):
+    """An inspector that can say when its session may end without undoing anything. One that cannot is never at rest."""
+
+    @property
+    def at_rest(self) -> bool:
+        """Whether no transaction is open and no operation is under way or held."""
 
 
 class Inspector(Protocol):

@@ -54,6 +54,7 @@ NUMBERS: dict[int, type[Body]] = {
     29: messages.Renewed,
     30: messages.Draw,
     31: messages.Drawn,
+    32: messages.Leave,
     33: messages.Exited,
 }
 _BY_TYPE = {body: number for number, body in NUMBERS.items()}

@@ -19,6 +19,7 @@ number name           asked by                  answered with
 26/27  Retire         enforcerd, of the proxy   Retired
 28/29  Renew          enforcerd, of the proxy   Renewed; the descriptor of the secrets comes with the request
 30/31  Draw           the proxy's user          Drawn, and descriptors
+32     Leave          the proxy's user          (nothing)
 33     Exited         (enforcerd, unasked)      sent once to the launcher, with the id of its Launch
 ====== ============== ========================= ==========================================================
 """
@@ -266,6 +267,10 @@ class Draw(Body, frozen=True):
     """Ask for unconnected TCP sockets made inside a leaf's network, to connect to its inbound ports with."""
 
     leaf: str
+
+
+class Leave(Body, frozen=True):
+    """The proxy stops in an orderly way and another will follow: let who dials meanwhile wait, for a stated time."""
 
 
 class Drawn(Body, frozen=True):

@@ -48,6 +48,7 @@ _ROWS: dict[type[Body], tuple[frozenset[Role], frozenset[State]]] = {
     messages.Renewed: (_PROXY, frozenset({State.ATTACHED})),
     messages.Failed: (_PROXY, frozenset({State.ATTACHED})),
     messages.Draw: (_PROXY, frozenset({State.ATTACHED})),
+    messages.Leave: (_PROXY, frozenset({State.ATTACHED})),
 }
 
 
@@ -74,7 +75,7 @@ class Table:
         row = _ROWS.get(kind)
         if row is None or self.role not in row[0] or self.state not in row[1]:
             raise RemoteWireError(f"{kind.__name__} is not permitted to {self.role.value} in state {self.state.value}")
-        if self.state is State.ATTACHED and kind is not messages.Draw:
+        if self.state is State.ATTACHED and kind not in (messages.Draw, messages.Leave):
             expected = self._asked.pop(packet_id, None)
             if expected is None or kind not in (expected, messages.Failed):
                 raise RemoteWireError(f"{kind.__name__} with id {packet_id} answers nothing that was asked")

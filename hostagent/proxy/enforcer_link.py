@@ -24,6 +24,7 @@ from hostagent.ipc.messages import (
     Draw,
     Drawn,
     Failed,
+    Leave,
     Listen,
     Listening,
     Renew,
@@ -113,6 +114,12 @@ class EnforcerLink:
         finally:
             del self._drawing[asked]
 
+    async def leave(self) -> None:
+        """Say that we are about to go and another will come: who dials meanwhile is to wait, for enforcerd's stated time."""
+        if self._connection is not None:
+            with contextlib.suppress(OSError):
+                await self._send(self._connection, encode(_FIRST_DRAW, Leave()))
+
     def _detached(self) -> None:
         self.attached.clear()
         self._connection = None
@@ -180,6 +187,15 @@ class EnforcerLink:
             asked.set_exception(HostagentError(body.reason))
         for each in sockets:
             each.close()
+
+
+async def first(wanted: asyncio.Event, other: asyncio.Event) -> bool:
+    """Wait for either; return whether ``wanted`` is set."""
+    waits = [asyncio.ensure_future(each.wait()) for each in (wanted, other)]
+    await asyncio.wait(waits, return_when=asyncio.FIRST_COMPLETED)
+    for each in waits:
+        each.cancel()
+    return wanted.is_set()
 
 
 async def _send(connection: socket.socket, data: bytes) -> None:

@@ -37,6 +37,7 @@ from hostagent.proxy.catalogue import Catalogues, CatalogueView
 from hostagent.proxy.context import PolicyStore
 from hostagent.proxy.dialling import dial, upstream_of
 from hostagent.proxy.dns import Resolver
+from hostagent.proxy.drain import drain
 from hostagent.proxy.flood import Flood
 from hostagent.proxy.identities import Identities
 from hostagent.proxy.inbound import Draw, InboundPorts, Surroundings, identity_fields
@@ -204,6 +205,12 @@ class Service:
         session = self._held.pop(answer.ticket_id, None)
         if session is not None:
             session.resume(answer)
+
+    async def drain(self, limit_s: float) -> int:
+        """Accept nothing new and let what is under way finish; return how many sessions were left after ``limit_s`` seconds."""
+        for leaf in self._leaves.values():
+            leaf.listeners.stop()
+        return await drain(self._sessions.keys, limit_s)
 
     def stop(self) -> None:
         """End every leaf and session: the service is stopping."""

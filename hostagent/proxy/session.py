@@ -224,6 +224,11 @@ class Session:
         return self._over
 
     @property
+    def at_rest(self) -> bool:
+        """Whether it may end without undoing anything, and nothing waits to be written to the journal."""
+        return not self._waiting and self.gate.at_rest
+
+    @property
     def bytes_up(self) -> int:
         """Bytes received from the workload."""
         return self.client.received

@@ -74,6 +74,11 @@ class PostgresInspector:
         """Whether an operation of the client is withheld."""
         return self._session is not None and self._session.held
 
+    @property
+    def at_rest(self) -> bool:
+        """Whether the session may end without undoing anything: see ``ports.Resting``."""
+        return self._session is not None and self._session.at_rest
+
     def feed(self, side: Side, data: bytes, now: float) -> list[Command]:
         """Bytes arrived from ``side``."""
         session = self._session

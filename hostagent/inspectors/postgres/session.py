@@ -85,6 +85,12 @@ class Session:
         """Whether the server has not yet answered all that it was sent."""
         return not self._talk.over and bool(self._talk.queue)
 
+    @property
+    def at_rest(self) -> bool:
+        """Whether no transaction is open and nothing is under way or held."""
+        talk = self._talk
+        return talk.status == b"I" and not (talk.queue or talk.copying_in or talk.discarding or talk.partial or self.held)
+
     def cut(self, reason: str, now: float) -> list[Command]:
         """End the session now with a FATAL error (57P01)."""
         out: list[Command] = []
