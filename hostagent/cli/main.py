@@ -21,6 +21,8 @@ _COMMANDS = {
     "up": _Entry("hostagent.cli.up", "up_command", "Run the whole service in the foreground."),
     "run": _Entry("hostagent.cli.run", "run_command", "Start a program as a governed workload."),
     "reload": _Entry("hostagent.cli.reload", "reload_command", "Take changed configuration, targets and credentials."),
+    "adopt": _Entry("hostagent.cli.adopt", "adopt_command", "Govern a service of systemd's as a workload."),
+    "unadopt": _Entry("hostagent.cli.adopt", "unadopt_command", "Let an adopted service run ungoverned again."),
     "status": _Entry("hostagent.cli.host", "status_command", "Show what is governed, by what, and what is missing."),
     "doctor": _Entry("hostagent.cli.host", "doctor_command", "Check this host and say how to fix what is missing."),
     "kill": _Entry("hostagent.cli.host", "kill_command", "End every process of a workload."),

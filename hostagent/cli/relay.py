@@ -13,7 +13,7 @@ import struct
 import sys
 import termios
 import tty as terminal
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 import click
@@ -27,13 +27,16 @@ _FORWARDED = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGQUIT, sign
 _FAILED_CODE = 125
 
 
-def relay(path: str, workload: str, command: Sequence[str], *, tty: bool | None) -> int:
+def relay(
+    path: str, workload: str, command: Sequence[str], *, tty: bool | None, launched: Callable[[], None] = lambda: None
+) -> int:
     """Run ``command`` as ``workload`` through enforcerd at ``path``; return the exit status for the shell.
 
     Args:
         path: enforcerd's socket.
         workload: its name.
         command: program and arguments.
+        launched: called once the program runs.
         tty: a terminal for the program; None for "if ours is one".
     """
     use_tty = os.isatty(0) and os.isatty(1) if tty is None else tty
@@ -41,15 +44,16 @@ def relay(path: str, workload: str, command: Sequence[str], *, tty: bool | None)
     try:
         connection = EnforcerConnection(path)
         request = Launch(workload, list(command), _environment(), _folder(), use_tty, rows, columns)
-        launched, descriptors = connection.ask(request, Launched)
+        answer, descriptors = connection.ask(request, Launched)
     except HostagentError as error:
         click.echo(f"hostagent: {error}", err=True)
         suggested = error.code if isinstance(error, RequestError) else 1
         return suggested if suggested > 1 else _FAILED_CODE
-    for line in launched.weaker:
+    launched()
+    for line in answer.weaker:
         click.echo(f"hostagent: weaker: {line}", err=True)
     with contextlib.closing(connection), _raw_terminal(active=use_tty):
-        return _Relay(connection, launched, descriptors, tty=use_tty).run()
+        return _Relay(connection, answer, descriptors, tty=use_tty).run()
 
 
 class _Relay:

@@ -2,7 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
+import os
+import signal
+
 import click
+
+_BY_SIGNAL = 128
 
 
 @click.command(
@@ -10,9 +16,10 @@ import click
 )
 @click.option("--workload", "-w", required=True, metavar="NAME", help="The workload document to run it as.")
 @click.option("--tty/--no-tty", default=None, help="A terminal of its own, or pipes. [default: as standard input is]")
+@click.option("--as-service", is_flag=True, help="As a unit's main process: tell systemd when it runs, end as it ended.")
 @click.argument("command", nargs=-1, required=True, type=click.UNPROCESSED)
 @click.pass_obj
-def run_command(config_path: str | None, workload: str, tty: bool | None, command: tuple[str, ...]) -> None:
+def run_command(config_path: str | None, workload: str, tty: bool | None, as_service: bool, command: tuple[str, ...]) -> None:
     """Start COMMAND as a governed workload.
 
     \b
@@ -25,4 +32,15 @@ def run_command(config_path: str | None, workload: str, tty: bool | None, comman
     from hostagent.cli.relay import relay
     from hostagent.daemon.configfile import load_config
 
-    raise SystemExit(relay(load_config(config_path).enforcer_socket, workload, command, tty=tty))
+    path = load_config(config_path).enforcer_socket
+    if not as_service:
+        raise SystemExit(relay(path, workload, command, tty=tty))
+    from hostagent.daemon.notify import Notifier
+
+    status = relay(path, workload, command, tty=False, launched=Notifier().ready)
+    if status > _BY_SIGNAL:  # systemd tells ends by signal from ends by status
+        number = status - _BY_SIGNAL
+        with contextlib.suppress(OSError, ValueError):
+            signal.signal(number, signal.SIG_DFL)
+        os.kill(os.getpid(), number)
+    raise SystemExit(status)

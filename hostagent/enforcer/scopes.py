@@ -8,6 +8,7 @@ workload's first process is inside. A scope that is empty ends by itself, and sy
 from __future__ import annotations
 
 import contextlib
+import re
 import subprocess
 import time
 from pathlib import Path
@@ -17,6 +18,7 @@ from hostagent.model.errors import HostagentError
 
 ANCHOR = "hostagent-anchor.service"
 _SUFFIX = ".scope"
+_NOT_IN_A_NAME = re.compile(r"[^A-Za-z0-9_.:-]")  # of a unit (systemd.unit(5)); our own probe's name has such
 _CALL_S = 20.0
 _MADE_S = 10.0
 _GONE_S = 15.0
@@ -51,7 +53,9 @@ class UnitSlice(Slice):
 
     def leaf(self, name: str) -> Leaf:
         """Return the leaf called ``name``, existing or not."""
-        return ScopeLeaf(self, name if "." in name else name + _SUFFIX)
+        if name.endswith(_SUFFIX) or (self.path / name).is_dir():
+            return ScopeLeaf(self, name)
+        return ScopeLeaf(self, _NOT_IN_A_NAME.sub("_", name) + _SUFFIX)
 
     def remove(self) -> None:
         """Do nothing: the units go when ``hostagent uninstall`` starts hostagent-uninstall.target, which ends enforcerd too."""

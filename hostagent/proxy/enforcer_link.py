@@ -76,12 +76,15 @@ class EnforcerLink:
 
     async def run(self) -> None:
         """Serve until cancelled."""
+        problem = ""
         while True:
             try:
                 with contextlib.closing(await self._connect()) as connection:
                     await self._serve(connection)
             except (OSError, HostagentError) as error:
-                log.warning("enforcerd: %s; trying again", error)
+                if str(error) != problem:
+                    log.warning("enforcerd: %s; trying again", error)
+                problem = str(error)
             self._detached()
             await asyncio.sleep(_RETRY_S)
 
