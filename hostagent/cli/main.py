@@ -18,6 +18,7 @@ class _Entry(NamedTuple):
 
 
 _COMMANDS = {
+    "init": _Entry("hostagent.cli.init", "init_command", "Make the configuration folder of a new installation."),
     "up": _Entry("hostagent.cli.up", "up_command", "Run the whole service in the foreground."),
     "run": _Entry("hostagent.cli.run", "run_command", "Start a program as a governed workload."),
     "reload": _Entry("hostagent.cli.reload", "reload_command", "Take changed configuration, targets and credentials."),
@@ -32,8 +33,10 @@ _COMMANDS = {
     "uninstall": _Entry("hostagent.cli.host", "uninstall_command", "Take the fence down and remove every trace."),
     "approvals": _Entry("hostagent.cli.approvals", "approvals", "See and answer held operations."),
     "identity": _Entry("hostagent.cli.identity", "identity", "See and revoke workload identities."),
-    "policy": _Entry("hostagent.cli.policy", "policy", "Check, test and explain policy."),
-    "target": _Entry("hostagent.cli.target", "target", "List the targets and what a client needs to reach them."),
+    "config": _Entry("hostagent.cli.config", "config", "Check and show the configuration."),
+    "policy": _Entry("hostagent.cli.policynew", "policy", "Write, check, test and explain policy."),
+    "target": _Entry("hostagent.cli.target", "target", "Add, try and list what workloads may reach."),
+    "workload": _Entry("hostagent.cli.workload", "workload", "Add and list what may be launched."),
     "credential": _Entry("hostagent.cli.credential", "credential", "Keep and rotate the targets' secrets, encrypted."),
     "ca": _Entry("hostagent.cli.ca", "ca", "Show and exchange this host's certificate authority."),
     "sessions": _Entry("hostagent.cli.sessions", "sessions", "List and show recorded sessions."),
@@ -83,6 +86,7 @@ def main(ctx: click.Context, config: str | None) -> None:
 
     \b
     First steps (as root):
+      hostagent init                            make the configuration folder, and say what comes next
       hostagent doctor                          is this host ready?
       hostagent up                              run the service in the foreground
       hostagent run --workload bot -- psql …    start a governed program

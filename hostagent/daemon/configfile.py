@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import stat
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TypeVar
 
@@ -56,6 +56,16 @@ def load_targets(config: Config) -> dict[str, Target]:
         DocumentError: any document is wrong, or two targets claim the same host and port, or the same unix socket.
     """
     targets = _load_folder(Path(config.targets), parse_target)
+    check_together(targets)
+    return targets
+
+
+def check_together(targets: Mapping[str, Target]) -> None:
+    """See whether all ``targets`` can be served at once.
+
+    Raises:
+        DocumentError: two of them claim the same host and port, or the same unix socket, or there are too many sockets.
+    """
     claimed: dict[Endpoint, str] = {}
     for target in targets.values():
         for place in (*(Endpoint(host, target.port) for host in target.hosts), *(Endpoint(path, 0) for path in target.sockets)):
@@ -64,7 +74,6 @@ def load_targets(config: Config) -> dict[str, Target]:
                 raise DocumentError(f"targets {other} and {target.name} both claim {place}")
     if sum(len(target.sockets) for target in targets.values()) > MAXIMUM_UNIX_SOCKETS:
         raise DocumentError(f"all targets together may have at most {MAXIMUM_UNIX_SOCKETS} unix sockets")
-    return targets
 
 
 def _load_folder(folder: Path, parse: Callable[[str, str], _T]) -> dict[str, _T]:
@@ -72,12 +81,20 @@ def _load_folder(folder: Path, parse: Callable[[str, str], _T]) -> dict[str, _T]
         return {}
     documents: dict[str, _T] = {}
     for file in sorted(folder.glob("*.yaml")):
+        documents[file.stem] = parse(file.stem, read_document(file))
+    return documents
+
+
+def read_document(file: Path) -> str:
+    """Return the text of a document that only root could have written.
+
+    Raises:
+        DocumentError: it cannot be read, or someone else could change it.
+    """
+    try:
         status = file.stat()
         if status.st_uid != 0 or status.st_mode & (stat.S_IWGRP | stat.S_IWOTH):
-            raise DocumentError(f"{file}: must belong to root and be writable by root alone")
-        try:
-            text = file.read_text(encoding="utf-8")
-        except (OSError, UnicodeDecodeError) as error:
-            raise DocumentError(f"{file}: {error}") from error
-        documents[file.stem] = parse(file.stem, text)
-    return documents
+            raise DocumentError(f"{file}: must belong to root and be writable by root alone (chown root {file}; chmod go-w {file})")
+        return file.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise DocumentError(f"{file}: {error}") from error

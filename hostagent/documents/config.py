@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import tomllib
 from dataclasses import dataclass
 from typing import Annotated
@@ -10,6 +11,7 @@ from pydantic import Field, ValidationError
 
 from hostagent.documents.complaint import complain
 from hostagent.documents.named import Key, Strict
+from hostagent.documents.source import Path
 from hostagent.model.errors import DocumentError
 
 DEFAULT_CONFIG_PATH = "/etc/hostagent/hostagent.toml"
@@ -104,7 +106,28 @@ class PostgresSettings(Strict):
     ] = "hostagent"  # noqa: S105
 
 
-class _Document(Strict):
+class _Lines:
+    """Where sections and keys stand in TOML as people write it: ``[section]``, then ``key = value`` lines."""
+
+    def __init__(self, text: str) -> None:
+        self._lines: dict[Path, int] = {}
+        section: Path = ()
+        for number, line in enumerate(text.splitlines(), 1):
+            if found := re.match(r"\s*\[\s*([A-Za-z0-9_.-]+)\s*\]", line):
+                section = tuple(found[1].split("."))
+                self._lines.setdefault(section, number)
+            elif found := re.match(r"\s*([A-Za-z0-9_.-]+)\s*=", line):
+                self._lines.setdefault((*section, *found[1].split(".")), number)
+
+    def line(self, path: Path) -> int:
+        while path and path not in self._lines:
+            path = path[:-1]
+        return self._lines.get(path, 1)
+
+
+class ConfigDocument(Strict):
+    """The form of ``hostagent.toml``."""
+
     paths: Paths = Paths()
     enforcement: Enforcement = Enforcement()
     users: Users = Users()
@@ -191,11 +214,12 @@ def parse_config(name: str, text: str) -> Config:
         DocumentError: not TOML, an unknown key, or a value out of range.
     """
     try:
-        document = _Document.model_validate(tomllib.loads(text))
+        document = ConfigDocument.model_validate(tomllib.loads(text))
     except tomllib.TOMLDecodeError as error:
-        raise DocumentError(f"{name}: {error}") from error
+        line = re.search(r"at line (\d+)", str(error))
+        raise DocumentError(f"{name}:{line[1] if line else max(1, len(text.splitlines()))}: not TOML: {error}") from error
     except ValidationError as error:
-        raise complain(name, error) from error
+        raise complain(name, error, _Lines(text), ConfigDocument) from error
     return Config(
         paths=document.paths,
         enforcement=document.enforcement,

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TypeVar
+from typing import Annotated, TypeVar
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
@@ -33,7 +33,7 @@ class Strict(BaseModel):
 class Named(Strict):
     """A document that is called like its file."""
 
-    name: str
+    name: Annotated[str, Key("Its name, which is that of the file without .yaml; leave it out.")]
 
 
 _Document = TypeVar("_Document", bound=Named)
@@ -49,7 +49,7 @@ def named_document(name: str, text: str, model: type[_Document]) -> _Document:
     try:
         document = model.model_validate({"name": name, **source.value})
     except ValidationError as error:
-        raise complain(name, error, source) from error
+        raise complain(name, error, source, model) from error
     if document.name != name:
         raise DocumentError(f"{name}: name is {document.name!r}; it must equal the file name")
     return document

@@ -9,7 +9,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field, field_validator, model_validator
 
-from hostagent.documents.named import Named, Strict, named_document
+from hostagent.documents.named import Key, Named, Strict, named_document
 from hostagent.model.target import CredentialSource, Login, Target, UpstreamTLS
 
 MAXIMUM_SOCKETS = 8
@@ -21,10 +21,10 @@ _HOST_NAME = re.compile(r"(?=.{1,253}$)[a-z0-9_]([a-z0-9_-]{0,62})(\.[a-z0-9_]([
 
 
 class _Credential(Strict):
-    file: str = ""
-    env: str = ""
-    systemd: str = ""
-    sealed: str = ""
+    file: Annotated[str, Key("File that holds the secret; root's, mode 0600.", "path")] = ""
+    env: Annotated[str, Key("KEY=value line of such a file.", "path#KEY")] = ""
+    systemd: Annotated[str, Key("Name of a systemd credential of the unit (LoadCredential).")] = ""
+    sealed: Annotated[str, Key("Name of a secret in the sealed store (`hostagent credential`).")] = ""
 
     @model_validator(mode="after")
     def _exactly_one(self) -> _Credential:
@@ -44,10 +44,10 @@ class _Credential(Strict):
 
 
 class _Login(Strict):
-    user: str = ""
+    user: Annotated[str, Key("The proxy's own account at the server (postgres, or scheme: basic).")] = ""
     credential: _Credential | None = None
-    scheme: Literal["bearer", "basic", "header"] | None = None
-    header: Annotated[str, Field(pattern=r"^[A-Za-z0-9-]{0,64}$")] = ""
+    scheme: Annotated[Literal["bearer", "basic", "header"] | None, Key("How the secret is presented (http).")] = None
+    header: Annotated[str, Field(pattern=r"^[A-Za-z0-9-]{0,64}$"), Key("Name of the header field that holds it (scheme: header).")] = ""
 
     def for_http(self) -> str:
         """Return why this is no login for HTTP, empty if it is one."""
@@ -67,19 +67,25 @@ class _Login(Strict):
 _FRAMING = frozenset({"host", "content-length", "transfer-encoding", "connection", "upgrade", "expect", "te", "trailer"})
 
 
-class _Document(Named):
-    protocol: Literal["postgres", "http"]
-    hosts: list[str] = []
-    sockets: Annotated[list[str], Field(max_length=MAXIMUM_SOCKETS)] = []
-    port: Annotated[int | None, Field(ge=1, le=65535)] = None
+class TargetDocument(Named):
+    """The form of a target document."""
+
+    protocol: Annotated[Literal["postgres", "http"], Key("What the server speaks.")]
+    hosts: Annotated[list[str], Key("Names and addresses that clients dial; localhost is this host's own loopback.")] = []
+    sockets: Annotated[
+        list[str], Field(max_length=MAXIMUM_SOCKETS), Key("Where our unix socket stands for the server in a workload's view.", "path")
+    ] = []
+    port: Annotated[int | None, Field(ge=1, le=65535), Key("TCP port of all hosts; default: the protocol's.")] = None
     login: _Login = _Login()
-    tls: Literal["verify", "disable"] | None = None
-    ca_file: str = ""
-    server_name: str = ""
-    databases: list[str] = []
-    users: list[str] = []
-    parameters: list[str] = []
-    labels: dict[str, str] = {}
+    tls: Annotated[
+        Literal["verify", "disable"] | None, Key("verify (chain and name) or disable. Default: verify with hosts, disable without.")
+    ] = None
+    ca_file: Annotated[str, Key("PEM file of the CAs that the server is verified by; default: the system's.", "path")] = ""
+    server_name: Annotated[str, Key("Name in the server's certificate, if it is none of hosts.")] = ""
+    databases: Annotated[list[str], Key("Databases that clients may ask for; empty: any.")] = []
+    users: Annotated[list[str], Key("User names that clients may ask for; empty: any.")] = []
+    parameters: Annotated[list[str], Key("Start-up parameters that clients may bring, beside the harmless ones.")] = []
+    labels: Annotated[dict[str, str], Key("For policy (where.labels).")] = {}
 
     @field_validator("hosts")
     @classmethod
@@ -94,7 +100,7 @@ class _Document(Named):
         return sockets
 
     @model_validator(mode="after")
-    def _of_its_protocol(self) -> _Document:
+    def _of_its_protocol(self) -> TargetDocument:
         if self.protocol == "http":
             wrong = self.login.for_http() or self._not_for_http()
         elif not self.login.user:
@@ -112,7 +118,7 @@ class _Document(Named):
         return f"{found[0]} is not for protocol: http" if found else ""
 
     @model_validator(mode="after")
-    def _reachable(self) -> _Document:
+    def _reachable(self) -> TargetDocument:
         if not self.hosts and not self.sockets:
             raise ValueError("give hosts (names or addresses), sockets (paths of unix sockets), or both")
         if not self.hosts and self.tls == "verify":
@@ -164,7 +170,7 @@ def parse_target(name: str, text: str) -> Target:
     Raises:
         DocumentError: anything unknown, missing or inconsistent.
     """
-    document = named_document(name, text, _Document)
+    document = named_document(name, text, TargetDocument)
     credential = document.login.credential
     tls = document.tls or ("verify" if document.hosts else "disable")
     return Target(

@@ -8,7 +8,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field, field_validator, model_validator
 
-from hostagent.documents.named import Named, Strict, named_document
+from hostagent.documents.named import Key, Named, Strict, named_document
 from hostagent.model.errors import DocumentError
 from hostagent.model.flow import Placement
 from hostagent.model.workload import IdentityKind, IdentitySource, Inbound, SharedPath, Workload
@@ -21,18 +21,18 @@ _Port = Annotated[int, Field(ge=1, le=65535)]
 
 
 class _Identity(Strict):
-    kind: Literal["local", "token_file"] = "local"
-    subject: str = ""
-    groups: list[str] = []
-    purpose: str = ""
-    claims: dict[str, Any] = {}
-    path: _AbsolutePath | Literal[""] = ""
-    issuer: str = ""
-    audience: str = ""
-    jwks: str = ""
-    ca_file: _AbsolutePath | Literal[""] = ""
-    groups_claim: str = "groups"
-    purpose_claim: str = "purpose"
+    kind: Annotated[Literal["local", "token_file"], Key("local: the embedded issuer signs; token_file: an identity provider does.")] = "local"
+    subject: Annotated[str, Key("Its subject. local, default: the workload's name; token_file: what the token's must be, with * and ?.")] = ""
+    groups: Annotated[list[str], Key("Its groups (local).")] = []
+    purpose: Annotated[str, Key("What it is for (local).")] = ""
+    claims: Annotated[dict[str, Any], Key("Further claims (local).")] = {}
+    path: Annotated[_AbsolutePath | Literal[""], Key("File of the token (token_file); the workload must not be able to read it.", "path")] = ""
+    issuer: Annotated[str, Key("Issuer, exactly as in the token (token_file).")] = ""
+    audience: Annotated[str, Key("Audience that the token must be for (token_file).")] = ""
+    jwks: Annotated[str, Key("Keys of the issuer where there is no discovery (token_file).", "path or https URL")] = ""
+    ca_file: Annotated[_AbsolutePath | Literal[""], Key("CAs of the issuer's server; default: the system's.", "path")] = ""
+    groups_claim: Annotated[str, Key("Dotted path of the claim that holds groups.")] = "groups"
+    purpose_claim: Annotated[str, Key("Dotted path of the claim that holds the purpose.")] = "purpose"
 
     @model_validator(mode="after")
     def _consistent(self) -> _Identity:
@@ -50,14 +50,14 @@ class _Identity(Strict):
 
 
 class _Path(Strict):
-    path: _AbsolutePath
-    writable: bool = False
+    path: Annotated[_AbsolutePath, Key("File or folder of the host that it sees at the same place.", "path")]
+    writable: Annotated[bool, Key("Whether it may change what is there.")] = False
 
 
 class _Inbound(Strict):
-    port: _Port
-    listen: str = "127.0.0.1"
-    opaque: bool = False
+    port: Annotated[_Port, Key("TCP port on which it is reached, on the host and inside.")]
+    listen: Annotated[str, Key("Address of the host.", "address")] = "127.0.0.1"
+    opaque: Annotated[bool, Key("Must be true: nobody reads what passes.")] = False
 
     @field_validator("listen")
     @classmethod
@@ -73,20 +73,24 @@ class _Inbound(Strict):
         return self
 
 
-class _Document(Named):
-    launchers: list[str] = ["root"]
-    placement: Literal["isolated", "shared"] = "isolated"
-    user: str = ""
+class WorkloadDocument(Named):
+    """The form of a workload document."""
+
+    launchers: Annotated[list[str], Key("Unix users who may launch it.")] = ["root"]
+    placement: Annotated[
+        Literal["isolated", "shared"], Key("isolated: a network namespace of its own; shared: the host's, fenced by nft alone.")
+    ] = "isolated"
+    user: Annotated[str, Key("Login user it runs as, which is weaker; empty: a uid of its own.")] = ""
     identity: _Identity = _Identity()
     paths: list[_Path] = []
-    environment: dict[str, str] = {}
-    trust_files: list[_AbsolutePath] = []
-    unix_sockets: bool = True
-    root: _AbsolutePath | Literal[""] = ""
+    environment: Annotated[dict[str, str], Key("Variables in its environment.")] = {}
+    trust_files: Annotated[list[_AbsolutePath], Key("PEM bundles that its clients read: our CA is added in its private view.", "path")] = []
+    unix_sockets: Annotated[bool, Key("false: it connects no unix socket at all (Linux 6.7 and eBPF, else a launch is refused).")] = True
+    root: Annotated[_AbsolutePath | Literal[""], Key("Folder of a container image that it sees instead of the host's files.", "path")] = ""
     inbound: Annotated[list[_Inbound], Field(max_length=MAXIMUM_INBOUND)] = []
 
     @model_validator(mode="after")
-    def _inside(self) -> _Document:
+    def _inside(self) -> WorkloadDocument:
         if self.inbound and self.placement == "shared":
             raise ValueError(
                 "inbound needs placement: isolated; in the host's own network the workload's listener and ours would claim the"
@@ -98,7 +102,7 @@ class _Document(Named):
         return self
 
     @model_validator(mode="after")
-    def _own_root(self) -> _Document:
+    def _own_root(self) -> WorkloadDocument:
         if self.root and self.user:
             raise ValueError("user names an account of the host, which root replaces: leave one of them out")
         if self.root and not self.root.strip("/."):
@@ -112,7 +116,7 @@ def parse_workload(name: str, text: str) -> Workload:
     Raises:
         DocumentError: anything unknown, missing or inconsistent.
     """
-    document = named_document(name, text, _Document)
+    document = named_document(name, text, WorkloadDocument)
     if not NAME.fullmatch(name):
         raise DocumentError(f"{name}: a workload name is a lower-case letter, then letters, digits or '-', at most 48")
     identity = document.identity

@@ -10,6 +10,11 @@ class HostagentError(Exception):
 class DocumentError(HostagentError):
     """A configuration, workload, target or policy document is wrong; nothing of it was taken."""
 
+    def __init__(self, message: str, problems: tuple[str, ...] = ()) -> None:
+        """Keep the single problems beside the message that names them all."""
+        super().__init__(message)
+        self.problems = problems or (message,)
+
 
 class NotPermittedError(HostagentError):
     """This person may not do this; nothing was done."""

@@ -9,8 +9,10 @@ from dataclasses import asdict, dataclass
 from datetime import UTC, tzinfo
 from typing import NamedTuple
 
-from pydantic import ValidationError
+from pydantic import BaseModel, ValidationError
+from pydantic.fields import FieldInfo
 
+from hostagent.documents.complaint import did_you_mean, inner_model
 from hostagent.documents.source import Path, Source, read
 from hostagent.model.errors import DocumentError
 from hostagent.model.verdict import MaskColumn, MaskContent, Obligation
@@ -92,7 +94,7 @@ def load(
     max_ages = _max_ages(providers, problems)
     compiled = [_compile(rule, around, max_ages, problems) for rule in rules]
     if problems:
-        raise DocumentError("\n".join(problems))
+        raise DocumentError("\n".join(problems), tuple(problems))
     return Policy(compiled, [provider for _, provider in providers], _digest(rules, providers))
 
 
@@ -143,7 +145,7 @@ def _complaints(source: Source, error: ValidationError) -> list[str]:
         path = _document_path(source, item["loc"])
         what = item["msg"].removeprefix("Value error, ")
         if item["type"] == "extra_forbidden":
-            what = "unknown key"
+            what = f"unknown key{_meant(item['loc'])}"
         elif item["type"] == "string_pattern_mismatch":
             key = next(str(part) for part in reversed(path) if isinstance(part, str))
             what = f"{item['input']!r} {_FORMS.get(key, 'is not of the form asked for')}"
@@ -152,6 +154,19 @@ def _complaints(source: Source, error: ValidationError) -> list[str]:
             what = "this key is required"
         found[f"{source.name}:{source.line(path)}: {'.'.join(map(str, path)) or 'document'}: {what}"] = None
     return list(found)
+
+
+def _meant(location: Path) -> str:
+    """Return what key may have been meant: any of the keys that stand where the unknown one does."""
+    model: type[BaseModel] | None = Document
+    for part in location[:-1]:
+        if model is not None and isinstance(part, str) and (field := _field(model, part)) is not None:
+            model = inner_model(field.annotation) or model
+    return did_you_mean(str(location[-1]), [field.alias or name for name, field in model.model_fields.items()]) if model else ""
+
+
+def _field(model: type[BaseModel], key: str) -> FieldInfo | None:
+    return next((field for name, field in model.model_fields.items() if (field.alias or name) == key), None)
 
 
 def _document_path(source: Source, location: Path) -> Path:

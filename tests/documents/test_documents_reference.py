@@ -58,12 +58,12 @@ def _shown(value: Any, prefix: str = "") -> Iterator[str]:
 def test_the_configuration_shows_every_key_with_its_default() -> None:
     [block] = _blocks("toml")
     assert parse_config("README", block) == parse_config("nothing", "")
-    assert set(_shown(tomllib.loads(block))) == set(_declared(config._Document))
+    assert set(_shown(tomllib.loads(block))) == set(_declared(config.ConfigDocument))
 
 
 @pytest.mark.parametrize(
     ("blocks", "model"),
-    [(_target_blocks(), target._Document), (_workload_blocks(), workload._Document)],
+    [(_target_blocks(), target.TargetDocument), (_workload_blocks(), workload.WorkloadDocument)],
     ids=["targets", "workloads"],
 )
 def test_the_documents_show_every_key(blocks: list[str], model: type[BaseModel]) -> None:
