@@ -6,6 +6,7 @@ Exit status of every command: 0 good (valid, as expected, allowed), 1 not good, 
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -76,7 +77,7 @@ def test_command(ctx: click.Context, folder: Path | None, as_json: bool) -> None
     for path in tables:
         try:
             outcomes.extend(_run_table(path))
-        except (DocumentError, OSError, UnicodeDecodeError) as error:
+        except (DocumentError, OSError, ValueError) as error:
             click.echo(str(error), err=True)
             ctx.exit(_NOT_ASKED)
     wrong = [outcome for outcome in outcomes if outcome.wrong]
@@ -103,6 +104,7 @@ def test_command(ctx: click.Context, folder: Path | None, as_json: bool) -> None
 @click.option("--group", multiple=True, help="Group of the identity.")
 @click.option("--purpose", default="", help="Purpose of the identity.")
 @click.option("--claim", multiple=True, metavar="KEY=VALUE", help="Claim of the identity.")
+@click.option("--header", multiple=True, metavar="NAME=VALUE", help="Header field of the request.")
 @click.option("--parameter", multiple=True, help="Bind value, in order.")
 @click.option("--context", "context_values", multiple=True, metavar="KEY=VALUE", help="Context attribute.")
 @click.option("--at", metavar="TIME", help="When, as 2026-03-04T10:00:00Z. [default: now]")
@@ -110,7 +112,10 @@ def test_command(ctx: click.Context, folder: Path | None, as_json: bool) -> None
 @click.argument("sql")
 @click.pass_context
 def explain_command(ctx: click.Context, /, sql: str, as_json: bool, **about: object) -> None:
-    """Say what policy says to SQL (or to the word "connect"), and for every rule why it matches or not."""
+    """Say what policy says to SQL (or to the word "connect"), and for every rule why it matches or not.
+
+    In place of SQL an HTTP request can be given: "GET https://api.example.com/v1/items?limit=10".
+    """
     from hostagent.model.errors import DocumentError
 
     try:
@@ -171,6 +176,10 @@ def _run_table(path: Path) -> Sequence[Outcome]:
 
 
 def _case_operations(case: Case) -> list[Operation]:
+    if case.request is not None:
+        from hostagent.inspectors.http.request import read_line
+
+        return [read_line(case.request, list(case.headers.items()))]
     return _operations(case.sql or "", case.target.protocol, case.parameters, case.attributes)
 
 
@@ -254,7 +263,7 @@ def _table(ctx: click.Context, sql: str, about: dict[str, object]) -> dict[str, 
             {
                 "who": {**who, "groups": list(_words(groups)), "claims": _pairs(about["claim"])},
                 "where": {**where, "labels": {**labels, **_pairs(about["label"])}},
-                "sql": sql,
+                **_question(sql, about["header"]),
                 "parameters": list(_words(parameters)),
                 "context": _pairs(about["context_values"]),
                 "at": about["at"] or datetime.fromtimestamp(time.time(), UTC).isoformat(),
@@ -264,11 +273,18 @@ def _table(ctx: click.Context, sql: str, about: dict[str, object]) -> dict[str, 
     }
 
 
+def _question(text: str, headers: object) -> dict[str, object]:
+    """SQL, or a request if it reads like one: no statement begins with a word and a URL."""
+    if re.match(r"\s*\S+ https?://", text):
+        return {"request": text, "headers": _pairs(headers)}
+    return {"sql": text}
+
+
 def _declared_target(ctx: click.Context, name: str) -> tuple[str, dict[str, str]]:
     from hostagent.daemon.configfile import load_config, load_targets
 
     found = load_targets(load_config(ctx.obj)).get(name)
-    return (found.protocol, dict(found.labels)) if found else ("postgres", {})
+    return (found.protocol, dict(found.labels)) if found else ("", {})
 
 
 def _words(value: object) -> tuple[str, ...]:

@@ -1,7 +1,7 @@
 """Tables of expected verdicts: what a policy should say, in words that a security officer can read and sign.
 
 A table lies beside a document (``NAME.expected.yaml`` beside ``NAME.yaml``) and is run by ``hostagent policy test``. This module
-reads tables and judges their cases; turning ``sql`` into operations is the caller's business, because policy knows no SQL.
+reads tables and judges their cases; turning ``sql`` into operations is the caller's business, because policy knows no SQL. The same goes for ``request``.
 """
 
 from __future__ import annotations
@@ -56,6 +56,8 @@ class CaseForm(Strict):
     who: CaseWho = CaseWho()
     where: CaseWhere = CaseWhere()
     sql: str | None = Field(default=None, description="Statements; several are judged together.")
+    request: str | None = Field(default=None, description="An HTTP request: METHOD URL.")
+    headers: dict[str, Text] = Field(default={}, description="Header fields of the request.")
     connect: bool = Field(default=False, description="The start of a session, instead of a statement.")
     effects: frozenset[Effect] | None = Field(default=None, description="Bare effects, instead of a statement.")
     parameters: tuple[Text | None, ...] = ()
@@ -67,8 +69,10 @@ class CaseForm(Strict):
 
     @model_validator(mode="after")
     def _one_operation(self) -> CaseForm:
-        if (self.sql is not None) + self.connect + (self.effects is not None) != 1:
-            raise ValueError("give exactly one of sql, connect: true and effects")
+        if (self.sql is not None) + (self.request is not None) + self.connect + (self.effects is not None) != 1:
+            raise ValueError("give exactly one of sql, request, connect: true and effects")
+        if self.headers and self.request is None:
+            raise ValueError("headers belong to a request")
         return self
 
 
@@ -84,7 +88,7 @@ class TableForm(Strict):
 
 @dataclass(frozen=True, slots=True)
 class Case:
-    """One case, ready to be judged. ``effects`` is set for a bare operation, ``sql`` for statements."""
+    """One case, ready to be judged. ``effects`` is set for a bare operation, ``sql`` for statements, ``request`` for HTTP."""
 
     name: str
     origin: str
@@ -94,6 +98,8 @@ class Case:
     attributes: dict[str, str]
     context: PolicyContext
     sql: str | None
+    request: str | None
+    headers: dict[str, str]
     effects: frozenset[Effect]
     parameters: tuple[str | None, ...]
     expect: Decision
@@ -146,7 +152,7 @@ def run_table(policy: Policy, table: Table, operations: Callable[[Case], Sequenc
     Args:
         policy: made of the table's documents.
         table: the cases.
-        operations: the operations of a case with ``sql``, at least one; called for no other.
+        operations: the operations of a case with ``sql`` or ``request``, at least one; called for no other.
     """
     return tuple(_judge(policy, case, operations) for case in table.cases)
 
@@ -158,7 +164,7 @@ def describe(obligation: Obligation) -> str:
 
 
 def _judge(policy: Policy, case: Case, operations: Callable[[Case], Sequence[Operation]]) -> Outcome:
-    judged = operations(case) if case.sql is not None else [_bare(case)]
+    judged = [_bare(case)] if case.sql is None and case.request is None else operations(case)
     verdict = combine(
         [policy.evaluate(case.identity, case.workload, case.target, operation, case.context) for operation in judged]
     )
@@ -189,7 +195,7 @@ def _case(table: TableForm, form: CaseForm, origin: str) -> Case:
     at = (form.at or datetime.fromisoformat(DEFAULT_AT)).timestamp()
     values = table.context if form.context is None else form.context
     return Case(
-        name=form.name or form.sql or ("connect" if form.connect else ", ".join(sorted(form.effects or ()))),
+        name=form.name or form.sql or form.request or ("connect" if form.connect else ", ".join(sorted(form.effects or ()))),
         origin=origin,
         identity=Identity(
             who.issuer or "",
@@ -203,7 +209,7 @@ def _case(table: TableForm, form: CaseForm, origin: str) -> Case:
         workload=who.workload or "",
         target=Target(
             where.target or "",
-            where.protocol or "postgres",
+            where.protocol or ("postgres" if form.request is None else "http"),
             ("127.0.0.1",),
             1,
             Login(""),
@@ -212,6 +218,8 @@ def _case(table: TableForm, form: CaseForm, origin: str) -> Case:
         attributes={"database": where.database or "", "user": where.user or "", "application": ""},
         context=PolicyContext(at, {name: ContextValue(value, at) for name, value in values.items()}),
         sql=form.sql,
+        request=form.request,
+        headers=dict(form.headers),
         effects=form.effects or (frozenset({Effect.CONNECT}) if form.connect else frozenset()),
         parameters=form.parameters,
         expect=Decision(form.expect),

@@ -151,3 +151,16 @@ def test_explain_of_a_wrong_question_could_not_be_asked(tmp_path: Path, folder: 
 
 def test_schema_prints_the_published_schema(tmp_path: Path) -> None:
     assert json.loads(run(tmp_path, "schema").stdout) == json.loads((FOLDER / "schema.json").read_text())
+
+
+def test_explain_takes_an_http_request(tmp_path: Path) -> None:
+    about = ["--folder", str(EXAMPLES), "--workload", "triage-bot", "--target", "tracker", "--at", "2026-03-04T12:00:00Z"]
+    about += ["--context", "change_freeze=false"]
+    url = "https://tracker.internal/api/projects/crm/issues/7"
+    answer = json.loads(run(tmp_path, "explain", "--json", *about, f"DELETE {url}").stdout)
+    assert (answer["decision"], answer["rules"][0]) == ("hold", "tracker-deletion-needs-a-human")
+    assert answer["statements"][0]["objects"] == ["url tracker.internal/api/projects/crm/issues/7 (write)"]
+    words = ["--header", "content-type=application/json", f"POST {url}"]
+    assert "tracker-comment-and-close" in json.loads(run(tmp_path, "explain", "--json", *about, *words).stdout)["rules"]
+    refused = run(tmp_path, "explain", *about, "GET https://tracker.internal/a/%252e")
+    assert (refused.exit_code, "percent-encoded twice" in refused.output) == (2, True)

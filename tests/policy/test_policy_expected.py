@@ -65,7 +65,7 @@ def test_a_case_happens_when_and_where_it_says() -> None:
     ("text", "problem"),
     [
         ("cases: []", "t:1: cases: "),
-        (HEAD + "- {expect: deny}", "t:4: cases.0: Value error, give exactly one of sql, connect: true and effects"),
+        (HEAD + "- {expect: deny}", "t:4: cases.0: Value error, give exactly one of sql, request, connect: true and effects"),
         (HEAD + "- {sql: a, connect: true, expect: deny}", "t:4: cases.0: "),
         (HEAD + "- {sql: a, expect: no}", "t:4: cases.0.expect: "),
         (HEAD + "- {sql: a, expect: deny, mask: []}", "t:4: cases.0.mask: "),

@@ -8,7 +8,7 @@ from typing import Final
 from hostagent.model.errors import RemoteWireError
 from hostagent.model.operation import Access, Completeness, Effect, Operation, Resource
 from hostagent.wire.http1.head import RequestHead
-from hostagent.wire.http1.location import Location, query_pairs, readings
+from hostagent.wire.http1.location import DEFAULT_PORTS, Location, locate, query_pairs, readings
 
 PROTOCOL: Final = "http"
 
@@ -77,6 +77,23 @@ def operation(method: str, location: Location, fields: Sequence[tuple[str, str]]
         parameters=tuple(value for _, value in pairs or ()),
         attributes=_attributes(location, fields),
     )
+
+
+def read_line(text: str, fields: Sequence[tuple[str, str]]) -> Operation:
+    """Return the operation of a request that a person wrote as ``METHOD URL``.
+
+    Raises:
+        ValueError: it is not that, or no such request would be looked at.
+    """
+    method, _, url = text.strip().partition(" ")
+    scheme, separator, rest = url.partition("://")
+    host = rest.partition("/")[0].partition("?")[0]
+    if not separator or scheme not in DEFAULT_PORTS:
+        raise ValueError(f"{text!r} is not METHOD URL, such as GET https://api.example.com/v1/items?limit=10")
+    try:
+        return operation(method, locate(method, url, host, scheme), fields)
+    except RemoteWireError as error:
+        raise ValueError(f"{text}: refused before any rule is asked: {error}") from error
 
 
 def _overridden(query: str | None, pairs: Sequence[tuple[str, str]] | None) -> bool:
