@@ -11,6 +11,7 @@ from hostagent.model.flow import Flow
 from hostagent.model.identity import Identity
 from hostagent.model.target import Target
 from hostagent.policy import Policy, PolicyContext
+from hostagent.sql import MAX_TEXT
 
 
 class PolicySource(Protocol):
@@ -41,7 +42,8 @@ class SessionContext:
     ``int(now * 1e9) + wall_offset_ns``. ``random(n)`` returns n unpredictable bytes. ``wake`` asks the rim to call
     ``Gate.tick`` soon, whatever the deadline: used when another connection's cancel request concerns this session.
     ``tls`` says whether the rim can serve TLS to the client; ``demand_scram`` whether clients insist on SCRAM, for which
-    ``placeholder`` is the password they use. ``cancel_keys`` is the protocol's own registry of cancel keys.
+    ``placeholder`` is the password they use. Statements of more than ``inline`` bytes are analysed beside the loop (``Analyse``).
+    ``cancel_keys`` is the protocol's own registry of cancel keys.
     """
 
     flow: Flow
@@ -59,6 +61,7 @@ class SessionContext:
     tls: bool = True
     demand_scram: bool = False
     placeholder: str = "hostagent"
+    inline: int = MAX_TEXT
 
     def at(self, now: float) -> int:
         """Return the wall-clock time of monotonic ``now`` in unix nanoseconds."""

@@ -44,6 +44,7 @@ class Gate:
                 tls=context.tls,
                 demand_scram=context.demand_scram,
                 placeholder=context.placeholder,
+                inline=context.inline,
             ),
         )
         # The hot path: nothing of the gate's own happens per chunk.
@@ -52,6 +53,7 @@ class Gate:
         self.connect_failed = self._inspector.connect_failed
         self.closed = self._inspector.closed
         self.cut = self._inspector.cut
+        self.analysed = self._inspector.analysed
 
     @property
     def statements(self) -> int:

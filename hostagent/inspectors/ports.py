@@ -14,6 +14,7 @@ from hostagent.model.flow import Flow, Side
 from hostagent.model.operation import Completeness, Effect, Operation
 from hostagent.model.target import Target
 from hostagent.model.verdict import Verdict
+from hostagent.sql import MAX_TEXT, Analysis
 from hostagent.sql.statement import Statement
 
 
@@ -274,7 +275,7 @@ class Surroundings:
 
     ``random(n)`` returns n unpredictable bytes; ``wake`` asks for a tick soon; ``cancel_keys`` is the protocol's own
     registry, shared by all sessions. ``tls``: the client can be offered TLS. ``demand_scram``: clients insist on SCRAM and
-    use ``placeholder`` as their password. ``at(now)`` is wall-clock unix nanoseconds.
+    use ``placeholder`` as their password. Statements of more than ``inline`` bytes are analysed beside the loop. ``at(now)`` is wall-clock unix nanoseconds.
     """
 
     flow: Flow
@@ -287,6 +288,7 @@ class Surroundings:
     tls: bool
     demand_scram: bool
     placeholder: str
+    inline: int = MAX_TEXT
 
 
 class Denial(NamedTuple):
@@ -333,6 +335,9 @@ class Inspector(Protocol):
 
     def release(self, denial: Denial | None, now: float) -> list[Command]:
         """The held operation was answered: go on with it (None), or refuse it."""
+
+    def analysed(self, analysis: Analysis, now: float) -> list[Command]:
+        """The text of the last ``Analyse`` means this: go on with the statement that has it."""
 
     def notice(self, text: str, now: float) -> list[Command]:
         """Tell the client something that is no answer to anything."""

@@ -84,10 +84,19 @@ class RefreshCatalogue(NamedTuple):
     """The schema changed or an unknown object was met: fetch the catalogue anew."""
 
 
+class Analyse(NamedTuple):
+    """Find out what ``text`` means beside the loop, because that takes long; the answer comes back through ``Gate.analysed``.
+
+    Nothing of the client is to be fed before it: the gate stands at the statement that has this text.
+    """
+
+    text: bytes
+
+
 class Close(NamedTuple):
     """Flush what was written, then close both sides. ``reason`` is one line for logs and records."""
 
     reason: str
 
 
-Command = Forward | Record | Hold | Withdraw | Connect | StartTLS | Pause | Resume | CancelUpstream | RefreshCatalogue | Close
+Command = Forward | Record | Hold | Withdraw | Connect | StartTLS | Pause | Resume | CancelUpstream | RefreshCatalogue | Analyse | Close

@@ -30,6 +30,7 @@ from hostagent.model.identity import Identity
 from hostagent.model.ports import Journal
 from hostagent.model.target import Target
 from hostagent.model.ticket import Answer
+from hostagent.proxy.analysts import INLINE, Analysts
 from hostagent.proxy.authority import Authority
 from hostagent.proxy.authority import Leaf as Certificate
 from hostagent.proxy.cancel import deliver_cancel
@@ -44,6 +45,7 @@ from hostagent.proxy.inbound import Draw, InboundPorts, Surroundings, identity_f
 from hostagent.proxy.listener import Listeners
 from hostagent.proxy.secrets import Secrets
 from hostagent.proxy.session import Session
+from hostagent.proxy.shares import Shares
 from hostagent.proxy.tls import end_point_hash, upstream_context, upstream_name
 from hostagent.proxy.turn import Turn
 from hostagent.proxy.unixpeer import Dialler, dialler
@@ -105,6 +107,8 @@ class Service:
         self._parts = parts
         self._tasks = tasks
         self._turn = Turn(parts.journal, asyncio.get_running_loop().call_soon)
+        self._shares = Shares(asyncio.get_running_loop().call_soon)
+        self._analysts = Analysts(tasks.create_task)
         self._cancel_keys = CancelRegistry()
         self._cancels = asyncio.Semaphore(_CANCELS)
         self._leaves: dict[str, Leaf] = {}
@@ -216,6 +220,7 @@ class Service:
         """End every leaf and session: the service is stopping."""
         for name in list(self._leaves):
             self.retire(name, "hostagent is stopping")
+        self._analysts.stop()
 
     def summary(self) -> list[dict[str, object]]:
         """Return one line per leaf for ``hostagent status``."""
@@ -310,10 +315,11 @@ class Service:
             cancel_keys=self._cancel_keys,
             demand_scram=settings.client_auth == "scram",
             placeholder=settings.placeholder_password,
+            inline=INLINE,
             wake=lambda: session.wake(),  # noqa: PLW0108 - the session is made of the context
             tls=not flow.destination.is_path,  # PostgreSQL offers none over unix sockets either
         )
-        session = Session(flow, Gate(context), self, self._turn)
+        session = Session(flow, Gate(context), self, self._turn, share=self._shares.of(flow.workload))
         leaf.sessions.add(session)
         limit = self._parts.config.limits.login_timeout_s
         login = asyncio.get_running_loop().call_later(limit, self._login_late, session, limit)
@@ -400,6 +406,10 @@ class Service:
         self._held.pop(command.ticket_id, None)
         self._parts.desk.withdraw(command.ticket_id, command.reason)
 
+    def analyse(self, session: Session, text: bytes) -> None:
+        """Have a long statement analysed beside the loop."""
+        self._analysts.analyse(session.flow.workload, text, session.analysed)
+
     def cancel_upstream(self, session: Session, data: bytes) -> None:
         """Deliver a cancel request on a connection of its own."""
         # Where to is asked now: the session may be over and forgotten before the task begins.
@@ -426,6 +436,7 @@ class Service:
         if served is not None:
             served.login.cancel()
             served.leaf.sessions.discard(session)
+            self._analysts.withdraw(served.leaf.workload, session.analysed)
         for ticket_id in [ticket for ticket, holder in self._held.items() if holder is session]:
             del self._held[ticket_id]
             self._parts.desk.withdraw(ticket_id, "the session ended")

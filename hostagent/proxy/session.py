@@ -11,11 +11,13 @@ import asyncio
 import logging
 import ssl
 import time
+from collections import deque
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Protocol, cast
 
 from hostagent.gate import Gate
 from hostagent.model.command import (
+    Analyse,
     CancelUpstream,
     Close,
     Command,
@@ -33,7 +35,9 @@ from hostagent.model.errors import JournalError
 from hostagent.model.event import Event, EventKind
 from hostagent.model.flow import Flow, Side
 from hostagent.model.ticket import Answer
+from hostagent.proxy.shares import SHARE_S, Share, Shares
 from hostagent.proxy.tlspipe import TLSPipe
+from hostagent.sql import Analysis
 
 if TYPE_CHECKING:
     from hostagent.proxy.turn import Turn
@@ -42,6 +46,8 @@ log = logging.getLogger(__name__)
 
 # Above this many unsent bytes towards one side, the other side is no longer read.
 _HIGH_WATER = 524_288
+STEP = 4096
+"""Bytes of a client that are judged in one step (four times as many of a server): the dearest texts cost some 8 µs a byte."""
 
 
 class Outside(Protocol):
@@ -68,6 +74,9 @@ class Outside(Protocol):
     def withdraw(self, command: Withdraw) -> None:
         """Take the ticket off the desk."""
 
+    def analyse(self, session: Session, text: bytes) -> None:
+        """Find out what a statement means; ends in ``session.analysed``."""
+
     def cancel_upstream(self, session: Session, data: bytes) -> None:
         """Send a cancel request on a connection of its own; ends in ``session.cancel_delivered``."""
 
@@ -79,7 +88,11 @@ class Outside(Protocol):
 
 
 class _End(asyncio.Protocol):
-    """One side's transport callbacks."""
+    """One side's transport callbacks.
+
+    ``behind`` is what was received and not yet looked at, each with whether it is already decrypted; ``queued``: it waits for the
+    workload's share; ``eof``: nothing more will come.
+    """
 
     def __init__(self, session: Session, side: Side) -> None:
         self._session = session
@@ -87,6 +100,9 @@ class _End(asyncio.Protocol):
         self.transport: asyncio.Transport | None = None
         self.tls: TLSPipe | None = None
         self.received = 0
+        self.behind: deque[tuple[bytes, bool]] = deque()
+        self.queued = False
+        self.eof = False
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         self.transport = cast("asyncio.Transport", transport)  # uvloop's transports are of no such class
@@ -127,8 +143,12 @@ class Session:
         *,
         clock: Callable[[], float] = time.monotonic,
         wall_ns: Callable[[], int] = time.time_ns,
+        share: Share | None = None,
     ) -> None:
-        """Tie the parts together; ``client`` and ``server`` are the protocols to give to the event loop."""
+        """Tie the parts together; ``client`` and ``server`` are the protocols to give to the event loop.
+
+        ``share`` is the workload's part of the loop's time, which all its sessions use together.
+        """
         self.flow = flow
         self.gate = gate
         self.client = _End(self, Side.CLIENT)
@@ -142,9 +162,11 @@ class Session:
         self._deadline: float | None = None
         self._timer: asyncio.TimerHandle | None = None
         self._over = False
+        self._share = share or Shares(asyncio.get_running_loop().call_soon).of(flow.workload)
         self._gone: set[Side] = set()
         self._unread: set[Side] = set()
         self._full: set[Side] = set()
+        self._reading_up = False
         self._cancelling = False
         self._close_reason = ""
         self.database = ""
@@ -160,18 +182,86 @@ class Session:
         """Bytes arrived from ``side``."""
         if self._over:
             return
+        end = self.client if side is Side.CLIENT else self.server
+        if end.behind or self._share.used_up or self._stands(end):
+            end.behind.append((data, False))
+            self._fall_behind(end, side)
+            return
+        began = self._clock()
         try:
-            end = self.client if side is Side.CLIENT else self.server
-            if end.tls is None:
-                self._obey(self.gate.feed(side, data, self._clock()))
-            else:
+            if end.tls is not None:
                 self._received_tls(end, side, data)
+            elif len(data) <= STEP:
+                self._obey(self.gate.feed(side, data, began))
+            else:
+                self._step_by_step(end, side, data)
         except Exception as error:  # noqa: BLE001 - one session fails, only that session closes
             self._crashed(error)
+        self._share.spent += self._clock() - began
+
+    def _step_by_step(self, end: _End, side: Side, data: bytes) -> None:
+        """Feed much data in steps; what is left when the workload's share is used up waits."""
+        clock, step = self._clock, STEP if side is Side.CLIENT else 4 * STEP
+        stop = clock() + SHARE_S - self._share.spent
+        for at in range(0, len(data), step):
+            now = clock()
+            if now >= stop:
+                end.behind.append((data[at:], True))
+                self._fall_behind(end, side)
+                return
+            self._obey(self.gate.feed(side, data[at : at + step], now))
+            if self._over:
+                return
+            if self._stands(end):
+                if data[at + step :]:
+                    end.behind.append((data[at + step :], True))
+                self._read_or_not(side)
+                return
+
+    def _stands(self, end: _End) -> bool:
+        """Return whether nothing of ``end`` is to be fed: it is the client's, and a statement of its is being analysed."""
+        return self._reading_up and end is self.client
+
+    def _fall_behind(self, end: _End, side: Side) -> None:
+        """Something of ``end`` waits: read no more of it until that was looked at."""
+        if self._stands(end):
+            self._read_or_not(side)
+        elif not end.queued:
+            end.queued = True
+            self._share.wait(lambda: self._catch_up(end, side))
+            self._read_or_not(side)
+
+    def _catch_up(self, end: _End, side: Side) -> None:
+        """It is this workload's turn again: go on with what waits."""
+        end.queued = False
+        while end.behind and not self._over and not end.queued and not self._stands(end):
+            if self._share.used_up:
+                self._fall_behind(end, side)
+                return
+            data, plain = end.behind.popleft()
+            began = self._clock()
+            rest, end.behind = end.behind, deque()  # what is left of this one comes first again
+            try:
+                if plain or end.tls is None:
+                    self._step_by_step(end, side, data)
+                else:
+                    self._received_tls(end, side, data)
+            except Exception as error:  # noqa: BLE001 - one session fails, only that session closes
+                self._crashed(error)
+            end.behind += rest
+            self._share.spent += self._clock() - began
+        if not end.behind and not self._over and not self._stands(end):
+            self._read_or_not(side)
+            if end.eof:
+                self.ended(side)
 
     def ended(self, side: Side) -> None:
         """``side`` sent EOF or was reset."""
         if self._over or side in self._gone:
+            return
+        end = self.client if side is Side.CLIENT else self.server
+        if end.behind or self._stands(end):  # what it sent before comes first
+            end.eof = True
             return
         self._gone.add(side)
         self._guard(lambda: self._obey(self.gate.closed(side, self._clock())))
@@ -193,6 +283,20 @@ class Session:
         """A held operation was answered."""
         self._guard(lambda: self._obey(self.gate.resume(answer, self._clock())))
 
+    def analysed(self, analysis: Analysis) -> None:
+        """What the text that was handed out means: the client's side goes on."""
+        self._reading_up = False
+        began = self._clock()
+        self._guard(lambda: self._obey(self.gate.analysed(analysis, began)))
+        self._share.spent += self._clock() - began
+        if not self._reading_up and not self._over:
+            if self.client.behind:
+                self._fall_behind(self.client, Side.CLIENT)
+            else:
+                self._read_or_not(Side.CLIENT)
+                if self.client.eof:
+                    self.ended(Side.CLIENT)
+
     def cut(self, reason: str) -> None:
         """End the session now: identity lost, workload killed, service stopping."""
         self._guard(lambda: self._obey(self.gate.cut(reason, self._clock())))
@@ -208,15 +312,17 @@ class Session:
         self._read_or_not(side.other)
 
     def _read_or_not(self, side: Side) -> None:
-        """Read ``side`` unless the gate has enough of it, or the other side cannot take more."""
-        paused = side in self._unread or side.other in self._full
-        other = self.client if side is Side.CLIENT else self.server
-        if other.transport is None or other.transport.is_closing():
+        """Read ``side`` unless the gate has enough of it, something of it still waits, or the other side cannot take more."""
+        end = self.client if side is Side.CLIENT else self.server
+        transport = end.transport
+        if transport is None or transport.is_closing():
             return
-        if paused and other.transport.is_reading():
-            other.transport.pause_reading()
-        elif not paused and not other.transport.is_reading():
-            other.transport.resume_reading()
+        late = bool(end.behind) or end.queued or self._stands(end)
+        paused = late or side in self._unread or side.other in self._full
+        if paused and transport.is_reading():
+            transport.pause_reading()
+        elif not paused and not transport.is_reading():
+            transport.resume_reading()
 
     @property
     def over(self) -> bool:
@@ -307,6 +413,9 @@ class Session:
             case Resume():
                 self._unread.discard(command.side)
                 self._read_or_not(command.side)
+            case Analyse():
+                self._reading_up = True
+                self._outside.analyse(self, command.text)
             case CancelUpstream():
                 self._cancelling = True
                 self._outside.cancel_upstream(self, command.data)
@@ -350,7 +459,7 @@ class Session:
             self._tls_failed(side, error)
             return
         if plain:
-            self._obey(self.gate.feed(side, plain, self._clock()))
+            self._step_by_step(end, side, plain)
         if pipe.ended:
             self.ended(side)
 
@@ -415,6 +524,8 @@ class Session:
         if self._over:
             return
         self._over = True
+        for end in (self.client, self.server):
+            end.behind.clear()
         self._arm(None)
         for end in (self.client, self.server):
             self._close(end)

@@ -6,7 +6,7 @@ May not live here: decisions, masking, protocol messages, session state (which s
 
 from __future__ import annotations
 
-from hostagent.sql.analysis import MAX_TEXT, analyse
+from hostagent.sql.analysis import MAX_TEXT, analyse, hopeless, misunderstood
 from hostagent.sql.lexer import fingerprint, redact
 from hostagent.sql.statement import Analysis, CopyStatement, Function, Relation, Statement, resolved
 
@@ -19,6 +19,8 @@ __all__ = [
     "Statement",
     "analyse",
     "fingerprint",
+    "hopeless",
+    "misunderstood",
     "redact",
     "resolved",
 ]

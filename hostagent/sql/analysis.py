@@ -6,6 +6,7 @@ Guarantees: deterministic, no I/O, never raises on any ``str``. What is not unde
 from __future__ import annotations
 
 import re
+from dataclasses import replace
 
 import pgparse
 
@@ -21,6 +22,11 @@ from hostagent.sql.walk import Handler, Walk
 MAX_TEXT = 1 << 20  # bytes of UTF-8; longer statements are not parsed but OPAQUE
 MAX_NESTING = 3  # SQL text inside SQL text inside …
 
+# What is found out is judged, recorded and kept by a process that serves everybody: it must stay of a size that one can look at.
+MAX_STATEMENTS = 500  # in one text
+MAX_PARTS = 10_000  # relations, functions, columns, resources and settings of one text
+MAX_REDACTED = 65_536  # characters of the redacted text, over all statements of a text
+
 # The scanner reads a run of operator characters anew for each comment that starts in it, so that its time grows with the
 # square of the run. PostgreSQL takes no operator of more than 63.
 MAX_RUN = 1024
@@ -35,9 +41,25 @@ def analyse(text: str) -> Analysis:
     """Return what ``text`` (one simple query or one Parse, in PostgreSQL's own language) means.
 
     Text that PostgreSQL 17's grammar does not take, that holds a NUL or lone surrogates, that is longer than ``MAX_TEXT``,
-    nested too deeply or has an endless run of operator characters, gives an ``error`` and one OPAQUE statement.
+    nested too deeply, holds too many statements or parts (``MAX_STATEMENTS``, ``MAX_PARTS``) or an endless run of operator characters, gives an ``error`` and one OPAQUE statement.
     """
     return _analyse(text, MAX_NESTING)
+
+
+def hopeless(text: bytes) -> bool:
+    """Return whether ``analyse`` would give up on ``text`` (as received) before parsing it: that is quick."""
+    if len(text) > MAX_TEXT or b"\0" in text:
+        return True
+    try:
+        text.decode()
+    except UnicodeDecodeError:
+        return True
+    return False
+
+
+def misunderstood(text: bytes, error: str) -> Analysis:
+    """Return the analysis of a text that nobody could understand: one OPAQUE statement with every effect."""
+    return _opaque(text.decode("utf-8", "surrogateescape"), error)
 
 
 def _analyse(text: str, depth: int) -> Analysis:
@@ -59,7 +81,30 @@ def _analyse(text: str, depth: int) -> Analysis:
         return _opaque(text, f"not PostgreSQL: {_first_words(error)}")
     except (RecursionError, MemoryError, ValueError):
         return _opaque(text, "the statement is nested too deeply")
-    return Analysis(tuple(_statement(tree["stmt"], _source(encoded, tree), depth) for tree in trees))
+    if len(trees) > MAX_STATEMENTS:
+        return _opaque(text, f"the text holds more than {MAX_STATEMENTS} statements")
+    statements: list[Statement] = []
+    room, parts = MAX_REDACTED // max(1, len(trees)), 0
+    for tree in trees:
+        made = _statement(tree["stmt"], _source(encoded, tree), depth)
+        parts += _parts(made)
+        if parts > MAX_PARTS:
+            return _opaque(text, f"the text names more than {MAX_PARTS} objects")
+        statements.append(made if len(made.redacted) <= room else _shortened(made, room))
+    return Analysis(tuple(statements))
+
+
+def _parts(statement: Statement) -> int:
+    inner = 0 if statement.inner is None else _parts(statement.inner)
+    named = len(statement.relations) + len(statement.functions) + len(statement.columns)
+    return inner + named + len(statement.resources) + len(statement.settings)
+
+
+def _shortened(statement: Statement, room: int) -> Statement:
+    """Return ``statement`` with the beginning of its redacted text; its fingerprint stays that of the whole."""
+    redacted = f"{statement.redacted[:room]} [… {len(statement.redacted)} characters]"
+    inner = statement.inner
+    return replace(statement, redacted=redacted, inner=None if inner is None else replace(inner, redacted=redacted))
 
 
 def _source(encoded: bytes, tree: dict[str, int]) -> str:

@@ -26,6 +26,7 @@ from hostagent.model.flow import Side
 from hostagent.model.operation import Effect, Operation
 from hostagent.model.target import UpstreamTLS
 from hostagent.model.verdict import Decision
+from hostagent.sql import Analysis
 from hostagent.wire.http1.body import ChunkedBody, SizedBody, build_chunk, build_last_chunk, request_body
 from hostagent.wire.http1.head import RequestHead, build_request, build_response, parse_request, take_head, tokens
 from hostagent.wire.http1.location import Location, locate
@@ -370,6 +371,10 @@ class HttpInspector:
     def cancel_wanted(self) -> bool:
         """Return False: HTTP/1.1 has no way to take back a request but to close the connection."""
         return False
+
+    def analysed(self, analysis: Analysis, now: float) -> list[Command]:
+        """Nothing is handed out to be analysed here."""
+        return []
 
     def notice(self, text: str, now: float) -> list[Command]:
         """Say nothing: a client that waits for a response can be told nothing else."""

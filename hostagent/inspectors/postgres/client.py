@@ -15,11 +15,12 @@ from hostagent.inspectors.postgres.conversation import Conversation, Entry, Kind
 from hostagent.inspectors.postgres.names import RESERVED, Portal, Prepared, Undo, key_of
 from hostagent.inspectors.postgres.parameters import decode_all
 from hostagent.inspectors.postgres.rounds import TAIL, Rounds, exact
-from hostagent.inspectors.postgres.subjects import NOT_ASCII, with_parameters
-from hostagent.model.command import Command, Forward
+from hostagent.inspectors.postgres.subjects import NOT_ASCII, UnanalysedText, with_parameters
+from hostagent.model.command import Analyse, Command, Forward
 from hostagent.model.errors import RemoteWireError
 from hostagent.model.flow import Side
 from hostagent.model.verdict import Decision
+from hostagent.sql import Analysis
 from hostagent.wire.buffer import ReceiveBuffer
 from hostagent.wire.postgres.frontend import (
     Named,
@@ -75,9 +76,10 @@ class ClientHalf:
         self._rounds = Rounds(conversation)
         self.waiting: Waiting | None = None
         self.terminated = False
+        self._unread: bytes | None = None
         self._handlers: Mapping[int, Callable[[bytes, int, int, float], object]] = {
-            Client.QUERY: self._query,
-            Client.PARSE: self._parse,
+            Client.QUERY: self._reading(self._query),
+            Client.PARSE: self._reading(self._parse),
             Client.BIND: self._bind,
             Client.DESCRIBE: self._describe,
             Client.EXECUTE: self._execute,
@@ -102,6 +104,9 @@ class ClientHalf:
         if self.waiting is not None and not self.waiting.released:
             self._hoard(data)
             return
+        if self._unread is not None:  # the rim was told to wait; whatever comes all the same stands behind
+            self._buffer.keep(self._buffer.peek() + data, 0)
+            return
         whole = self._buffer.push(data)
         if whole is not None:
             self._walk(whole, now, out)
@@ -114,12 +119,37 @@ class ClientHalf:
         size = HEADER(held, 0)[1] + 1
         waiting = self.waiting
         self._walk(held[:size], now, out)
+        if self._unread is not None:
+            self._buffer.keep(held, 0)
+            return
         if waiting is not None and self.waiting is waiting:  # it never ran: skipped after an error, or its name is gone
             self.waiting = None
             for trace in waiting.traces:
                 self._desk.shut(trace, Outcome("aborted"), now, out)
         if held[size:]:
             self._walk(held[size:], now, out)
+
+    def analysed(self, analysis: Analysis, now: float, out: list[Command]) -> None:
+        """Go on with the message whose text means ``analysis``."""
+        text, self._unread = self._unread, None
+        if text is None:
+            return
+        self._subjects.learn(text, analysis)
+        held = self._buffer.peek()
+        self._buffer.keep(b"", 0)
+        self._walk(held, now, out)
+
+    def _reading(self, handler: Callable[[bytes, int, int, float], object]) -> Callable[[bytes, int, int, float], object]:
+        """Return ``handler`` so that it stops the walk at a text that somebody else has to analyse first."""
+
+        def handle(buffer: bytes, start: int, stop: int, now: float) -> object:
+            try:
+                return handler(buffer, start, stop, now)
+            except UnanalysedText as unread:
+                self._unread = unread.text
+                return HELD
+
+        return handle
 
     def _walk(self, buffer: bytes, now: float, out: list[Command]) -> None:
         self._out = out
@@ -170,6 +200,10 @@ class ClientHalf:
 
     def _keep(self, buffer: bytes, offset: int) -> None:
         rest = buffer[offset:]
+        if self._unread is not None:
+            self._buffer.keep(rest, 0)
+            self._out.append(Analyse(self._unread))
+            return
         need = HEADER_SIZE
         if len(rest) >= HEADER_SIZE:
             need = HEADER(rest, 0)[1] + 1

@@ -9,6 +9,7 @@ from hostagent.inspectors.postgres.session import Session
 from hostagent.model.command import CancelUpstream, Command
 from hostagent.model.errors import LocalWireError
 from hostagent.model.flow import Side
+from hostagent.sql import Analysis
 from hostagent.wire.postgres.startup import build_cancel_request
 
 
@@ -42,6 +43,7 @@ class PostgresInspector:
         self._registry = registry
         self._session: Session | None = None
         self._result: LoginResult | None = None
+        self._inline = surroundings.inline
         self.cancel_requested = False
         self.cancel_request: bytes | None = None
         self._login = Login(
@@ -95,7 +97,7 @@ class PostgresInspector:
         attributes = {"database": result.database, "user": result.user, "application": result.application}
         self._desk.signed_in(result.database, result.user)
         encoding = result.reported.get("server_encoding", "")
-        self._session = Session(self._desk, attributes, ascii_names=encoding != "UTF8")
+        self._session = Session(self._desk, attributes, ascii_names=encoding != "UTF8", inline=self._inline)
         if result.upstream_key is not None:
             self.cancel_request = build_cancel_request(*result.upstream_key)
         for side, data in ((Side.SERVER, result.leftover_server), (Side.CLIENT, result.leftover_client)):
@@ -122,6 +124,10 @@ class PostgresInspector:
         """The held operation was answered."""
         self.cancel_requested = False
         return [] if self._session is None else self._session.release(denial, now)
+
+    def analysed(self, analysis: Analysis, now: float) -> list[Command]:
+        """The text that was handed out means this."""
+        return [] if self._session is None else self._session.analysed(analysis, now)
 
     def notice(self, text: str, now: float) -> list[Command]:
         """Tell the client something that is no answer to anything."""

@@ -13,15 +13,16 @@ from hostagent.inspectors.postgres.subjects import Subjects
 from hostagent.model.command import Close, Command, Forward
 from hostagent.model.errors import RemoteWireError
 from hostagent.model.flow import Side
+from hostagent.sql import MAX_TEXT, Analysis
 
 
 class Session:
     """The main phase. Every method returns the commands it causes; after ``over`` there are none."""
 
-    def __init__(self, desk: Desk, attributes: Mapping[str, str], *, ascii_names: bool = False) -> None:
-        """``attributes`` go into every operation: database, user, application. ``ascii_names``: see ``Subjects``."""
+    def __init__(self, desk: Desk, attributes: Mapping[str, str], *, ascii_names: bool = False, inline: int = MAX_TEXT) -> None:
+        """``attributes`` go into every operation: database, user, application. ``ascii_names``, ``inline``: see ``Subjects``."""
         self._desk = desk
-        self._talk = Conversation(desk, Subjects(attributes, ascii_names=ascii_names))
+        self._talk = Conversation(desk, Subjects(attributes, ascii_names=ascii_names, inline=inline))
         self._client = ClientHalf(self._talk)
         self._server = ServerHalf(self._talk)
 
@@ -61,6 +62,18 @@ class Session:
         waiting.denial = denial
         try:
             self._client.go_on(now, out)
+            self._check_left(now, out)
+        except RemoteWireError as error:
+            self._broken(Side.CLIENT, error, now, out)
+        return out
+
+    def analysed(self, analysis: Analysis, now: float) -> list[Command]:
+        """The text that was handed out (``Analyse``) means this: go on with the statement that has it."""
+        out: list[Command] = []
+        if self._talk.over:
+            return out
+        try:
+            self._client.analysed(analysis, now, out)
             self._check_left(now, out)
         except RemoteWireError as error:
             self._broken(Side.CLIENT, error, now, out)

@@ -14,7 +14,7 @@ from typing import Final
 from hostagent.inspectors.ports import Subject
 from hostagent.inspectors.postgres.names import Names, Portal, Prepared, key_of
 from hostagent.model.operation import Completeness, Effect, Operation, Resource
-from hostagent.sql import Analysis, analyse
+from hostagent.sql import MAX_TEXT, Analysis, analyse, hopeless
 from hostagent.sql.lexer import Kind as TokenKind
 from hostagent.sql.lexer import tokens
 from hostagent.sql.statement import Statement, resolved
@@ -46,9 +46,13 @@ def _remembered(text: str) -> Analysis:
     return analyse(text)
 
 
-def _analysis(text: bytes) -> Analysis:
-    shown = text.decode("utf-8", "surrogateescape")
-    return _remembered(shown) if len(text) <= _REMEMBERED_TEXT else analyse(shown)
+class UnanalysedText(Exception):  # noqa: N818 - nothing is wrong: somebody else has to look at it first
+    """A text that takes too long to understand here and now. ``text`` is it."""
+
+    def __init__(self, text: bytes) -> None:
+        """Keep the text."""
+        super().__init__("not analysed yet")
+        self.text = text
 
 
 def _forbidden(statement: Statement) -> str:
@@ -78,10 +82,13 @@ def _names_beyond_ascii(text: bytes) -> bool:
 class Subjects:
     """Makes and keeps the subjects of one session."""
 
-    __slots__ = ("_attributes", "_kept", "_unshared", "ascii_names")
+    __slots__ = ("_analysed", "_attributes", "_inline", "_kept", "_unshared", "ascii_names")
 
-    def __init__(self, attributes: Mapping[str, str], *, ascii_names: bool = False) -> None:
+    def __init__(self, attributes: Mapping[str, str], *, ascii_names: bool = False, inline: int = MAX_TEXT) -> None:
         """``attributes`` go into every operation: database, user, application.
+
+        Texts of more than ``inline`` bytes are not analysed here: ``of`` and ``exact`` raise ``UnanalysedText`` until
+        ``learn`` was told what that text means. What nobody can understand anyway (see ``hopeless``) needs no telling.
 
         ``ascii_names``: the database is not in UTF8. Its server cuts names elsewhere than we do, and may fold the case of
         letters that we leave alone, so that names beyond ASCII are refused.
@@ -90,10 +97,24 @@ class Subjects:
         self.ascii_names = ascii_names
         self._kept: dict[bytes, Subject] = {}
         self._unshared: set[bytes] = set()
+        self._inline = inline
+        self._analysed: tuple[bytes, Analysis] | None = None
+
+    def learn(self, text: bytes, analysis: Analysis) -> None:
+        """Take what ``text`` means; the last one is remembered, so that a held statement can be looked at again."""
+        self._analysed = (text, analysis)
+
+    def _analysis(self, text: bytes) -> Analysis:
+        if len(text) > self._inline and not hopeless(text):
+            if self._analysed is None or self._analysed[0] != text:
+                raise UnanalysedText(text)
+            return self._analysed[1]
+        shown = text.decode("utf-8", "surrogateescape")
+        return _remembered(shown) if len(text) <= _REMEMBERED_TEXT else analyse(shown)
 
     def of(self, text: bytes) -> Subject:
         """Return the subject of ``text``, which may be shared by texts that differ only in plain numbers."""
-        key = template(text)
+        key = template(text) if len(text) <= _REMEMBERED_TEXT else text
         found = self._kept.get(key)
         if found is not None:
             return found
@@ -105,10 +126,10 @@ class Subjects:
 
     def exact(self, text: bytes) -> Subject:
         """Return a subject made of exactly ``text``, for eyes that must see the literals."""
-        return self._build(text, _analysis(text))
+        return self._build(text, self._analysis(text))
 
     def _make(self, text: bytes, key: bytes) -> Subject:
-        subject = self._build(text, _analysis(text))
+        subject = self._build(text, self._analysis(text))
         if key != text:
             if subject.plain and all(
                 each.completeness is Completeness.FULL and each.effects <= _NUMBERLESS for each in subject.statements

@@ -1,0 +1,70 @@
+"""Long statements are understood beside the loop; one that cannot be is every effect."""
+
+from __future__ import annotations
+
+import asyncio
+
+from hostagent.proxy.analysts import Analysts
+from hostagent.sql import Analysis, analyse
+
+WAIT_S = 60
+LONG = "insert into t values " + ",".join(["(1, 'ab')"] * 2000)
+
+
+async def asked(analysts: Analysts, *questions: tuple[str, str]) -> list[tuple[str, Analysis]]:
+    """Return the answers in the order in which they came, each with who asked."""
+    answers: list[tuple[str, Analysis]] = []
+    enough = asyncio.Event()
+
+    def done(who: str, analysis: Analysis) -> None:
+        answers.append((who, analysis))
+        if len(answers) == len(questions):
+            enough.set()
+
+    for who, text in questions:
+        analysts.analyse(who, text.encode(), lambda found, who=who: done(who, found))  # type: ignore[misc]
+    async with asyncio.timeout(WAIT_S):
+        await enough.wait()
+    return answers
+
+
+async def test_the_answer_is_what_analyse_says() -> None:
+    async with asyncio.TaskGroup() as tasks:
+        analysts = Analysts(tasks.create_task)
+        assert await asked(analysts, ("bot", LONG), ("bot", "drop table t -- ä")) == [
+            ("bot", analyse(LONG)),
+            ("bot", analyse("drop table t -- ä")),
+        ]
+        analysts.stop()
+
+
+async def test_who_asks_much_waits_behind_itself() -> None:
+    async with asyncio.TaskGroup() as tasks:
+        analysts = Analysts(tasks.create_task, processes=1)
+        answers = await asked(analysts, *[("greedy", "select 1")] * 5, ("modest", "select 2"))
+        assert [who for who, _ in answers].index("modest") <= 1
+        analysts.stop()
+
+
+async def test_a_process_that_dies_leaves_a_statement_that_is_not_understood_and_the_next_one_is_served() -> None:
+    async with asyncio.TaskGroup() as tasks:
+        analysts = Analysts(tasks.create_task, processes=1)
+        await asked(analysts, ("bot", "select 1"))
+        (process,) = analysts._spare
+        process.kill()
+        (_, lost), (_, next_one) = await asked(analysts, ("bot", "select 1"), ("bot", "select 1"))
+        assert lost.error in ("", "the statement takes too long to understand")
+        assert next_one == analyse("select 1")
+        analysts.stop()
+
+
+async def test_what_is_withdrawn_is_not_analysed() -> None:
+    async with asyncio.TaskGroup() as tasks:
+        analysts = Analysts(tasks.create_task, processes=1)
+        gone: list[Analysis] = []
+        analysts.analyse("bot", b"select 1", lambda _: None)
+        analysts.analyse("bot", b"select 2", gone.append)
+        analysts.withdraw("bot", gone.append)
+        await asked(analysts, ("bot", "select 3"))
+        assert gone == []
+        analysts.stop()
