@@ -100,22 +100,23 @@ def _print_service(service: dict[str, Any]) -> None:
 @click.option("--json", "as_json", is_flag=True, help="Print the findings as JSON.")
 @click.pass_obj
 def doctor_command(config_path: str | None, as_json: bool) -> None:
-    """Check this host and say how to mend what is missing. Changes nothing; exits 1 when something is."""
+    """Check this host and the configuration; say why each thing matters and how to mend it. Changes nothing.
+
+    Exits 0 when everything is as it should be, 1 when something is weaker or at risk, 2 when something must be mended first.
+    """
     from dataclasses import asdict
 
-    from hostagent.daemon.configfile import load_config
-    from hostagent.enforcer.doctor import examine
+    from hostagent.daemon.checkup import examine_all
 
-    config = load_config(config_path)
-    checks = examine([config.users.proxy, config.users.recorder])
+    checks = examine_all(config_path)
     if as_json:
         click.echo(json.dumps([asdict(check) for check in checks], indent=2))
-    else:
-        for check in checks:
-            click.echo(f"{'ok     ' if check.ok else 'MISSING'}  {check.name}: {check.detail}")
-            if check.fix:
-                click.echo(f"         -> {check.fix}")
-    raise SystemExit(0 if all(check.ok for check in checks) else 1)
+    for check in () if as_json else checks:
+        click.echo(f"{check.state.value:4}  {check.id}: {check.detail}")
+        if check.why:
+            click.echo(f"      {check.why}\n      -> {check.fix}")
+    states = {check.state.value for check in checks}
+    raise SystemExit(2 if "fail" in states else int("warn" in states))
 
 
 @click.command("kill")

@@ -55,7 +55,8 @@ def test_this_is_the_machine_that_the_suite_is_for() -> None:
 
 def test_the_doctor_finds_nothing_missing_on_debian_with_systemd(service: Service) -> None:
     done = service.hostagent("doctor", check=False)
-    assert done.returncode == 0, done.stdout
+    assert done.returncode in (0, 1), done.stdout
+    assert "\nfail" not in f"\n{done.stdout}"
 
 
 def test_status_says_that_this_kernel_cannot_own_the_table(service: Service) -> None:
