@@ -25,6 +25,7 @@ from hostagent.model.errors import UnwritableEventError
 from hostagent.model.event import Event
 
 _LONGEST = MAX_LINE - 128
+_DEEPEST = 100
 
 
 class ChainState(NamedTuple):
@@ -43,14 +44,20 @@ def _plain(value: object) -> object:
     return str(value)
 
 
-def _printable(value: object) -> object:
-    """Return ``value`` with characters that UTF-8 cannot carry (lone surrogates) replaced; slow, rarely needed."""
+def _printable(value: object, depth: int = 0) -> object:
+    """Return ``value`` with characters that UTF-8 cannot carry (lone surrogates) replaced; slow, rarely needed.
+
+    Raises:
+        ValueError: it is nested too deeply. Counted here, because compiled code has no limit of recursion but the stack.
+    """
     if isinstance(value, str):
         return value.encode("utf-8", "replace").decode("utf-8")
+    if depth > _DEEPEST:
+        raise ValueError(f"nested more than {_DEEPEST} deep")
     if isinstance(value, Mapping):
-        return {str(_printable(str(key))): _printable(item) for key, item in value.items()}
+        return {str(_printable(str(key))): _printable(item, depth + 1) for key, item in value.items()}
     if isinstance(value, (list, tuple, set, frozenset)):
-        return [_printable(item) for item in value]
+        return [_printable(item, depth + 1) for item in value]
     return value
 
 
