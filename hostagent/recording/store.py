@@ -18,11 +18,10 @@ from types import TracebackType
 from typing import Self
 
 import duckdb
-import msgspec
 
 from hostagent.journal import Fault
-from hostagent.journal.verify import Accepted
 from hostagent.model.errors import HostagentError
+from hostagent.recording.inserts import REFUSED, TABLES, Inserts
 from hostagent.recording.reader import Batch, Reading
 from hostagent.recording.schema import sql, views
 
@@ -34,17 +33,12 @@ _ATTACHED = f"storage_version '{STORAGE_VERSION}', row_group_size 8192"
 SCHEMA_VERSION = 2
 PUBLISHED = "sessions.duckdb"
 SEALED = "sealed"
-TYPED = ("connection", "login", "statement", "result", "close", "kernel_flow")
-TABLES = (*TYPED, "event")
-# An event beyond this has no place in the memory that DuckDB may use; what proxyd writes is smaller.
-_LARGEST = 8 * 1024 * 1024
-_COMMON = ("writer", "seq", "at_ns", "flow", "workload")
-_TABLE_OF = {kind: kind for kind in TYPED}
 _SETTINGS = {
     "threads": "1",
     "force_compression": "dictionary",  # the live file is rewritten every second: trying every method would cost more
     "wal_autocheckpoint": "64MB",  # publishing checkpoints anyway; a backlog does not need one every 25,000 events
     "memory_limit": "256MB",
+    "enable_external_file_cache": "false",  # the file that events come from is another one each time, under the same name
     "autoinstall_known_extensions": "false",
     "autoload_known_extensions": "false",
 }
@@ -80,7 +74,6 @@ class Store:
             os.close(self._guard)
             raise
         self._generation = self._scalar("select max(generation) from live.about")
-        self._inserts = {table: self._insert_statement(table) for table in TABLES}
         self.live_rows = sum(self._scalar(f"select count(*) from live.{table}") for table in TABLES)  # noqa: S608
         self.live_bytes = self._live.stat().st_size if self.live_rows else 0
         if not rebuilding:
@@ -117,19 +110,20 @@ class Store:
         """
         try:
             return self._ingest(batches)
-        except (duckdb.DataError, duckdb.OutOfMemoryException) as error:
+        except REFUSED as error:
             log.warning("a batch was refused (%s): looking at each event", str(error).partition("\n")[0])
+            readable = self._inserts.readable
             return self._ingest(
-                [batch._replace(events=[self._readable(*item) for item in batch.events]) for batch in batches]
+                [batch._replace(events=[readable(*item) for item in batch.events]) for batch in batches], careful=True
             )
 
-    def _ingest(self, batches: Sequence[Batch]) -> int:
+    def _ingest(self, batches: Sequence[Batch], *, careful: bool = False) -> int:
         connection = self._connection
         rows = 0
         connection.execute("begin")
         try:
             for batch in batches:
-                rows += self._insert_events(batch.reading.writer, batch.events)
+                rows += self._inserts.events(batch.reading.writer, batch.events, careful=careful)
                 self.note_faults(batch.reading.writer, batch.faults)
                 self._remember(batch.reading)
             connection.execute("commit")
@@ -234,6 +228,7 @@ class Store:
                     f"{self.folder} has schema version {version}, this program writes {SCHEMA_VERSION}: hostagent audit rebuild"
                 )
             self._renew_views()
+            self._inserts = Inserts(connection)
         except duckdb.Error as error:
             connection.close()
             raise RecordingError(
@@ -275,59 +270,6 @@ class Store:
         return int(row[0])
 
     # -- rows ---------------------------------------------------------------------------------------------------------
-
-    def _insert_statement(self, table: str) -> str:
-        """Return the INSERT that takes journal payloads, one a line; columns and types come from the table itself."""
-        columns = [
-            (str(name), str(kind))
-            for name, kind in self.execute(
-                "select column_name, data_type from duckdb_columns() where database_name = 'store' and schema_name = 'live'"
-                " and table_name = ? order by column_index",
-                [table],
-            )
-        ]
-        shape: dict[str, object] = {"seq": "UBIGINT", "at": "BIGINT", "flow": "VARCHAR", "workload": "VARCHAR"}
-        if table == "event":
-            shape |= {"kind": "VARCHAR", "fields": "JSON"}
-            values = ["e.kind", "e.fields"]
-        else:
-            fields = {name: kind for name, kind in columns if name not in _COMMON}
-            shape["fields"] = fields
-            values = [f'e.fields."{name}"' for name in fields]
-        text = json.dumps(shape).replace("'", "''")
-        listed = ", ".join(["?", "e.seq", 'e."at"', "e.flow", "e.workload", *values])
-        # The text comes from VALUES, not as a bare parameter: DuckDB would work that out while planning, one value at a time.
-        lines = "select unnest(string_split(j, chr(10))) as j from (values (?)) as t(j)"
-        return f"insert into live.{table} select {listed} from (select from_json(j, '{text}') as e from ({lines}))"  # noqa: S608
-
-    def _insert_events(self, writer: str, events: Sequence[tuple[int, Accepted]]) -> int:
-        groups: dict[tuple[int, str], list[bytes]] = {}
-        for branch, accepted in events:
-            groups.setdefault((branch, _TABLE_OF.get(accepted.line.kind, "event")), []).append(accepted.payload)
-        for (branch, table), group in groups.items():
-            label = f"{writer}#{branch}" if branch else writer
-            text = b"\n".join(group)
-            self._connection.execute(self._inserts[table], [label, text.decode("utf-8", "replace")])
-        return len(events)
-
-    def _readable(self, branch: int, accepted: Accepted) -> tuple[int, Accepted]:
-        """Return the event as it is if DuckDB can read it, else a stand-in that says so."""
-        kind = accepted.line.kind
-        insert = self._inserts[_TABLE_OF.get(kind, "event")]
-        try:
-            if len(accepted.payload) > _LARGEST:
-                raise duckdb.OutOfMemoryException(f"an event of {len(accepted.payload)} bytes")
-            trial = insert[insert.index(" select ") :]
-            self._connection.execute(trial, ["", accepted.payload.decode("utf-8", "replace")]).fetchall()
-            return branch, accepted
-        except duckdb.Error:
-            line = accepted.line
-            payload = json.dumps(
-                {"seq": line.seq, "kind": "unreadable", "at": line.at, "flow": "", "workload": "", "fields": {}}
-            )
-            return branch, accepted._replace(
-                payload=payload.encode(), line=msgspec.structs.replace(line, kind="unreadable")
-            )
 
     def note_faults(self, writer: str, faults: Sequence[Fault]) -> None:
         """Log an alarm and keep a row for each fault."""

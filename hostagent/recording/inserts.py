@@ -1,0 +1,123 @@
+"""Journal payloads into the live tables: DuckDB reads them as JSON lines out of a file in memory.
+
+A string parameter with one payload a line, split and parsed by SQL, costs three times as much; it serves as the careful way, for
+a batch in which something cannot be read.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Sequence
+
+import duckdb
+import msgspec
+
+from hostagent.journal.verify import Accepted
+
+TYPED = ("connection", "login", "statement", "result", "close", "kernel_flow")
+TABLES = (*TYPED, "event")
+# What DuckDB raises for an event it cannot take.
+REFUSED = (duckdb.DataError, duckdb.InvalidInputException, duckdb.OutOfMemoryException)
+# An event beyond this has no place in the memory that DuckDB may use; what proxyd writes is smaller.
+_LARGEST = 8 * 1024 * 1024
+_COMMON = ("writer", "seq", "at_ns", "flow", "workload")
+_TABLE_OF = {kind: kind for kind in TYPED}
+# Without errors ignored, a field of another type than its column would refuse the batch: it becomes NULL, as in ``from_json``.
+_LINES = (
+    f"format = 'newline_delimited', compression = 'uncompressed', hive_partitioning = false, ignore_errors = true, "
+    f"maximum_object_size = {_LARGEST}"
+)
+
+
+class Inserts:
+    """The INSERT statements of one open database; columns and types come from its tables."""
+
+    def __init__(self, connection: duckdb.DuckDBPyConnection) -> None:
+        """Make the statements for the tables of schema ``live``."""
+        self._connection = connection
+        self._fast: dict[str, tuple[str, str]] = {}
+        self._careful: dict[str, str] = {}
+        for table in TABLES:
+            self._fast[table], self._careful[table] = self._statements(table)
+
+    def events(self, writer: str, events: Sequence[tuple[int, Accepted]], *, careful: bool = False) -> int:
+        """Insert ``events`` of ``writer``, each given with its branch; returns how many.
+
+        ``careful``: each was found to be ``readable``.
+
+        Raises:
+            duckdb.Error: one of ``REFUSED`` for an event that DuckDB cannot take; the transaction is to be rolled back.
+        """
+        groups: dict[tuple[int, str], list[bytes]] = {}
+        for branch, accepted in events:
+            groups.setdefault((branch, _TABLE_OF.get(accepted.line.kind, "event")), []).append(accepted.payload)
+        for (branch, table), group in groups.items():
+            label = f"{writer}#{branch}" if branch else writer
+            if careful:
+                text = b"\n".join(group).decode("utf-8", "replace")
+                self._connection.execute(self._careful[table], [label, text])
+            else:
+                self._insert(table, label, group)
+        return len(events)
+
+    def readable(self, branch: int, accepted: Accepted) -> tuple[int, Accepted]:
+        """Return the event as it is if DuckDB can read it, else a stand-in that says so."""
+        kind = accepted.line.kind
+        insert = self._careful[_TABLE_OF.get(kind, "event")]
+        try:
+            if len(accepted.payload) > _LARGEST:
+                raise duckdb.OutOfMemoryException(f"an event of {len(accepted.payload)} bytes")
+            trial = insert[insert.index(" select ") :]
+            self._connection.execute(trial, ["", accepted.payload.decode("utf-8", "replace")]).fetchall()
+            return branch, accepted
+        except duckdb.Error:
+            line = accepted.line
+            payload = json.dumps(
+                {"seq": line.seq, "kind": "unreadable", "at": line.at, "flow": "", "workload": "", "fields": {}}
+            )
+            return branch, accepted._replace(
+                payload=payload.encode(), line=msgspec.structs.replace(line, kind="unreadable")
+            )
+
+    def _insert(self, table: str, label: str, group: Sequence[bytes]) -> None:
+        before, after = self._fast[table]
+        fd = os.memfd_create("events", os.MFD_CLOEXEC)
+        with os.fdopen(fd, "wb") as file:
+            file.write(b"\n".join(group))
+            file.flush()
+            done = self._connection.execute(f"{before}/proc/self/fd/{fd}{after}", [label]).fetchone()
+        if done is None or done[0] != len(group):
+            raise duckdb.InvalidInputException(f"of {len(group)} events {done} were inserted")
+
+    def _statements(self, table: str) -> tuple[tuple[str, str], str]:
+        """Return the INSERT that reads JSON lines from a file, as what stands before and after its path; and the careful one."""
+        columns = [
+            (str(name), str(kind))
+            for name, kind in self._connection.execute(
+                "select column_name, data_type from duckdb_columns() where database_name = 'store' and schema_name = 'live'"
+                " and table_name = ? order by column_index",
+                [table],
+            ).fetchall()
+        ]
+        shape: dict[str, object] = {"seq": "UBIGINT", "at": "BIGINT", "flow": "VARCHAR", "workload": "VARCHAR"}
+        fields = {name: kind for name, kind in columns if name not in _COMMON}
+        if table == "event":
+            shape |= {"kind": "VARCHAR", "fields": "JSON"}
+            values = ["e.kind", "e.fields"]
+        else:
+            shape["fields"] = fields
+            values = [f'e.fields."{name}"' for name in fields]
+        into = f"insert into live.{table} select ?,"
+        rest = ", ".join(['e."at"', "e.flow", "e.workload", *values])
+        text = json.dumps(shape).replace("'", "''")
+        # The text comes from VALUES, not as a bare parameter: DuckDB would work that out while planning, one value at a time.
+        lines = "select unnest(string_split(j, chr(10))) as j from (values (?)) as t(j)"
+        careful = f"{into} e.seq, {rest} from (select from_json(j, '{text}') as e from ({lines}))"  # noqa: S608
+        if table != "event":
+            shape["fields"] = "struct(" + ", ".join(f'"{name}" {kind}' for name, kind in fields.items()) + ")"
+        listed = ", ".join(f"'{name}': '{str(kind).replace(chr(39), chr(39) * 2)}'" for name, kind in shape.items())
+        # A line that is no JSON comes as NULLs; it must not pass for an event.
+        number = "coalesce(e.seq, error('an event cannot be read'))"
+        before = f"{into} {number}, {rest} from read_json('"
+        return (before, f"', columns = {{{listed}}}, {_LINES}) as e"), careful
