@@ -26,7 +26,7 @@ MAX_LINE = 64 * 1024 * 1024
 Count = Annotated[int, msgspec.Meta(ge=0, le=(1 << 63) - 1)]
 
 
-class EventLine(msgspec.Struct, frozen=True):
+class EventLine(msgspec.Struct, frozen=True, gc=False):
     """The payload of an ``E`` line. ``fields`` is left as raw JSON: most readers pass it on."""
 
     seq: Count

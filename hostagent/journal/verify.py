@@ -124,14 +124,14 @@ class Verifier:
         Returns where it stopped, and what is left of ``limit``.
         """
         seq, head = self.state
-        find, decode, append = data.find, self._decode_event, events.append
+        find, decode, append, stands = data.find, self._decode_event, events.append, data.startswith
         while limit:
             end = find(b"\n", start)
-            if end < 0 or end - start > MAX_LINE or data[start : start + 2] != b"E ":
+            if end < 0 or end - start > MAX_LINE:
                 break
             payload = data[start + PAYLOAD_START : end]
             follows = sha256(b"\x00" + head + payload).digest()
-            if hexlify(follows) + b" " != data[start + 2 : start + PAYLOAD_START]:
+            if not stands(b"E %b " % hexlify(follows), start):
                 break
             try:
                 event = decode(payload)

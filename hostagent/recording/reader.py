@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field, replace
+from itertools import repeat
 from pathlib import Path
 from typing import NamedTuple
 
@@ -100,11 +101,14 @@ class JournalReader:
         scan = self._verifier.scan(data, here.segment, self.reading.position, limit)
         faults += scan.faults
         branch, last = here.branch, here.seq
-        for accepted in scan.events:
-            if accepted.line.seq <= last:
-                branch += 1
-            last = accepted.line.seq
-            found.append((branch, accepted))
+        if not scan.faults:  # then each number follows from the one before
+            found += zip(repeat(branch), scan.events)
+        else:
+            for accepted in scan.events:
+                if accepted.line.seq <= last:
+                    branch += 1
+                last = accepted.line.seq
+                found.append((branch, accepted))
         self._advance(branch, here.segment, self.reading.position + scan.consumed)
         if scan.consumed:
             return True
