@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 
 from hostagent.inspectors.ports import Column, CopyPlan, Planned, Shape
-from hostagent.mask import Exposure, Masker, ResultColumn
+from hostagent.mask import Counts, Exposure, Masker, ResultColumn
 from hostagent.model.catalogue import Catalogue
 from hostagent.model.verdict import Obligation
 from hostagent.sql.statement import Statement
@@ -89,6 +89,14 @@ class Obliged:
     def text(self, value: str) -> str:
         """Return ``value`` with every detected secret replaced."""
         return self._masker.text(value)[0]
+
+    def maskable(self, media_type: str) -> bool:
+        """Return whether a body of that type can be masked at all."""
+        return self._masker.maskable(media_type)
+
+    def document(self, media_type: str, body: bytes) -> tuple[bytes, Counts] | None:
+        """Return a whole body with every detected value replaced and what that did; None when it cannot be masked."""
+        return self._masker.document(media_type, body)
 
 
 _SHARED: dict[tuple[tuple[Obligation, ...], str, bytes], tuple[Catalogue | None, Obliged]] = {}

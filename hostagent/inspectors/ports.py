@@ -99,6 +99,12 @@ class Masking(Protocol):
     def text(self, value: str) -> str:
         """Return ``value`` with every detected secret replaced."""
 
+    def maskable(self, media_type: str) -> bool:
+        """Return whether a body of that type can be masked at all."""
+
+    def document(self, media_type: str, body: bytes) -> tuple[bytes, Detected] | None:
+        """Return a whole body with every detected value replaced and what that did; None when it cannot be masked."""
+
 
 _DEFINING: Final = frozenset({Effect.CREATE, Effect.ALTER, Effect.DROP})
 

@@ -9,6 +9,7 @@ from hostagent.mask.content import ContentMask, Counts, treatment
 from hostagent.mask.copyout import CopyPlan
 from hostagent.mask.coverage import State, coverage_of
 from hostagent.mask.detectors import expand, scanner
+from hostagent.mask.document import maskable, masked_document
 from hostagent.mask.messages import generic_message, masked_message, masked_text
 from hostagent.mask.pattern import Pattern
 from hostagent.mask.rows import Cell, RowPlan, compile_trigger
@@ -92,6 +93,19 @@ class Masker:
         """Return one text with every detected value replaced, and how often each detector hit."""
         counts = Counts()
         return masked_text(value, self._content, counts), counts.detections
+
+    @staticmethod
+    def maskable(media_type: str) -> bool:
+        """Return whether a body of that type can be masked at all."""
+        return maskable(media_type)
+
+    def document(self, media_type: str, body: bytes) -> tuple[bytes, Counts] | None:
+        """Return a whole body with every detected value replaced and how often each detector hit; None: it cannot be masked."""
+        counts = Counts()
+        if self._content is None:
+            return body, counts
+        masked = masked_document(media_type, body, self._content, counts)
+        return None if masked is None else (masked, counts)
 
     def _types(self) -> Mapping[int, CatalogueType]:
         return self._coverage.catalogue.types if self._coverage.catalogue is not None else {}

@@ -41,7 +41,7 @@ class Handler(http.server.BaseHTTPRequestHandler):
         else:
             asked = {"method": self.command, "path": self.path, "headers": dict(self.headers), "size": size}
             body = json.dumps(asked).encode()
-            self._head({"Content-Length": str(len(body))}, b"" if self.command == "HEAD" else body)
+            self._head({"Content-Type": "application/json", "Content-Length": str(len(body))}, b"" if self.command == "HEAD" else body)
 
     def __getattr__(self, name: str) -> Callable[[], None]:
         """Answer every method alike."""

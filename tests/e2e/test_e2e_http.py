@@ -31,6 +31,10 @@ rules:
     then: deny
     reason: salaries are not for workloads
     hint: ask personnel
+  - id: read-people
+    what: {http: {methods: [GET], paths: ["/people/**"]}}
+    then: allow
+    mask: {detectors: [email]}
   - id: deletion-needs-a-human
     what: {http: {methods: [DELETE], paths: ["/files/*"]}}
     then: hold
@@ -144,6 +148,15 @@ def test_other_clients_verify_and_are_judged_unchanged(world: World, service: Se
     assert done.stdout.splitlines() == ["[200, 200, 200] 8", "403 403"], done.stderr
     done = service.launch("node", "-e", _NODE.replace("URL", _URL))
     assert done.stdout.strip() == "/files/1", done.stderr
+
+
+def test_what_a_rule_masks_does_not_come_back(world: World, service: Service) -> None:
+    before = len(_asked(world))
+    asked = json.loads(_curl(service, "--compressed", "-r", "0-9", f"{_URL}/people/7?mail=ann@example.com"))
+    assert asked["path"] == "/people/7?mail=[masked:email]"
+    assert (asked["headers"]["Accept-Encoding"], "Range" in asked["headers"]) == ("identity", False)
+    assert _asked(world)[before:] == ["GET /people/7?mail=ann@example.com"]
+    assert service.wait_sql("select masked_values from statements where text like '%/people/%' and outcome = 'ok'") == [{"masked_values": 1}]
 
 
 def test_a_held_request_is_released_by_a_human(world: World, service: Service) -> None:

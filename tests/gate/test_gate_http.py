@@ -16,7 +16,7 @@ from hostagent.model.flow import Endpoint, Flow, Side
 from hostagent.model.operation import Operation
 from hostagent.model.target import Login, Target, UpstreamTLS
 from hostagent.model.ticket import Answer
-from hostagent.model.verdict import Decision, MaskContent
+from hostagent.model.verdict import Decision, MaskColumn, MaskContent
 from tests.gate.gate_rim import NOW, Rules, events, make_context, sent
 
 _PLACE = Endpoint("10.0.0.1", 80)
@@ -162,9 +162,89 @@ def test_a_method_that_may_be_another_counts_as_every_effect(line: bytes, field:
 
 
 def test_a_mask_that_cannot_be_enforced_refuses_the_request() -> None:
-    talk = Talk(Rules(by_path, (MaskContent("mask-mail", frozenset({"email"})),)))
+    talk = Talk(Rules(by_path, (MaskColumn("mask-mail", "customers", "email"),)))
     talk.client(_GET)
     assert (talk.up, talk.problem()["rule"]) == (b"", "mask-mail")
+
+
+MASKED = Rules(by_path, (MaskContent("mask-mail", frozenset({"email", "card"})),))
+_JSON = b'{"to": "ann@example.com", "n": [1, 4111111111111111]}'
+
+
+def answer(body: bytes, *fields: bytes, kind: bytes = b"application/json") -> bytes:
+    """Return a response."""
+    lines = [b"HTTP/1.1 200 OK", b"Content-Type: " + kind, b"Content-Length: %d" % len(body), *fields, b"", body]
+    return b"\r\n".join(lines)
+
+
+def test_a_response_is_masked_whole_however_it_was_cut() -> None:
+    whole = answer(_JSON, b'ETag: "x"', b"X-To: ann@example.com", b"Accept-Ranges: bytes")
+    chunked = (
+        b"HTTP/1.1 200 OK\r\nContent-Type: application/json; charset=UTF-8\r\nTransfer-Encoding: chunked\r\n\r\n"
+        + b"".join(b"1\r\n%c\r\n" % letter for letter in _JSON) + b"0\r\nX-To: ann@example.com\r\n\r\n"
+    )  # fmt: skip
+    body = b'{"to": "[masked:email]", "n": [1, 0]}'
+    for data in (whole, chunked):
+        for pieces in ([data], [data[i : i + 1] for i in range(len(data))]):
+            talk = Talk(MASKED)
+            talk.client(_GET.replace(b"\r\n\r\n", b"\r\nRange: bytes=0-3\r\nAccept-Encoding: gzip, br\r\nX: y\r\n\r\n"))
+            assert talk.up == b"GET /a HTTP/1.1\r\nHost: api.example\r\nX: y\r\nAccept-Encoding: identity\r\nAuthorization: Bearer ours\r\n\r\n"
+            for piece in pieces:
+                talk.server(piece)
+            assert talk.down.endswith(b"Content-Length: %d\r\n\r\n%b" % (len(body), body))
+            assert b"ann@" not in talk.down
+            assert b"ETag" not in talk.down
+            assert talk.records(EventKind.RESULT, "masked_values", "detections") == [(2, {"email": 1, "card": 1})]
+            assert not talk.closed
+
+
+@pytest.mark.parametrize(
+    ("method", "data"),
+    [
+        (b"HEAD", b"HTTP/1.1 200 OK\r\nContent-Length: 53\r\nETag: x\r\n\r\n"),
+        (b"GET", b"HTTP/1.1 304 Same\r\nETag: x\r\n\r\n"),
+        (b"GET", b"HTTP/1.1 204 None\r\n\r\n"),
+    ],
+)
+def test_a_masked_response_without_a_body_tells_nothing_of_the_real_one(method: bytes, data: bytes) -> None:
+    talk = Talk(MASKED)
+    talk.client(_GET.replace(b"GET", method))
+    talk.server(data)
+    assert (b"53" in talk.down, b"ETag" in talk.down, talk.closed) == (False, False, False)
+    assert talk.down.startswith(data[:12])
+
+
+@pytest.mark.parametrize(
+    "data",
+    [
+        answer(_JSON, b"Content-Encoding: gzip"),
+        answer(_JSON, kind=b"application/octet-stream"),
+        answer(_JSON, kind=b"text/event-stream"),
+        answer(_JSON, kind=b"text/plain; charset=utf-16"),
+        answer("{}".encode("utf-16")),
+        answer(_JSON).replace(b"Content-Type", b"X-Type"),
+        answer(_JSON).replace(b"200 OK", b"206 Part"),
+        answer(b"x" * 1_100_000, kind=b"text/plain"),
+    ],
+)
+def test_a_response_that_cannot_be_masked_does_not_pass(data: bytes) -> None:
+    talk = Talk(MASKED)
+    talk.client(_GET)
+    talk.server(data)
+    assert (talk.problem()["status"], talk.closed) == (502, True)
+    assert "cannot be masked" in str(talk.problem()["reason"])
+    assert b"ann@" not in talk.down
+
+
+def test_a_masked_response_until_the_connection_ends_is_masked_then() -> None:
+    talk = Talk(MASKED)
+    talk.client(_GET)
+    talk.server(b"HTTP/1.1 200 OK\r\nContent-Type: text/plain\r\n\r\nto ann@exam")
+    talk.server(b"ple.com.")
+    assert talk.down == b""
+    talk.do(talk.gate.closed(Side.SERVER, NOW))
+    assert talk.down.endswith(b"to [masked:email].")
+    assert talk.records(EventKind.RESULT, "outcome", "masked_values") == [("ok", 1)]
 
 
 def test_a_rule_against_connecting_counts() -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+from collections.abc import Callable
 from typing import Final
 
 from hostagent.model.target import Login
@@ -46,6 +47,27 @@ def back(fields: Fields) -> Listed:
     """Return what of a response's ``fields`` goes on."""
     dropped = _HOP | _NOT_BACK | (set(tokens(values(fields, "connection"))) - _NOT_NOMINATED)
     return [(name, value) for name, value in fields if name.lower() not in dropped]
+
+
+_UNMASKED: Final = frozenset({"content-type", "date", "expires", "last-modified", "age", "retry-after", "allow", "vary"})
+"""Of a response that is masked, what cannot hold a value of the server's data."""
+
+_ABOUT_BYTES: Final = frozenset({"etag", "content-md5", "digest", "content-digest", "repr-digest", "accept-ranges", "content-range"})
+"""About the very bytes that the server sent, which the client does not get."""
+
+_ABOUT_PARTS: Final = frozenset({"range", "if-range", "if-none-match", "want-digest", "want-repr-digest", "accept-encoding"})
+"""Asks for a part of the bytes, for their digest, or for a coding in which nothing can be found."""
+
+
+def for_masking(fields: Listed) -> Listed:
+    """Return a request's ``fields`` so that the response can be masked: whole and uncoded."""
+    return [*(each for each in fields if each[0].lower() not in _ABOUT_PARTS), ("Accept-Encoding", "identity")]
+
+
+def masked(fields: Listed, text: Callable[[str], str]) -> Listed:
+    """Return a response's ``fields`` with ``text`` applied to what can hold data, and nothing about the original bytes."""
+    kept = ((name, value) for name, value in fields if name.lower() not in _ABOUT_BYTES)
+    return [(name, value if name.lower() in _UNMASKED else text(value)) for name, value in kept]
 
 
 def credential(login: Login, secret: str | None) -> Listed | None:

@@ -15,7 +15,7 @@ from typing import Final
 
 from hostagent.inspectors.http import problem
 from hostagent.inspectors.http.exchange import Exchange
-from hostagent.inspectors.http.fields import Listed, credential, workloads_own
+from hostagent.inspectors.http.fields import Listed, credential, for_masking, workloads_own
 from hostagent.inspectors.http.opening import ALPN, alert, objection
 from hostagent.inspectors.http.request import PROTOCOL, check, operation, shown
 from hostagent.inspectors.http.server import Responses
@@ -25,7 +25,7 @@ from hostagent.model.errors import RemoteWireError
 from hostagent.model.flow import Side
 from hostagent.model.operation import Effect, Operation
 from hostagent.model.target import UpstreamTLS
-from hostagent.model.verdict import Decision
+from hostagent.model.verdict import Decision, MaskContent
 from hostagent.sql import Analysis
 from hostagent.wire.http1.body import ChunkedBody, SizedBody, build_chunk, build_last_chunk, request_body
 from hostagent.wire.http1.head import RequestHead, build_request, build_response, parse_request, take_head, tokens
@@ -206,9 +206,10 @@ class HttpInspector:
         verdict = ruling.verdict
         if verdict.decision is Decision.DENY:
             return problem.denied(verdict)
-        if verdict.obligations:
-            masks = ", ".join(sorted({each.rule for each in verdict.obligations}))
-            reason = f"rule {masks} masks what comes back, which cannot be done in HTTP responses"
+        columns = {each.rule for each in verdict.obligations if not isinstance(each, MaskContent)}
+        if columns:
+            masks = ", ".join(sorted(columns))
+            reason = f"rule {masks} masks columns of tables, which no HTTP response shows as such"
             return problem.refused(403, reason, "Limit that rule to other targets (where: protocol).", rule=masks)
         return None
 
@@ -268,6 +269,7 @@ class HttpInspector:
         if exchange.trace is None:
             self._record(exchange, ruling, now)
         exchange.sent = True
+        exchange.masking = ruling.masking
         self._up.append(build_request(exchange.head.method, exchange.location.target, self._upstream_fields(exchange)))
         if exchange.held is not None:
             self._up.append(bytes(exchange.held))
@@ -277,7 +279,8 @@ class HttpInspector:
             self._out.append(Connect())
 
     def _upstream_fields(self, exchange: Exchange) -> Listed:
-        fields = [("Host", exchange.location.authority.written(self._scheme)), *exchange.own]
+        own = exchange.own if exchange.masking is None else for_masking(exchange.own)
+        fields = [("Host", exchange.location.authority.written(self._scheme)), *own]
         if exchange.held is not None:
             fields = [each for each in fields if each[0].lower() != "expect"]
             fields.append(("Content-Length", str(len(exchange.held))))
@@ -389,8 +392,7 @@ class HttpInspector:
         exchange = self._exchange
         if side is Side.CLIENT:
             self._leave("the client closed the connection", now)
-        elif exchange is not None and Responses.ended(exchange):
-            self._completed(exchange, now)
+        elif self._ended(exchange, now):
             self._leave("the target closed the connection after its response", now)
         elif exchange is not None and exchange.sent and not exchange.answered:
             reason = "the target closed the connection before its response was complete"
@@ -398,6 +400,19 @@ class HttpInspector:
         else:
             self._leave("the target closed it", now)
         return self._taken()
+
+    def _ended(self, exchange: Exchange | None, now: float) -> bool:
+        """Return whether the end of the target's connection was the end of its response, having passed on the rest."""
+        try:
+            rest = Responses.ended(exchange)
+        except RemoteWireError as error:
+            self._broken(Side.SERVER, error, now)
+            return False
+        if rest is None or exchange is None:
+            return False
+        self._down.append(rest)
+        self._completed(exchange, now)
+        return True
 
     def cut(self, reason: str, now: float) -> list[Command]:
         """End the session with a 503 if a request waits for its response."""
@@ -422,7 +437,8 @@ class HttpInspector:
     def _end(self, reason: str, now: float, refused: Problem, outcome: str) -> None:
         """End the session; a request that waits for its response is told why."""
         exchange = self._exchange
-        if exchange is not None and not exchange.answered and exchange.response is None:
+        begun = exchange is not None and exchange.response is not None and exchange.masking is None
+        if exchange is not None and not exchange.answered and not begun:
             exchange.closing = True
             self._withdraw(exchange, reason, now)
             self._reply(exchange, refused, outcome, now)
@@ -435,6 +451,8 @@ class HttpInspector:
         return waits
 
     def _leave(self, reason: str, now: float) -> None:
+        if self.failed:
+            return
         exchange, self._exchange = self._exchange, None
         if exchange is not None:
             withdrawn = self._withdraw(exchange, reason, now)

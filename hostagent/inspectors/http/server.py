@@ -5,14 +5,19 @@ from __future__ import annotations
 from typing import Final
 
 from hostagent.inspectors.http.exchange import Exchange
-from hostagent.inspectors.http.fields import Listed, back
+from hostagent.inspectors.http.fields import Listed, back, masked
+from hostagent.inspectors.ports import Masking
 from hostagent.model.errors import RemoteWireError
-from hostagent.wire.http1.body import ChunkedBody, CloseBody, build_chunk, build_last_chunk, response_body
+from hostagent.wire.http1.body import Body, ChunkedBody, CloseBody, build_chunk, build_last_chunk, response_body
 from hostagent.wire.http1.head import ResponseHead, build_response, parse_response, take_head, tokens
 
 _MAX_INTERIM: Final = 32
 _SWITCHING: Final = 101
 _CONTINUE: Final = 100
+_PARTIAL: Final = 206
+
+MAX_MASKED: Final = 1_048_576
+"""Longest body that can be masked: it is kept until all of it was seen, so that no value can hide between two pieces."""
 
 
 class Responses:
@@ -50,8 +55,8 @@ class Responses:
                 raise RemoteWireError("the target sent too many interim responses", "502")
             if head.status == _CONTINUE:
                 exchange.continued = True
-            if not exchange.head.minor:
-                return b""  # HTTP/1.0 has none
+            if not exchange.head.minor or exchange.masking is not None:
+                return b""  # HTTP/1.0 has none; and nothing in them is worth masking
             return build_response(head.status, head.reason, back(head.fields))
         exchange.response, exchange.response_body = head, body
         said = tokens(head.values("connection"))
@@ -59,6 +64,9 @@ class Responses:
             exchange.closing = True
         if exchange.head.values("expect") and not exchange.continued and not exchange.body.done:
             exchange.closing = True  # whether the body still comes, only the client knows (RFC 9110 §10.1.1)
+        if exchange.masking is not None:
+            _check_maskable(head, body, exchange.masking)
+            return b""  # it is sent with the masked body, whose length it names
         return build_response(head.status, head.reason, self._fields(exchange, head))
 
     @staticmethod
@@ -80,7 +88,9 @@ class Responses:
         content = body.read(self._buffer)
         if exchange.trace is not None:
             exchange.trace.size += len(content)
-        if isinstance(body, ChunkedBody) and exchange.head.minor:
+        if exchange.masking is not None:
+            content = self._masked(exchange, exchange.masking, content)
+        elif isinstance(body, ChunkedBody) and exchange.head.minor:
             content = build_chunk(content) if content else b""
             if body.done:
                 content += build_last_chunk(body.trailers)
@@ -91,6 +101,56 @@ class Responses:
         return content
 
     @staticmethod
-    def ended(exchange: Exchange | None) -> bool:
-        """Return whether the end of the target's connection completes the response that is on its way."""
-        return exchange is not None and isinstance(exchange.response_body, CloseBody)
+    def _masked(exchange: Exchange, masking: Masking, content: bytes) -> bytes:
+        """Keep ``content``; return head and masked body once all of it is there."""
+        exchange.kept += content
+        if len(exchange.kept) > MAX_MASKED:
+            raise RemoteWireError(f"a response of more than {MAX_MASKED} bytes cannot be masked", "502")
+        assert exchange.response_body is not None
+        return _masked_response(exchange, masking) if exchange.response_body.done else b""
+
+    @staticmethod
+    def ended(exchange: Exchange | None) -> bytes | None:
+        """Return what the client still gets when the target's connection ends; None if that cuts a response short.
+
+        Raises:
+            RemoteWireError: it cannot be masked.
+        """
+        if exchange is None or exchange.answered or not isinstance(exchange.response_body, CloseBody):
+            return None
+        return b"" if exchange.masking is None else _masked_response(exchange, exchange.masking)
+
+
+def _check_maskable(head: ResponseHead, body: Body, masking: Masking) -> None:
+    """Refuse a response that could not be masked before any of it is kept.
+
+    Raises:
+        RemoteWireError: part of a body, a coded one, or of a type that nothing can be found in.
+    """
+    if body.done:
+        return
+    kinds = head.values("content-type")
+    if head.status == _PARTIAL or any(each.lower() != "identity" for each in head.values("content-encoding")):
+        raise RemoteWireError("a part of a body, or a coded one, cannot be masked", "502")
+    if len(kinds) != 1 or not masking.maskable(kinds[0]):
+        raise RemoteWireError(f"a body of type {', '.join(kinds) or 'unknown'} cannot be masked", "502")
+
+
+def _masked_response(exchange: Exchange, masking: Masking) -> bytes:
+    head = exchange.response
+    assert head is not None
+    body = bytes(exchange.kept)
+    exchange.kept = bytearray()
+    if body:
+        found = masking.document(head.values("content-type")[0], body)
+        if found is None:
+            raise RemoteWireError("the body is not what its type says, so it cannot be masked", "502")
+        body, counts = found
+        if exchange.trace is not None:
+            exchange.trace.count(counts)
+    fields = masked(back(head.fields), masking.text)
+    if exchange.head.method != "HEAD" and head.status not in (204, 304):
+        fields.append(("Content-Length", str(len(body))))
+    if exchange.closing:
+        fields.append(("Connection", "close"))
+    return build_response(head.status, masking.text(head.reason), fields) + body
