@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import time
@@ -14,8 +15,9 @@ from hostagent.model.errors import HostagentError
 
 @click.command("status")
 @click.option("--json", "as_json", is_flag=True, help="Print the report as JSON.")
+@click.option("--wait", type=click.FloatRange(min=0), default=0.0, metavar="SECONDS", help="First wait up to so long until the service is ready.")
 @click.pass_obj
-def status_command(config_path: str | None, as_json: bool) -> None:
+def status_command(config_path: str | None, as_json: bool, wait: float) -> None:
     """Show what is governed, by what, and what is weaker than it could be.
 
     Exits 0 when the fence is up, evidence is written, a proxy serves, and the documents on disk are in force; otherwise 1.
@@ -25,6 +27,7 @@ def status_command(config_path: str | None, as_json: bool) -> None:
     from hostagent.daemon.configfile import load_config
     from hostagent.ipc import Status, StatusReport
 
+    _wait_until_ready(load_config(config_path).enforcer_socket, wait)
     answer, _ = EnforcerConnection(load_config(config_path).enforcer_socket).ask(Status(), StatusReport)
     report = answer.report
     try:
@@ -39,6 +42,21 @@ def status_command(config_path: str | None, as_json: bool) -> None:
     service_problems = [report["service"].get(name) for name in ("problem", "policy_problem", "workloads_problem", "unusable")]
     broken = report["evidence"] or report["auditor"]["problem"] or any(service_problems)
     raise SystemExit(0 if report["fence"]["loaded"] and report["proxy"] and not broken else 1)
+
+
+def _wait_until_ready(socket_path: str, seconds: float) -> None:
+    """Return when a proxy is attached, or when the time is over."""
+    from hostagent.cli.enforcerlink import EnforcerConnection
+    from hostagent.ipc import Status, StatusReport
+
+    until = time.monotonic() + seconds
+    while time.monotonic() < until:
+        with contextlib.suppress(HostagentError):
+            connection = EnforcerConnection(socket_path)
+            with contextlib.closing(connection.socket):
+                if connection.ask(Status(), StatusReport)[0].report["proxy"]:
+                    return
+        time.sleep(min(0.2, max(0.0, until - time.monotonic())))
 
 
 def _print(report: dict[str, Any]) -> None:

@@ -7,6 +7,7 @@ be a secret is in any text.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import os
 import ssl
 from dataclasses import dataclass, field
@@ -26,6 +27,7 @@ from hostagent.wire.postgres.messages import HEADER, HEADER_SIZE, Client, Server
 
 _ASK = "select current_user, current_setting('server_version'), (select rolsuper from pg_roles where rolname = current_user)"
 _MOST_PLACES = 8
+_CLOSE_S = 1.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -98,7 +100,10 @@ async def _try_place(trial: _Trial, place: Endpoint) -> None:
         if trial.target.protocol == "postgres":
             await _log_in(trial, place, reader, writer)
     finally:
-        writer.close()
+        writer.transport.abort()
+        with contextlib.suppress(OSError, TimeoutError):
+            async with asyncio.timeout(_CLOSE_S):
+                await writer.wait_closed()
 
 
 async def _log_in(trial: _Trial, place: Endpoint, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import stat
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -159,3 +161,16 @@ def test_config_show_tells_defaults_from_what_the_file_says(toml: str) -> None:
     lines = run(toml, "config", "show").stdout.splitlines()
     assert 'proxy = "nobody"' in lines
     assert "login_timeout_s = 30.0   # default" in lines
+
+
+def test_init_makes_the_accounts_that_are_missing_and_only_those(tmp_path: Path) -> None:
+    layers = tmp_path / "layers"
+    script = f"""
+        set -e; mkdir {layers}; mount -t tmpfs t {layers}; mkdir {layers}/up {layers}/work
+        mount -t overlay o -o lowerdir=/etc,upperdir={layers}/up,workdir={layers}/work /etc
+        groupadd --system hostagent-approvers 2>/dev/null || true
+        {sys.executable} -m hostagent init --accounts; {sys.executable} -m hostagent init --accounts
+        id -un hostagent hostagent-rec
+    """
+    done = subprocess.run(["unshare", "-m", "--propagation", "private", "bash", "-c", script], capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stdout.count("made  user hostagent\n"), done.stdout.count("made  user hostagent-rec\n")) == (0, 1, 1), done
