@@ -113,12 +113,10 @@ def _give_back(config: Config) -> None:
     from hostagent.daemon.up import prepare_folders
 
     prepare_folders(config)
-    for top in (Path(config.journal), Path(config.evidence)):
-        for path in sorted(top.rglob("*")):
-            owner = path.parent.stat()
-            os.chown(path, owner.st_uid, owner.st_gid)
-            path.chmod(0o750 if path.is_dir() else 0o640)
-    prepare_folders(config)
+    for path in (*Path(config.journal).glob("*/*"), *sorted(Path(config.evidence).rglob("*"))):
+        owner = path.parent.stat()
+        os.chown(path, owner.st_uid, owner.st_gid)
+        path.chmod(0o750 if path.is_dir() else 0o640)
 
 
 def _rebuild(journal: Path, evidence: Path) -> None:

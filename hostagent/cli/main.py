@@ -26,6 +26,9 @@ _COMMANDS = {
     "unadopt": _Entry("hostagent.cli.adopt", "unadopt_command", "Let an adopted service run ungoverned again."),
     "status": _Entry("hostagent.cli.host", "status_command", "Show what is governed, by what, and what is missing."),
     "doctor": _Entry("hostagent.cli.host", "doctor_command", "Check this host and say how to fix what is missing."),
+    "support-bundle": _Entry(
+        "hostagent.cli.supportbundle", "support_bundle_command", "Gather what somebody who helps needs to see; no secrets."
+    ),
     "kill": _Entry("hostagent.cli.host", "kill_command", "End every process of a workload."),
     "quarantine": _Entry("hostagent.cli.host", "quarantine_command", "End a workload and keep it from being launched."),
     "release": _Entry("hostagent.cli.host", "release_command", "Let a quarantined workload be launched again."),
