@@ -106,6 +106,16 @@ class PostgresSettings(Strict):
     ] = "hostagent"  # noqa: S105
 
 
+class HttpSettings(Strict):
+    """What clients of HTTP, which give up within seconds, are spared."""
+
+    park_s: Annotated[
+        float,
+        Field(ge=0, le=3600),
+        Key("How long a held request waits before its client is told the ticket, to send it again once it is approved.", "s", live=True),
+    ] = 3.0
+
+
 class _Lines:
     """Where sections and keys stand in TOML as people write it: ``[section]``, then ``key = value`` lines."""
 
@@ -134,6 +144,7 @@ class ConfigDocument(Strict):
     limits: Limits = Limits()
     identity: IdentitySettings = IdentitySettings()
     postgres: PostgresSettings = PostgresSettings()
+    http: HttpSettings = HttpSettings()
     verify: VerifySettings = VerifySettings()
     metrics: MetricsSettings = MetricsSettings()
 
@@ -148,6 +159,7 @@ class Config:
     limits: Limits
     identity: IdentitySettings
     postgres: PostgresSettings
+    http: HttpSettings
     verify: VerifySettings
     metrics: MetricsSettings
 
@@ -227,6 +239,7 @@ def parse_config(name: str, text: str) -> Config:
         limits=document.limits,
         identity=document.identity,
         postgres=document.postgres,
+        http=document.http,
         verify=document.verify,
         metrics=document.metrics,
     )

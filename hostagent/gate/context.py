@@ -6,6 +6,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Protocol
 
+from hostagent.approval import Book
 from hostagent.model.catalogue import Catalogue
 from hostagent.model.flow import Flow
 from hostagent.model.identity import Identity
@@ -43,7 +44,8 @@ class SessionContext:
     ``Gate.tick`` soon, whatever the deadline: used when another connection's cancel request concerns this session.
     ``tls`` says whether the rim can serve TLS to the client; ``demand_scram`` whether clients insist on SCRAM, for which
     ``placeholder`` is the password they use. Statements of more than ``inline`` bytes are analysed beside the loop (``Analyse``).
-    ``cancel_keys`` is the protocol's own registry of cancel keys.
+    ``cancel_keys`` is the protocol's own registry of cancel keys. A held operation of a protocol whose clients cannot wait is
+    parked for ``park_s`` seconds; then its ticket goes into ``book``, which all sessions share.
     """
 
     flow: Flow
@@ -57,6 +59,8 @@ class SessionContext:
     wall_offset_ns: int
     random: Callable[[int], bytes]
     cancel_keys: object
+    book: Book = field(default_factory=Book)
+    park_s: float = 0.0
     wake: Callable[[], None] = field(default=lambda: None)
     tls: bool = True
     demand_scram: bool = False

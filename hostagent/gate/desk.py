@@ -8,11 +8,12 @@ from hostagent.gate.context import SessionContext
 from hostagent.gate.evidence import Evidence, shortened
 from hostagent.gate.holds import Holds
 from hostagent.gate.judgement import Judgement
-from hostagent.inspectors.ports import Held, Outcome, Ruling, Trace
+from hostagent.inspectors.ports import Earlier, Held, Outcome, Ruling, Trace
 from hostagent.mask import scrub
 from hostagent.model.command import Command, RefreshCatalogue
 from hostagent.model.event import EventKind
 from hostagent.model.operation import Operation
+from hostagent.model.ticket import Ticket
 from hostagent.model.verdict import Verdict
 
 
@@ -57,10 +58,26 @@ class GateDesk:
         return self.holds.new_id()
 
     def hold(
-        self, ticket: str, ruling: Ruling, operations: tuple[Operation, ...], trace: str, now: float, out: list[Command]
+        self,
+        ticket: str,
+        ruling: Ruling,
+        operations: tuple[Operation, ...],
+        trace: str,
+        now: float,
+        out: list[Command],
+        *,
+        notice_s: float | None = None,
     ) -> Held:
         """Register a hold of ``operations``."""
-        return self.holds.open(ticket, ruling.verdict, operations, trace, now, out)
+        return self.holds.open(ticket, ruling.verdict, operations, trace, now, out, notice_s=notice_s)
+
+    def earlier(self, ruling: Ruling, operations: tuple[Operation, ...], now: float) -> Earlier | None:
+        """Return what was kept when the same was asked before; a grant is used up by this."""
+        return self.holds.earlier(ruling.verdict, operations, now)
+
+    def keep(self, now: float, out: list[Command]) -> Ticket | None:
+        """Keep the pending hold for whoever asks the same again."""
+        return self.holds.keep(now, out)
 
     def unchanged(self, operations: tuple[Operation, ...]) -> bool:
         """Return whether ``operations`` are exactly what the ticket now being released shows."""

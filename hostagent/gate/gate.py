@@ -45,6 +45,7 @@ class Gate:
                 demand_scram=context.demand_scram,
                 placeholder=context.placeholder,
                 inline=context.inline,
+                park_s=context.park_s,
             ),
         )
         # The hot path: nothing of the gate's own happens per chunk.

@@ -8,8 +8,8 @@ from collections.abc import Sequence
 
 from hostagent.gate.context import SessionContext
 from hostagent.gate.evidence import Evidence
-from hostagent.inspectors.ports import Held
-from hostagent.model.command import Command, Hold, Withdraw
+from hostagent.inspectors.ports import Earlier, Held
+from hostagent.model.command import Command, Detach, Hold, Withdraw
 from hostagent.model.event import EventKind
 from hostagent.model.operation import Operation
 from hostagent.model.ticket import Answer, Ticket
@@ -56,6 +56,7 @@ class Holds:
         self._context = context
         self._evidence = evidence
         self._contents = ""
+        self._key = ""
         self._statement = ""
         self._expires = 0.0
         self._next_notice = 0.0
@@ -76,6 +77,8 @@ class Holds:
         statement: str,
         now: float,
         out: list[Command],
+        *,
+        notice_s: float | None = None,
     ) -> Held:
         """Register a hold and say what the client is to be told."""
         ticket = self._ticket(ticket_id, verdict, operations, now)
@@ -84,7 +87,8 @@ class Holds:
         self._statement = statement
         wait = ticket.expires_at - ticket.created_at
         self._expires = now + wait
-        self._next_notice = now + NOTICE_INTERVAL
+        self._next_notice = now + (NOTICE_INTERVAL if notice_s is None else notice_s)
+        self._key = self._same(verdict, operations)
         self._notice = (
             f"hostagent: held by rule {ticket.rule}, waiting for approval by group {ticket.approvers}, "
             f"ticket {ticket_id}"
@@ -148,6 +152,35 @@ class Holds:
             return ""
         self._next_notice = now + NOTICE_INTERVAL
         return f"{self._notice}; it ends in {max(0.0, self._expires - now):.0f} s"
+
+    def _same(self, verdict: Verdict, operations: tuple[Operation, ...]) -> str:
+        """Return what must be equal for a request to be the one that was asked about before."""
+        context = self._context
+        contents = {
+            "leaf": context.flow.leaf,
+            "subject": [context.identity.issuer, context.identity.subject],
+            "target": repr(context.target),
+            "terms": repr(verdict.hold),
+            "operations": canonical(operations),
+        }
+        return _digest(contents)
+
+    def earlier(self, verdict: Verdict, operations: tuple[Operation, ...], now: float) -> Earlier | None:
+        """Return what was kept when the same was asked before; a grant is used up by this."""
+        kept = self._context.book.find(self._same(verdict, operations), self._context.at(now) / 1e9)
+        return None if kept is None else Earlier(kept.ticket, kept.answer)
+
+    def keep(self, now: float, out: list[Command]) -> Ticket | None:
+        """Keep the pending hold for whoever asks the same again. None: there are too many, so it is void."""
+        ticket = self.pending
+        if ticket is None:
+            return None
+        if not self._context.book.keep(self._key, self._context.flow.leaf, ticket, self._statement):
+            self.withdraw("too many requests of this program wait for an answer", now, out)
+            return None
+        self.pending = None
+        out.append(Detach(ticket.ticket_id))
+        return ticket
 
     def unchanged(self, operations: tuple[Operation, ...]) -> bool:
         """Return whether ``operations`` are exactly what the last ticket shows."""

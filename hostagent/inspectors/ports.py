@@ -13,6 +13,7 @@ from hostagent.model.command import Command
 from hostagent.model.flow import Flow, Side
 from hostagent.model.operation import Completeness, Effect, Operation
 from hostagent.model.target import Target
+from hostagent.model.ticket import Answer, Ticket
 from hostagent.model.verdict import Verdict
 from hostagent.sql import MAX_TEXT, Analysis
 from hostagent.sql.statement import Statement
@@ -206,6 +207,13 @@ class Outcome(NamedTuple):
     message: str = ""
 
 
+class Earlier(NamedTuple):
+    """What became of the ticket of the same operation when it came before. ``answer`` None: nobody has answered yet."""
+
+    ticket: Ticket
+    answer: Answer | None
+
+
 class Held(NamedTuple):
     """A hold that the gate registered: its ticket and the text the client is to be told."""
 
@@ -258,9 +266,23 @@ class Desk(Protocol):
         """Return a new ticket id."""
 
     def hold(
-        self, ticket: str, ruling: Ruling, operations: tuple[Operation, ...], trace: str, now: float, out: list[Command]
+        self,
+        ticket: str,
+        ruling: Ruling,
+        operations: tuple[Operation, ...],
+        trace: str,
+        now: float,
+        out: list[Command],
+        *,
+        notice_s: float | None = None,
     ) -> Held:
-        """Register a hold of ``operations`` (exact, with parameters)."""
+        """Register a hold of ``operations`` (exact, with parameters); the first notice is due after ``notice_s`` seconds."""
+
+    def earlier(self, ruling: Ruling, operations: tuple[Operation, ...], now: float) -> Earlier | None:
+        """Return what was kept when the same running program asked for exactly ``operations`` before. A grant is used up by this."""
+
+    def keep(self, now: float, out: list[Command]) -> Ticket | None:
+        """Keep the pending hold for ``earlier``: this session waits no more. None: there are too many; it is void."""
 
     def unchanged(self, operations: tuple[Operation, ...]) -> bool:
         """Return whether ``operations`` are exactly what the ticket now being released shows."""
@@ -281,7 +303,8 @@ class Surroundings:
 
     ``random(n)`` returns n unpredictable bytes; ``wake`` asks for a tick soon; ``cancel_keys`` is the protocol's own
     registry, shared by all sessions. ``tls``: the client can be offered TLS. ``demand_scram``: clients insist on SCRAM and
-    use ``placeholder`` as their password. Statements of more than ``inline`` bytes are analysed beside the loop. ``at(now)`` is wall-clock unix nanoseconds.
+    use ``placeholder`` as their password. Statements of more than ``inline`` bytes are analysed beside the loop. ``at(now)`` is
+    wall-clock unix nanoseconds. ``park_s``: how long a held operation waits where clients cannot wait.
     """
 
     flow: Flow
@@ -295,6 +318,7 @@ class Surroundings:
     demand_scram: bool
     placeholder: str
     inline: int = MAX_TEXT
+    park_s: float = 0.0
 
 
 class Denial(NamedTuple):

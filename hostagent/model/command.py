@@ -39,6 +39,12 @@ class Withdraw(NamedTuple):
     reason: str
 
 
+class Detach(NamedTuple):
+    """The ticket is kept for the same operation to come again: this session waits for its answer no more."""
+
+    ticket_id: str
+
+
 class Connect(NamedTuple):
     """Open the upstream connection to the flow's target; the gate is told by ``Gate.connected``.
 
@@ -99,4 +105,4 @@ class Close(NamedTuple):
     reason: str
 
 
-Command = Forward | Record | Hold | Withdraw | Connect | StartTLS | Pause | Resume | CancelUpstream | RefreshCatalogue | Analyse | Close
+Command = Forward | Record | Hold | Withdraw | Detach | Connect | StartTLS | Pause | Resume | CancelUpstream | RefreshCatalogue | Analyse | Close

@@ -22,7 +22,7 @@ from hostagent.documents import Config
 from hostagent.gate import Gate, SessionContext
 from hostagent.inspectors.postgres.cancel import CancelRegistry
 from hostagent.inspectors.registry import PROTOCOLS
-from hostagent.model.command import Hold, Withdraw
+from hostagent.model.command import Detach, Hold, Withdraw
 from hostagent.model.errors import HostagentError, JournalError
 from hostagent.model.event import Event, EventKind
 from hostagent.model.flow import Endpoint, Flow
@@ -42,6 +42,7 @@ from hostagent.proxy.drain import drain
 from hostagent.proxy.flood import Flood
 from hostagent.proxy.identities import Identities
 from hostagent.proxy.inbound import Draw, InboundPorts, Surroundings, identity_fields
+from hostagent.proxy.kept import KeptTickets
 from hostagent.proxy.listener import Listeners
 from hostagent.proxy.secrets import Secrets
 from hostagent.proxy.session import Session
@@ -114,6 +115,7 @@ class Service:
         self._leaves: dict[str, Leaf] = {}
         self._sessions: dict[Session, _Served] = {}
         self._held: dict[str, Session] = {}
+        self._kept = KeptTickets(parts.desk, parts.journal)
 
     # -- what the surroundings tell --------------------------------------------------------------------------------------
 
@@ -169,6 +171,7 @@ class Service:
         leaf = self._leaves.pop(name, None)
         if leaf is None:
             return
+        self._kept.void(name)
         leaf.listeners.stop()
         leaf.inbound.stop(reason)
         try:
@@ -209,6 +212,8 @@ class Service:
         session = self._held.pop(answer.ticket_id, None)
         if session is not None:
             session.resume(answer)
+        else:
+            self._kept.answered(answer)
 
     async def drain(self, limit_s: float) -> int:
         """Accept nothing new and let what is under way finish; return how many sessions were left after ``limit_s`` seconds."""
@@ -313,6 +318,8 @@ class Service:
             wall_offset_ns=time.time_ns() - time.monotonic_ns(),
             random=os.urandom,
             cancel_keys=self._cancel_keys,
+            book=self._kept.book,
+            park_s=self._parts.config.http.park_s,
             demand_scram=settings.client_auth == "scram",
             placeholder=settings.placeholder_password,
             inline=INLINE,
@@ -405,6 +412,10 @@ class Service:
         """Take the ticket off the desk."""
         self._held.pop(command.ticket_id, None)
         self._parts.desk.withdraw(command.ticket_id, command.reason)
+
+    def detach(self, command: Detach) -> None:
+        """Let the ticket's answer go to the book instead of the session."""
+        self._held.pop(command.ticket_id, None)
 
     def analyse(self, session: Session, text: bytes) -> None:
         """Have a long statement analysed beside the loop."""

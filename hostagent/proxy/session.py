@@ -22,6 +22,7 @@ from hostagent.model.command import (
     Close,
     Command,
     Connect,
+    Detach,
     Forward,
     Hold,
     Pause,
@@ -76,6 +77,9 @@ class Outside(Protocol):
 
     def analyse(self, session: Session, text: bytes) -> None:
         """Find out what a statement means; ends in ``session.analysed``."""
+
+    def detach(self, command: Detach) -> None:
+        """Leave the ticket on the desk; its answer is kept for the same operation to come again."""
 
     def cancel_upstream(self, session: Session, data: bytes) -> None:
         """Send a cancel request on a connection of its own; ends in ``session.cancel_delivered``."""
@@ -402,16 +406,15 @@ class Session:
                 self._outside.hold(self, command)
             case Withdraw():
                 self._outside.withdraw(command)
+            case Detach():
+                self._outside.detach(command)
             case Connect():
                 self.database = command.database
                 self._outside.connect(self, self.server)
             case StartTLS():
                 self._start_tls(command)
-            case Pause():
-                self._unread.add(command.side)
-                self._read_or_not(command.side)
-            case Resume():
-                self._unread.discard(command.side)
+            case Pause() | Resume():
+                (self._unread.add if isinstance(command, Pause) else self._unread.discard)(command.side)
                 self._read_or_not(command.side)
             case Analyse():
                 self._reading_up = True

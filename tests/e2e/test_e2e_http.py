@@ -57,7 +57,7 @@ _SECRET = "S3cret-of-the-proxy-alone"
 def settings() -> Settings:
     """Targets over TLS, without it, and one that cannot prove who it is."""
     targets = {"api.yaml": _TLS.format(name=DATABASE_NAME), "plain.yaml": _PLAIN, "untrusted.yaml": _UNTRUSTED}
-    return Settings(policies={"http.yaml": _POLICY}, targets=targets)
+    return Settings(policies={"http.yaml": _POLICY}, targets=targets, toml="[http]\npark_s = 60\n")
 
 
 @pytest.fixture(scope="module")
@@ -175,6 +175,30 @@ def test_a_held_request_is_released_by_a_human(world: World, service: Service) -
         answer, _ = curl.communicate(timeout=30)
     assert json.loads(answer)["method"] == "DELETE"
     assert _asked(world)[before:] == ["DELETE /files/old"]
+
+
+def test_a_client_that_cannot_wait_sends_its_request_again_once_it_is_approved(world: World, service: Service) -> None:
+    toml = service.folder / "hostagent.toml"
+    toml.write_text(toml.read_text(encoding="utf-8").replace("park_s = 60", "park_s = 0"), encoding="utf-8")
+    service.hostagent("reload")
+    before = len(_asked(world))
+    # One running program: what was approved for it is nothing to another.
+    script = f"ask() {{ curl -sS -X DELETE {_URL}/files/$1; echo; }}; ask a; read x; ask b; ask a; ask a"
+    words = ["run", "--workload", "support-bot", "--no-tty", "--", "bash", "-c", script]
+    with subprocess.Popen(
+        [*service.command, *words], env=service.environment, cwd="/", text=True, stdin=subprocess.PIPE, stdout=subprocess.PIPE
+    ) as program:
+        assert program.stdout is not None
+        held = json.loads(program.stdout.readline())
+        assert (held["status"], held["type"], held["rule"]) == (403, "urn:hostagent:held", "deletion-needs-a-human")
+        service.hostagent("approvals", "approve", held["ticket"], user="dana")
+        assert _asked(world)[before:] == []
+        rest, _ = program.communicate("go on\n", timeout=30)
+    other, done, again = (json.loads(line) for line in rest.splitlines() if line)
+    assert (other["type"], done["path"], again["type"]) == ("urn:hostagent:held", "/files/a", "urn:hostagent:held")
+    assert again["ticket"] != held["ticket"]
+    assert _asked(world)[before:] == ["DELETE /files/a"]
+    assert service.hostagent("approvals", "list", "--json", user="dana").stdout.strip() == "[]", "the program has ended"
 
 
 def test_every_request_and_response_is_a_row_without_a_credential(service: Service) -> None:

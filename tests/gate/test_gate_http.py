@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from hostagent.approval import Book
 from hostagent.gate import Gate
-from hostagent.model.command import Close, Command, Connect, Hold, Pause, Resume, StartTLS, Withdraw
+from hostagent.model.command import Close, Command, Connect, Detach, Hold, Pause, Resume, StartTLS, Withdraw
 from hostagent.model.event import EventKind
 from hostagent.model.flow import Endpoint, Flow, Side
 from hostagent.model.operation import Operation
@@ -34,8 +36,17 @@ def by_path(operation: Operation) -> Decision:
 class Talk:
     """A gate, and everything it asked for; the upstream connection is there as soon as it is asked for."""
 
-    def __init__(self, rules: Rules | None = None, target: Target = PLAIN, secret: str | None = "ours") -> None:
-        context = make_context(rules or Rules(by_path), target=target, secret=secret, flow=Flow("f", "bot", "leaf", _PLACE, _PLACE))
+    def __init__(
+        self,
+        rules: Rules | None = None,
+        target: Target = PLAIN,
+        secret: str | None = "ours",
+        leaf: str = "leaf",
+        **more: object,
+    ) -> None:
+        flow = Flow("f", "bot", leaf, _PLACE, _PLACE)
+        more = {"park_s": 100.0, **more}
+        context = make_context(rules or Rules(by_path), target=target, secret=secret, flow=flow, **more)
         self.gate = Gate(context)
         self.commands: list[Command] = []
 
@@ -402,6 +413,68 @@ def test_a_client_that_leaves_while_its_request_is_held_voids_the_ticket() -> No
     assert talk.records(EventKind.RESULT, "outcome") == [("withdrawn",)]
     talk.do(talk.gate.resume(Answer(_held(talk), granted=True, by="dana"), NOW))
     assert talk.up == b""
+
+
+def _kept(book: Book) -> Talk:
+    """Return a connection on which a request was held, parked, and told its ticket."""
+    talk = Talk(book=book, park_s=3.0)
+    talk.client(_DELETE + b"hello")
+    talk.do(talk.gate.tick(NOW + 2.9))
+    assert talk.down == b""
+    talk.do(talk.gate.tick(NOW + 3))
+    problem = talk.problem()
+    assert (problem["status"], problem["type"], problem["ticket"]) == (403, "urn:hostagent:held", _held(talk))
+    assert b"\r\nRetry-After: 10\r\n" in talk.down
+    assert [command.ticket_id for command in talk.commands if isinstance(command, Detach)] == [_held(talk)]
+    return talk
+
+
+def _again(book: Book, data: bytes = _DELETE + b"hello", **more: object) -> Talk:
+    talk = Talk(book=book, **more)  # type: ignore[arg-type]
+    talk.client(data)
+    return talk
+
+
+def _answer(book: Book, talk: Talk, *, granted: bool) -> None:
+    kept = book.of(_held(talk))
+    assert kept is not None
+    book.answer(kept, Answer(_held(talk), granted=granted, by="dana", reason="no"), NOW + 10)
+
+
+def test_a_request_that_was_parked_is_carried_out_once_when_it_comes_again_after_approval() -> None:
+    book = Book()
+    first = _kept(book)
+    assert _again(book).problem()["ticket"] == _held(first)
+    first.do(first.gate.closed(Side.CLIENT, NOW))
+    assert not any(isinstance(command, Withdraw) for command in first.commands)
+    _answer(book, first, granted=True)
+    second = _again(book)
+    assert second.up.endswith(b"\r\n\r\nhello")
+    assert second.records(EventKind.STATEMENT, "decision", "ticket") == [("hold", _held(first))]
+    third = _again(book)
+    assert (third.up, _held(third) != "") == (b"", True)
+
+
+def test_only_exactly_the_same_request_of_the_same_program_under_the_same_policy_is_released() -> None:
+    book = Book()
+    _answer(book, _kept(book), granted=True)
+    for other in (
+        _again(book, _DELETE + b"hellO"),
+        _again(book, _DELETE.replace(b"/held", b"/held?x") + b"hello"),
+        _again(book, _DELETE.replace(b"X: y", b"X: z") + b"hello"),
+        _again(book, leaf="another"),
+        _again(book, target=replace(PLAIN, labels={"moved": "yes"})),
+        _again(book, rules=Rules(lambda _operation: Decision.DENY)),
+    ):
+        assert other.up == b""
+    assert _again(book).up.endswith(b"hello")
+
+
+def test_a_request_that_was_refused_while_nobody_waited_is_told_so() -> None:
+    book = Book()
+    _answer(book, _kept(book), granted=False)
+    again = _again(book)
+    assert (again.problem()["reason"], again.up) == ("denied by dana: no", b"")
 
 
 def test_a_policy_that_changed_while_a_request_was_held_has_the_last_word() -> None:

@@ -50,6 +50,8 @@ class HttpInspector:
         self._credential = credential(surroundings.target.login, surroundings.secret)
         self._tls = surroundings.target.tls is UpstreamTLS.VERIFY
         self._scheme = "https" if self._tls else "http"
+        self._park_s = surroundings.park_s
+        self._wall_offset_s = surroundings.wall_offset_ns / 1e9
         self._name = ""
         self._buffer = bytearray()
         self._responses = Responses()
@@ -63,6 +65,11 @@ class HttpInspector:
         self._out: list[Command] = []
         self.signed_in = False
         self.failed = False
+
+    @property
+    def at_rest(self) -> bool:
+        """Whether no request is under way or held."""
+        return self._exchange is None and not self._buffer
 
     # -- what arrives ----------------------------------------------------------------------------------------------------
 
@@ -344,10 +351,24 @@ class HttpInspector:
         judged = exchange.subject.operations[0]
         text, beside = shown(judged, exchange.own, bytes(exchange.held or b""))
         whole = replace(judged, text=text, parameters=(*judged.parameters, *beside))
-        exchange.ticket = self._desk.ticket()
+        earlier = self._desk.earlier(ruling, (whole,), now)
+        exchange.ticket = self._desk.ticket() if earlier is None else earlier.ticket.ticket_id
         self._record(exchange, ruling, now, "hold")
         assert exchange.trace is not None
-        self._desk.hold(exchange.ticket, ruling, (whole,), exchange.trace.statement, now, self._out)
+        if earlier is None:
+            trace = exchange.trace.statement
+            self._desk.hold(exchange.ticket, ruling, (whole,), trace, now, self._out, notice_s=self._park_s)
+        elif earlier.answer is None:
+            self._refuse_held(exchange, problem.waiting(earlier.ticket, self._wall(now)), "denied", now)
+        elif not earlier.answer.granted:
+            self._refuse_held(exchange, problem.was_refused(earlier.ticket, earlier.answer), "denied", now)
+        elif (refused := self._connect_denied()) is not None:
+            self._refuse_held(exchange, refused, "denied", now)
+        else:
+            self._send(exchange, ruling, now)
+
+    def _wall(self, now: float) -> float:
+        return now + self._wall_offset_s
 
     def release(self, denial: Denial | None, now: float) -> list[Command]:
         """The held request was answered: send it (None), or refuse it."""
@@ -380,8 +401,17 @@ class HttpInspector:
         return []
 
     def notice(self, text: str, now: float) -> list[Command]:
-        """Say nothing: a client that waits for a response can be told nothing else."""
-        return []
+        """A held request was parked long enough: tell the client its ticket, and keep that for when it comes again."""
+        exchange = self._exchange
+        if self.failed or exchange is None or exchange.held is None or exchange.ticket == "":
+            return []
+        ticket = self._desk.keep(now, self._out)
+        if ticket is None:
+            refused = problem.refused(403, "too many requests of this program wait for an answer", "Wait for those answers.")
+        else:
+            refused = problem.waiting(ticket, self._wall(now))
+        self._refuse_held(exchange, refused, "denied", now)
+        return self.feed(Side.CLIENT, b"", now)
 
     # -- the end ---------------------------------------------------------------------------------------------------------
 

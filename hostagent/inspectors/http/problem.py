@@ -6,8 +6,12 @@ import json
 from typing import Final
 
 from hostagent.inspectors.ports import Denial
+from hostagent.model.ticket import Answer, Ticket
 from hostagent.model.verdict import Verdict
 from hostagent.wire.http1.head import build_response
+
+RETRY_AFTER_S: Final = 10
+"""What a client that is told a ticket is told to wait before it asks again."""
 
 REASONS: Final = {
     400: "Bad Request",
@@ -55,6 +59,24 @@ def answered(denial: Denial, rule: str, ticket: str) -> tuple[int, dict[str, obj
     return status, document
 
 
+def was_refused(ticket: Ticket, answer: Answer) -> tuple[int, dict[str, object]]:
+    """Return the status and document for a request that a human has decided against."""
+    why = f": {answer.reason}" if answer.reason else ""
+    status, document = refused(403, f"denied by {answer.by}{why}", "Do without it.", rule=ticket.rule, ticket=ticket.ticket_id)
+    document["type"] = "urn:hostagent:denied"
+    return status, document
+
+
+def waiting(ticket: Ticket, now: float) -> tuple[int, dict[str, object]]:
+    """Return the status and document for a request that a human has not yet decided about."""
+    reason = f"held by rule {ticket.rule}, waiting for approval by group {ticket.approvers}: {ticket.reason}"
+    step = "Send exactly the same request again once it is approved; it is then carried out once."
+    status, document = refused(403, reason, step, rule=ticket.rule, ticket=ticket.ticket_id, retry_after=RETRY_AFTER_S)
+    document["type"] = "urn:hostagent:held"
+    document["expires_in"] = max(0, round(ticket.expires_at - now))
+    return status, document
+
+
 def build(problem: tuple[int, dict[str, object]], method: str, *, close: bool) -> bytes:
     """Return the whole response to a ``method`` request."""
     status, document = problem
@@ -64,6 +86,8 @@ def build(problem: tuple[int, dict[str, object]], method: str, *, close: bool) -
         ("Content-Length", str(len(body))),
         ("Cache-Control", "no-store"),
     ]
+    if "retry_after" in document:
+        fields.append(("Retry-After", str(document["retry_after"])))
     if close:
         fields.append(("Connection", "close"))
     return build_response(status, REASONS[status], fields) + (b"" if method == "HEAD" else body)
