@@ -9,6 +9,7 @@ import sys
 import tempfile
 from pathlib import Path
 
+from tests.bypass import kernels
 from tests.bypass.attacks import ATTACKS
 from tests.bypass.results import FOLDER, README, Run, kept, readme_with, run_name, totals
 
@@ -29,6 +30,7 @@ def main() -> int:
         return status
     run.write(FOLDER / f"{run_name()}.json")
     README.write_text(readme_with(README.read_text(encoding="utf-8"), kept()), encoding="utf-8")
+    kernels.write()
     for attack in ATTACKS:
         states = ", ".join(f"{place} {run.cells.get(attack.number, {}).get(place, 'NOT RUN')}" for place in attack.placements)
         print(f"{attack.number:>4}  {attack.name:<26} {attack.layer[:60]:<60}  {states}")

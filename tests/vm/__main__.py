@@ -11,10 +11,11 @@ import argparse
 import os
 import sys
 import time
+from collections import Counter
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
-from tests.bypass import results
+from tests.bypass import kernels, results
 from tests.vm import machine, outcome
 from tests.vm.image import REPOSITORY, image
 from tests.vm.progress import PhaseError, Progress
@@ -71,6 +72,9 @@ def _attacks(folder: Path, plan: Iterable[str], found: outcome.Outcome, *, keep:
     if keep:
         run.write(results.FOLDER / f"{name}.json")
         results.README.write_text(results.readme_with(results.README.read_text(encoding="utf-8"), results.kept()), encoding="utf-8")
+        counts = {suite: Counter(test.outcome for test in tests) for suite, tests in found.suites.items()}
+        kernels.keep_lanes(found.kernel, time.strftime("%Y-%m-%d", time.gmtime()), counts)
+        kernels.write()
 
 
 def _name(word: str) -> str:
