@@ -42,13 +42,14 @@ def target() -> None:
 @click.option("--database", "databases", multiple=True, help="Database that clients may ask for. [default: the URL's]")
 @click.option("--any-database", is_flag=True, help="Clients may ask for any database.")
 @click.option("--client-user", "users", multiple=True, help="User name that clients may ask for. [default: any]")
+@click.option("--scheme", default="", help="How a web server takes the secret: bearer (default), basic (the URL names the user), or header:NAME.")
 @click.option("--label", "labels", multiple=True, metavar="KEY=VALUE", help="Label for policy (where.labels).")
 @writes
 @click.pass_obj
 def add_command(config_path: str | None, /, name: str, url: str, force: bool, dry_run: bool, **options: object) -> None:
     """Declare the server at URL as target NAME: write targets/NAME.yaml, the file that you would write by hand.
 
-    URL names the proxy's own account there. A password in it is refused: it would stay in the shell's history and in the process
+    URL is postgresql:// (and names the proxy's own account there) or https://. A password in it is refused: it would stay in the shell's history and in the process
     list. Keep it in a file of root's (--secret file:…), have it asked for (--secret ask), or say --move-password.
 
     \b
@@ -56,6 +57,7 @@ def add_command(config_path: str | None, /, name: str, url: str, force: bool, dr
       hostagent target add crm-db "postgresql://crm_proxy@crm.internal:5432/crm?sslmode=verify-full" --secret ask
       hostagent target add crm-db "postgresql://crm_proxy@crm.internal/crm" --secret file:/etc/hostagent/secrets/crm \\
           --ca-file /etc/ssl/certs/company-ca.pem --client-user crm_app --label env=production
+      hostagent target add api https://api.example.com --scheme header:X-Api-Key --secret sealed:api
     """
     from hostagent.daemon.configfile import check_together, load_config, load_targets
     from hostagent.documents import parse_target
@@ -71,6 +73,7 @@ def add_command(config_path: str | None, /, name: str, url: str, force: bool, dr
         connection = parse_url(url)
     except DocumentError as error:
         raise click.BadParameter(str(error), param_hint="URL") from error
+    scheme, header = _scheme(connection, str(options["scheme"]))
     place, password = _secret(name, connection, config, str(options["secret"]), bool(options["move_password"]))
     databases = _words(options["databases"]) or ([] if options["any_database"] or not connection.database else [connection.database])
     draft = TargetDraft(
@@ -80,6 +83,8 @@ def add_command(config_path: str | None, /, name: str, url: str, force: bool, dr
         labels=pairs(_words(options["labels"]), "--label"),
         ca_file=str(options["ca_file"]),
         server_name=str(options["server_name"]),
+        scheme=scheme,
+        header=header,
     )
     text = target_text(name, connection, draft)
     check_document(lambda: check_together({**load_targets(config), name: parse_target(name, text)}))
@@ -96,6 +101,16 @@ def add_command(config_path: str | None, /, name: str, url: str, force: bool, dr
 
 def _words(value: object) -> list[str]:
     return [str(item) for item in value] if isinstance(value, tuple) else []
+
+
+def _scheme(connection: Connection, given: str) -> tuple[str, str]:
+    """Return login scheme and header field of a target."""
+    if connection.protocol != "http":
+        if given:
+            raise click.UsageError("--scheme is for https:// targets")
+        return "", ""
+    scheme, _, header = (given or ("basic" if connection.user else "bearer")).partition(":")
+    return scheme, header
 
 
 def _secret(name: str, connection: Connection, config: Config, where: str, move: bool) -> tuple[tuple[str, str] | None, str | None]:
@@ -122,6 +137,8 @@ def _secret(name: str, connection: Connection, config: Config, where: str, move:
     kind, colon, location = where.partition(":")
     if where and (not colon or kind not in ("file", "env", "systemd", "sealed")):
         raise click.BadParameter("say file:/path, env:/path#KEY, systemd:NAME, sealed:NAME or ask", param_hint="--secret")
+    if not where and connection.protocol == "http" and not connection.user:
+        return None, None
     if not where:
         raise click.UsageError("say where the proxy's password is: --secret file:/path | env:/path#KEY | systemd:NAME | sealed:NAME | ask")
     return (kind, location), None
@@ -170,7 +187,7 @@ def test_command(config_path: str | None, name: str, database: str, timeout: flo
             raise Stop(str(error), WRONG_DOCUMENT) from error
         click.echo(json.dumps([asdict(Step("document", name, ok=False, detail=str(error)))], indent=2))
         raise SystemExit(WRONG_DOCUMENT) from error
-    steps = [Step("document", name, ok=True, detail=f"login as {found.login.user}")]
+    steps = [Step("document", name, ok=True, detail=f"login as {found.login.user or found.login.scheme or 'nobody'}")]
     if source is not None:
         steps.append(Step("credential", f"{source.kind}:{source.location}", ok=True, detail="read"))
     logging.getLogger("hostagent").setLevel(logging.CRITICAL)  # each step says it better

@@ -1,6 +1,7 @@
 """A connection URL as people have it (``postgresql://user@host:5432/db?sslmode=verify-full``) turned into what a target needs.
 
-PostgreSQL 17 §32.1.1.2: several hosts by comma, percent-encoding, parameters after the question mark.
+PostgreSQL 17 §32.1.1.2: several hosts by comma, percent-encoding, parameters after the question mark. Of an ``http`` or ``https``
+URL host, port and user count; what is behind them is policy's business.
 """
 
 from __future__ import annotations
@@ -10,14 +11,17 @@ from urllib.parse import parse_qsl, unquote, urlsplit
 
 from hostagent.model.errors import DocumentError
 
-SCHEMES = ("postgresql", "postgres")
-_DEFAULT_PORT = 5432
+SCHEMES = {"postgresql": "postgres", "postgres": "postgres", "https": "http", "http": "http"}
+"""Protocol of a target by the scheme of a URL."""
+
+_DEFAULT_PORTS = {"postgresql": 5432, "postgres": 5432, "https": 443, "http": 80}
 _VERIFYING = ("verify-full", "verify-ca", "require", "prefer", "allow", "")
 
 
 class Connection(NamedTuple):
     """What a URL says. ``password`` is for the caller to keep or refuse; ``notes`` say what was taken otherwise, or not at all."""
 
+    protocol: str
     user: str
     password: str
     hosts: tuple[str, ...]
@@ -36,10 +40,13 @@ def parse_url(url: str) -> Connection:
         DocumentError: not a URL of a protocol that is understood, or one that no target can be made of. Never quotes the URL,
             which may hold a password.
     """
-    if not any(url.startswith(f"{scheme}://") for scheme in SCHEMES):
-        raise DocumentError("the URL must begin with postgresql://, as in postgresql://user@db.internal:5432/crm?sslmode=verify-full")
+    scheme, separator, _ = url.partition("://")
+    if not separator or scheme not in SCHEMES:
+        raise DocumentError(
+            "the URL must begin with postgresql:// or https://, as in postgresql://user@db.internal:5432/crm?sslmode=verify-full"
+        )
     parts = urlsplit(url)
-    parameters = dict(parse_qsl(parts.query, keep_blank_values=True))
+    parameters = dict(parse_qsl(parts.query, keep_blank_values=True)) if SCHEMES[scheme] == "postgres" else {}
     login, _, places = parts.netloc.rpartition("@")
     user, _, password = login.partition(":")
     named = parameters.pop("host", "") or unquote(places)
@@ -51,12 +58,15 @@ def parse_url(url: str) -> Connection:
     folders = [host for host in hosts if host.startswith("/")]
     if folders and len(hosts) > 1:
         raise DocumentError("it names several places, one of them a folder of unix sockets: make a target for each")
-    port = next(iter(ports), _DEFAULT_PORT)
+    port = next(iter(ports), _DEFAULT_PORTS[scheme])
+    if SCHEMES[scheme] == "http":
+        return _web(scheme, parts.path + parts.query, unquote(user), unquote(password), tuple(hosts), port)
     tls, ca_file, notes = _encryption(parameters, over_socket=bool(folders))
     user, password = parameters.pop("user", "") or unquote(user), parameters.pop("password", "") or unquote(password)
     database = parameters.pop("dbname", "") or unquote(parts.path.lstrip("/"))
     notes += [f"{key} is the client's own business and is left out" for key in parameters]
     return Connection(
+        protocol="postgres",
         user=user,
         password=password,
         hosts=() if folders else tuple(hosts),
@@ -67,6 +77,13 @@ def parse_url(url: str) -> Connection:
         ca_file=ca_file,
         notes=tuple(notes),
     )
+
+
+def _web(scheme: str, behind: str, user: str, password: str, hosts: tuple[str, ...], port: int) -> Connection:
+    notes = [] if scheme == "https" else ["http: requests and answers cross the network in clear"]
+    notes += [] if behind in ("", "/") else ["the path is left out: a target is the whole server, and policy says what of it (what.http)"]
+    tls = "verify" if scheme == "https" else "disable"
+    return Connection("http", user, password, hosts, port, "", "", tls, "", tuple(notes))
 
 
 def _places(text: str) -> tuple[list[str], set[int]]:

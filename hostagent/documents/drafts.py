@@ -43,6 +43,8 @@ class TargetDraft(NamedTuple):
     labels: Mapping[str, str] = {}
     ca_file: str = ""
     server_name: str = ""
+    scheme: str = ""
+    header: str = ""
 
 
 def target_text(name: str, connection: Connection, more: TargetDraft) -> str:
@@ -50,7 +52,7 @@ def target_text(name: str, connection: Connection, more: TargetDraft) -> str:
     lines = [
         f"# Target {name}: a server that workloads may reach, if policy lets them. They dial it as they always did; the proxy logs in.",
         "# After a change: hostagent config check && hostagent reload",
-        "protocol: postgres",
+        f"protocol: {connection.protocol}",
     ]
     if connection.hosts:
         lines += [f"hosts: {_list(connection.hosts)}", f"port: {connection.port}", f"tls: {connection.tls}"]
@@ -59,14 +61,28 @@ def target_text(name: str, connection: Connection, more: TargetDraft) -> str:
     ca_file = more.ca_file or connection.ca_file
     lines += [f"ca_file: {scalar(ca_file)}"] if ca_file else []
     lines += [f"server_name: {scalar(more.server_name)}"] if more.server_name else []
-    lines += [f"databases: {_list(more.databases)}"] if more.databases else ["# databases: [crm]          # what clients may ask for; left out: any"]
+    lines += _web_login(connection, more) if connection.protocol == "http" else _database_login(connection, more)
+    lines += [f"labels: {_map(more.labels)}"] if more.labels else ["# labels: {env: production} # for policy (where.labels)"]
+    return "\n".join(lines) + "\n"
+
+
+def _web_login(connection: Connection, more: TargetDraft) -> list[str]:
+    if more.credential is None:
+        return ["# login: {scheme: bearer, credential: {file: /etc/hostagent/secrets/NAME}}   # left out: it asks for no credential"]
+    kind, location = more.credential
+    user = f", user: {scalar(connection.user)}" if more.scheme == "basic" else ""
+    header = f", header: {scalar(more.header)}" if more.header else ""
+    return [f"login: {{scheme: {more.scheme}{user}{header}, credential: {{{kind}: {scalar(location)}}}}}   # the proxy's own; the workload's never goes on"]
+
+
+def _database_login(connection: Connection, more: TargetDraft) -> list[str]:
+    lines = [f"databases: {_list(more.databases)}"] if more.databases else ["# databases: [crm]          # what clients may ask for; left out: any"]
     lines += [f"users: {_list(more.users)}"] if more.users else ["# users: [app]              # user names that clients may ask for; left out: any"]
     lines += ["login:                      # the proxy's own account there", f"  user: {scalar(connection.user)}"]
     if more.credential is not None:
         kind, location = more.credential
         lines += [f"  credential: {{{kind}: {scalar(location)}}}"]
-    lines += [f"labels: {_map(more.labels)}"] if more.labels else ["# labels: {env: production} # for policy (where.labels)"]
-    return "\n".join(lines) + "\n"
+    return lines
 
 
 class WorkloadDraft(NamedTuple):

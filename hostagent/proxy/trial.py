@@ -9,15 +9,17 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import os
+import re
 import ssl
 from dataclasses import dataclass, field
 
+from hostagent.inspectors.http.fields import credential
 from hostagent.inspectors.postgres.startup import PINNED, LoginRefused, LoginRequest
 from hostagent.inspectors.postgres.upstream import Upstream
 from hostagent.model.command import Command, Forward, StartTLS
 from hostagent.model.errors import DocumentError, HostagentError
 from hostagent.model.flow import Endpoint
-from hostagent.model.target import Target
+from hostagent.model.target import Target, UpstreamTLS
 from hostagent.proxy.dialling import open_streams
 from hostagent.proxy.dns import Resolver
 from hostagent.proxy.tls import end_point_hash, upstream_context, upstream_name
@@ -99,6 +101,8 @@ async def _try_place(trial: _Trial, place: Endpoint) -> None:
     try:
         if trial.target.protocol == "postgres":
             await _log_in(trial, place, reader, writer)
+        elif trial.target.protocol == "http":
+            await _request(trial, place, reader, writer)
     finally:
         writer.transport.abort()
         with contextlib.suppress(OSError, TimeoutError):
@@ -159,6 +163,36 @@ async def _encrypt(trial: _Trial, place: Endpoint, writer: asyncio.StreamWriter)
     trust = target.ca_file or "the system's CAs"
     trial.good("tls", place, f"{writer.get_extra_info('ssl_object').version()}, certificate of {name} verified by {trust}")
     return True
+
+
+async def _request(trial: _Trial, place: Endpoint, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+    """Ask a web server for the head of ``/`` with our credential, as every request of a workload goes on with it."""
+    target = trial.target
+    if target.tls is UpstreamTLS.VERIFY and not await _encrypt(trial, place, writer):
+        return
+    fields = credential(target.login, trial.secret)
+    if fields is None:
+        trial.bad("login", place, "the credential cannot stand in a header field", "it must be one line of printable ASCII")
+        return
+    host = next((name for name in target.hosts if trial.resolver.host_of(target, place.host) == name), place.host)
+    lines = ["HEAD / HTTP/1.1", f"Host: {host}", *(f"{name}: {value}" for name, value in fields), "User-Agent: hostagent", "Connection: close"]
+    try:
+        writer.write(("\r\n".join(lines) + "\r\n\r\n").encode("latin-1"))
+        await writer.drain()
+        answer = await reader.readline()
+    except (OSError, ValueError) as error:
+        trial.bad("login", place, str(error), "is this a web server?")
+        return
+    found = re.match(rb"HTTP/1\.[01] ([1-5][0-9]{2})", answer)
+    if found is None:
+        trial.bad("login", place, "the server's answer is not HTTP/1.1", "is this a web server, and is `tls` right for that port?")
+        return
+    status = int(found[1])
+    if status in (401, 403) and fields:
+        trial.bad("login", place, f"HEAD / answers {status}", f"the server refuses the credential (scheme {target.login.scheme}); is it the right one?")
+        return
+    wants = "the server asks for a credential: name it in `login`" if status == 401 else ""
+    trial.good("login", place, f"HEAD / answers {status}", wants)
 
 
 def _certificate_fix(error: ssl.SSLCertVerificationError, target: Target, name: str) -> str:

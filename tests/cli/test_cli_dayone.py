@@ -78,7 +78,8 @@ def test_a_target_from_a_url_is_the_document_a_person_would_write(toml: str) -> 
         (["postgresql://u:hidden@h/d"], 2, "--secret ask"),
         (["postgresql://u@h/d?password=hidden"], 2, "--move-password"),
         (["postgresql://u@h/d"], 2, "say where the proxy's password is"),
-        (["mysql://u@h/d", "--secret", "ask"], 2, "must begin with postgresql://"),
+        (["mysql://u@h/d", "--secret", "ask"], 2, "must begin with postgresql:// or https://"),
+        (["https://h", "--scheme", "basic", "--secret", "file:/x"], 78, "scheme: basic"),
         (["postgresql://u@a:1,b:2/d", "--secret", "file:/x"], 2, "several ports"),
         (["postgresql://h/d", "--secret", "file:/x"], 78, "user is required"),
         (["postgresql://u@h/d", "--secret", "file:relative"], 78, "absolute path"),
@@ -95,6 +96,22 @@ def test_a_password_in_the_url_is_moved_only_when_asked(toml: str) -> None:
     added = run(toml, "target", "add", "x", "postgresql://u:p%40ss@h/d?sslmode=require", "--move-password")
     assert (added.exit_code, "p@ss" in added.output, "always verifies" in added.output) == (0, False, True)
     assert (Path(toml).parent / "secrets" / "x").read_text() == "p@ss\n"
+
+
+def test_a_web_server_is_a_target_too(toml: str) -> None:
+    for name, url, *more in (
+        ("plain", "http://docs.internal:8080/a?b"),
+        ("api", "https://api.example.com", "--scheme", "header:X-Api-Key", "--secret", "sealed:api"),
+        ("basic", "https://bot@legacy.internal", "--secret", "file:/x"),
+    ):
+        added = run(toml, "target", "add", name, url, *more)
+        assert added.exit_code == 0, added.output
+    targets = load_targets(load_config(toml))
+    assert [(each.protocol, each.port, each.tls.value, each.login.scheme, each.login.header, each.login.user) for each in targets.values()] == [
+        ("http", 443, "verify", "header", "X-Api-Key", ""),
+        ("http", 443, "verify", "basic", "", "bot"),
+        ("http", 8080, "disable", "", "", ""),
+    ]
 
 
 def test_a_second_target_at_the_same_place_is_refused_with_both_names(toml: str) -> None:

@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
+import http.server
 import json
+import ssl
+import threading
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 from click.testing import CliRunner
 
 from hostagent.cli.main import main
+from tests.proxy.oidc_provider import certificate
 from tests.stage import World
 
 pytestmark = pytest.mark.e2e
@@ -72,3 +77,36 @@ def test_a_credential_that_cannot_be_read_is_a_wrong_configuration(world: World,
     secret.chmod(0o644)
     done = CliRunner().invoke(main, ["--config", toml, "target", "test", "tried"])
     assert (done.exit_code, "chmod 600" in done.output) == (78, True)
+
+
+@pytest.fixture
+def web(tmp_path: Path) -> Iterator[Path]:
+    """A web server on loopback that knows one bearer token; the answer is the file of its certificate."""
+    pem, key = certificate(tmp_path)
+    server = http.server.ThreadingHTTPServer(("127.0.0.1", 8443), _Web)
+    context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
+    context.load_cert_chain(pem, key)
+    server.socket = context.wrap_socket(server.socket, server_side=True)
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    yield pem
+    server.shutdown()
+    server.server_close()
+
+
+class _Web(http.server.BaseHTTPRequestHandler):
+    def do_HEAD(self) -> None:
+        self.send_response(200 if self.headers["Authorization"] == "Bearer t0ken" else 401)
+        self.end_headers()
+
+    def log_message(self, *_: object) -> None:
+        """Say nothing."""
+
+
+@pytest.mark.parametrize(("token", "status"), [("t0ken", 200), ("another", 401)])
+def test_a_web_server_is_asked_with_the_credential(toml: str, web: Path, token: str, status: int) -> None:
+    add = ["--config", toml, "target", "add", "web", "https://127.0.0.1:8443", "--secret", "ask", "--force", "--ca-file", str(web)]
+    assert CliRunner().invoke(main, add, input=f"{token}\n").exit_code == 0
+    done = CliRunner().invoke(main, ["--config", toml, "target", "test", "web", "--json"])
+    steps = json.loads(done.stdout)
+    assert (steps[-1]["name"], steps[-1]["ok"], steps[-1]["detail"]) == ("login", status == 200, f"HEAD / answers {status}"), steps
+    assert (done.exit_code, token in done.output) == (0 if status == 200 else 1, False)
