@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
-from hostagent.inspectors.http.fields import Listed
-from hostagent.inspectors.ports import Masking, Ruling, Subject, Trace
-from hostagent.model.operation import Operation
+from hostagent.inspectors.http.reading import Request
+from hostagent.inspectors.ports import Masking, Ruling, Trace
 from hostagent.wire.http1.body import Body
 from hostagent.wire.http1.head import RequestHead, ResponseHead
-from hostagent.wire.http1.location import Location
 
 
 class Exchange:
-    """``own`` is what of the request's fields is the workload's to say, which is what was judged.
+    """``request`` is what its head says, ``body`` reads what follows.
 
     ``dropped``: the request goes nowhere, its body is read and forgotten. ``held`` is the body of a request that waits for a
     person, None if it does not. ``closing``: the connection ends with this exchange. ``continued``: the client was told to
@@ -20,24 +18,21 @@ class Exchange:
     """
 
     __slots__ = (
-        *("answered", "body", "closing", "continued", "dropped", "head", "held", "interim", "kept", "location", "masking", "own"),
-        *("response", "response_body", "ruling", "sent", "subject", "ticket", "trace"),
+        *("answered", "body", "closing", "continued", "dropped", "held", "interim", "kept", "masking", "request"),
+        *("response", "response_body", "ruling", "sent", "ticket", "trace"),
     )
 
-    def __init__(self, head: RequestHead, location: Location, own: Listed, body: Body, operation: Operation) -> None:
+    def __init__(self, request: Request, body: Body) -> None:
         """Begin unjudged."""
-        self.head = head
-        self.location = location
-        self.own = own
+        self.request = request
         self.body = body
-        self.subject = Subject(b"", (), (operation,))
         self.ruling: Ruling | None = None
         self.trace: Trace | None = None
         self.held: bytearray | None = None
         self.ticket = ""
         self.dropped = False
         self.sent = False
-        self.closing = False
+        self.closing = request.last
         self.continued = False
         self.answered = False
         self.interim = 0
@@ -45,6 +40,16 @@ class Exchange:
         self.kept = bytearray()
         self.response: ResponseHead | None = None
         self.response_body: Body | None = None
+
+    @property
+    def head(self) -> RequestHead:
+        """The request's head."""
+        return self.request.head
+
+    @property
+    def waits_to_send(self) -> bool:
+        """Whether the client may not send the rest of its body, so that nobody but the client knows what comes next."""
+        return self.request.expects and not self.continued and not self.body.done
 
     @property
     def over(self) -> bool:

@@ -15,9 +15,10 @@ from typing import Final
 
 from hostagent.inspectors.http import problem
 from hostagent.inspectors.http.exchange import Exchange
-from hostagent.inspectors.http.fields import Listed, credential, for_masking, workloads_own
+from hostagent.inspectors.http.fields import Listed, credential, for_masking
 from hostagent.inspectors.http.opening import ALPN, alert, objection
-from hostagent.inspectors.http.request import PROTOCOL, check, operation, shown
+from hostagent.inspectors.http.reading import Reader
+from hostagent.inspectors.http.request import PROTOCOL, shown
 from hostagent.inspectors.http.server import Responses
 from hostagent.inspectors.ports import Denial, Desk, Outcome, Ruling, Surroundings
 from hostagent.model.command import Close, Command, Connect, Forward, Pause, Resume, StartTLS
@@ -28,8 +29,7 @@ from hostagent.model.target import UpstreamTLS
 from hostagent.model.verdict import Decision, MaskContent
 from hostagent.sql import Analysis
 from hostagent.wire.http1.body import ChunkedBody, SizedBody, build_chunk, build_last_chunk, request_body
-from hostagent.wire.http1.head import RequestHead, build_request, build_response, parse_request, take_head, tokens
-from hostagent.wire.http1.location import Location, locate
+from hostagent.wire.http1.head import build_request, build_response, take_head
 from hostagent.wire.tls_hello import RECORD_HANDSHAKE, read_client_hello
 
 _PAUSE_ABOVE: Final = 65_536
@@ -53,6 +53,7 @@ class HttpInspector:
         self._park_s = surroundings.park_s
         self._wall_offset_s = surroundings.wall_offset_ns / 1e9
         self._name = ""
+        self._reader = Reader(self._target, self._scheme, "")
         self._buffer = bytearray()
         self._responses = Responses()
         self._exchange: Exchange | None = None
@@ -149,6 +150,7 @@ class HttpInspector:
             self._leave(reason, now)
             return
         self._name = hello.server_name
+        self._reader = Reader(self._target, self._scheme, self._name)
         self._buffer.clear()
         self._out.append(StartTLS(Side.CLIENT, ALPN, initial=raw))
 
@@ -160,7 +162,7 @@ class HttpInspector:
                 raw = take_head(self._buffer) if self._buffer else None
                 if raw is None:
                     break
-                self._begin(parse_request(raw), now)
+                self._begin(raw, now)
             elif exchange.over:
                 self._exchange = None
                 if exchange.closing:
@@ -177,24 +179,19 @@ class HttpInspector:
             self._paused = much
             self._out.append(Pause(Side.CLIENT) if much else Resume(Side.CLIENT))
 
-    def _begin(self, head: RequestHead, now: float) -> None:
+    def _begin(self, raw: bytes, now: float) -> None:
         self.signed_in = True
-        body = request_body(head)
-        refusal = check(head)
-        location = locate(head.method, head.target if head.method != "CONNECT" else "/", head.values("host")[0], self._scheme)
-        own = workloads_own(head.fields, self._target.login)
-        exchange = self._exchange = Exchange(head, location, own, body, operation(head.method, location, own))
-        said = tokens(head.values("connection"))
-        exchange.closing = "close" in said or not head.minor
-        self._judge(exchange, refusal, now)
+        request = self._reader.read(raw)
+        exchange = self._exchange = Exchange(request, request_body(request.head))
+        self._judge(exchange, now)
 
-    def _judge(self, exchange: Exchange, refusal: str, now: float) -> None:
-        operations = exchange.subject.operations
-        ruling = exchange.ruling = self._desk.rule(exchange.subject, operations[0].parameters)
-        elsewhere = self._elsewhere(exchange.location)
-        if refusal or elsewhere:
+    def _judge(self, exchange: Exchange, now: float) -> None:
+        request = exchange.request
+        ruling = exchange.ruling = self._rule(exchange)
+        if wrong := request.elsewhere or request.refusal:
             exchange.closing = True  # whoever asks for that means something else by what follows
-            refused = problem.refused(421 if elsewhere else 403, elsewhere or refusal, "Ask this target for what it is declared for.")
+            status = 421 if request.elsewhere else 403
+            refused = problem.refused(status, wrong, "Ask this target for what it is declared for.")
             self._deny(exchange, ruling, refused, now)
         elif self._credential is None:
             reason = f"the credential of target {self._target.name} cannot be used"
@@ -208,6 +205,10 @@ class HttpInspector:
         else:
             self._send(exchange, ruling, now)
 
+    def _rule(self, exchange: Exchange) -> Ruling:
+        subject = exchange.request.subject
+        return self._desk.rule(subject, subject.operations[0].parameters)
+
     @staticmethod
     def _policy_objection(ruling: Ruling) -> Problem | None:
         verdict = ruling.verdict
@@ -220,15 +221,6 @@ class HttpInspector:
             return problem.refused(403, reason, "Limit that rule to other targets (where: protocol).", rule=masks)
         return None
 
-    def _elsewhere(self, location: Location) -> str:
-        """Return why ``location`` is not where this connection goes, empty if it is."""
-        host, port = location.authority
-        if port == self._target.port and host in self._target.hosts and host == (self._name or host):
-            return ""
-        if self._name:
-            return f"the Host {location.authority.written(self._scheme)} is not the name {self._name} that TLS was opened for"
-        return f"the Host {location.authority.written(self._scheme)} is not one of target {self._target.name}"
-
     def _connect_denied(self) -> Problem | None:
         """A rule that denies or holds ``connect`` counts here as well, though no rule needs to allow it."""
         if self._dialled:
@@ -238,14 +230,11 @@ class HttpInspector:
             return None
         return problem.denied(verdict)
 
-    def _exact(self, exchange: Exchange) -> list[bytes]:
-        head = build_request(exchange.head.method, exchange.location.url, exchange.own)
-        return [head, bytes(exchange.held)] if exchange.held else [head]
-
     def _record(self, exchange: Exchange, ruling: Ruling, now: float, decision: str = "", reason: str = "") -> None:
-        parameters = exchange.subject.operations[0].parameters
+        request = exchange.request
+        exact = [request.exact, bytes(exchange.held)] if exchange.held else [request.exact]
         traces = self._desk.open(
-            ruling, self._exact(exchange), parameters, now, self._out,
+            ruling, exact, request.subject.operations[0].parameters, now, self._out,
             decision=decision, ticket=exchange.ticket, reason=reason,
         )  # fmt: skip
         exchange.trace = traces[0]
@@ -256,7 +245,7 @@ class HttpInspector:
             by_policy = ruling.verdict.decision is Decision.DENY
             self._record(exchange, ruling, now, "deny", "" if by_policy else str(refused[1]["reason"]))
         exchange.dropped = True
-        if exchange.head.values("expect") and not exchange.body.done and not exchange.continued:
+        if exchange.waits_to_send:
             exchange.closing = True  # whether the body still comes, only the client knows (RFC 9110 §10.1.1)
             exchange.body = SizedBody(0)
         self._reply(exchange, refused, "denied", now)
@@ -277,7 +266,8 @@ class HttpInspector:
             self._record(exchange, ruling, now)
         exchange.sent = True
         exchange.masking = ruling.masking
-        self._up.append(build_request(exchange.head.method, exchange.location.target, self._upstream_fields(exchange)))
+        target = exchange.request.location.target
+        self._up.append(build_request(exchange.head.method, target, self._upstream_fields(exchange)))
         if exchange.held is not None:
             self._up.append(bytes(exchange.held))
             exchange.held = None
@@ -286,8 +276,9 @@ class HttpInspector:
             self._out.append(Connect())
 
     def _upstream_fields(self, exchange: Exchange) -> Listed:
-        own = exchange.own if exchange.masking is None else for_masking(exchange.own)
-        fields = [("Host", exchange.location.authority.written(self._scheme)), *own]
+        request = exchange.request
+        own = request.own if exchange.masking is None else for_masking(request.own)
+        fields = [("Host", request.location.authority.written(self._scheme)), *own]
         if exchange.held is not None:
             fields = [each for each in fields if each[0].lower() != "expect"]
             fields.append(("Content-Length", str(len(exchange.held))))
@@ -331,7 +322,7 @@ class HttpInspector:
         exchange.held = bytearray()
         if exchange.body.done:
             self._ask(exchange, ruling, now)
-        elif exchange.head.values("expect"):
+        elif exchange.request.expects:
             exchange.continued = True
             self._down.append(build_response(100, "Continue", []))
 
@@ -348,8 +339,8 @@ class HttpInspector:
 
     def _ask(self, exchange: Exchange, ruling: Ruling, now: float) -> None:
         """Put the whole request before a person."""
-        judged = exchange.subject.operations[0]
-        text, beside = shown(judged, exchange.own, bytes(exchange.held or b""))
+        judged = exchange.request.subject.operations[0]
+        text, beside = shown(judged, exchange.request.own, bytes(exchange.held or b""))
         whole = replace(judged, text=text, parameters=(*judged.parameters, *beside))
         earlier = self._desk.earlier(ruling, (whole,), now)
         exchange.ticket = self._desk.ticket() if earlier is None else earlier.ticket.ticket_id
@@ -379,7 +370,7 @@ class HttpInspector:
             rule = exchange.ruling.verdict.rules[0]
             self._refuse_held(exchange, problem.answered(denial, rule, exchange.ticket), denial.outcome, now)
         else:
-            ruling = self._desk.rule(exchange.subject, exchange.subject.operations[0].parameters)
+            ruling = self._rule(exchange)
             refused = self._policy_objection(ruling) or self._connect_denied()
             if refused is not None:  # policy has changed while it waited
                 self._refuse_held(exchange, refused, "denied", now)

@@ -62,7 +62,7 @@ class Responses:
         said = tokens(head.values("connection"))
         if "close" in said or (not head.minor and "keep-alive" not in said) or isinstance(body, CloseBody):
             exchange.closing = True
-        if exchange.head.values("expect") and not exchange.continued and not exchange.body.done:
+        if exchange.waits_to_send:
             exchange.closing = True  # whether the body still comes, only the client knows (RFC 9110 §10.1.1)
         if exchange.masking is not None:
             _check_maskable(head, body, exchange.masking)

@@ -1,0 +1,87 @@
+"""A request's head, understood: all of it that follows from its bytes alone, so that the same bytes need no second look."""
+
+from __future__ import annotations
+
+from typing import Final, NamedTuple
+
+from hostagent.inspectors.http.fields import Listed, workloads_own
+from hostagent.inspectors.http.request import check, operation
+from hostagent.inspectors.ports import Subject
+from hostagent.model.target import Target
+from hostagent.wire.http1.head import RequestHead, build_request, parse_request, tokens
+from hostagent.wire.http1.location import Location, locate
+
+_REMEMBERED: Final = 64
+_SHORT: Final = 2048
+
+
+class Request(NamedTuple):
+    """One request as far as its head says.
+
+    ``own`` is what of its fields is the workload's to say, which is what is judged. ``exact`` is the canonical head, for the
+    keyed digest. ``refusal`` says why no policy can let it pass, ``elsewhere`` why it is not for this connection; both empty
+    for an ordinary one. ``expects``: the client waits for a word before it sends the body. ``last``: it sends no other request.
+    """
+
+    head: RequestHead
+    location: Location
+    own: Listed
+    subject: Subject
+    exact: bytes
+    refusal: str
+    elsewhere: str
+    expects: bool
+    last: bool
+
+
+class Reader:
+    """Reads the heads of one connection, and remembers short ones: programs ask the same thing again and again."""
+
+    def __init__(self, target: Target, scheme: str, name: str) -> None:
+        """``name`` is the one that TLS was opened for, empty without TLS."""
+        self._target = target
+        self._scheme = scheme
+        self._name = name
+        self._remembered: dict[bytes, Request] = {}
+
+    def read(self, raw: bytes) -> Request:
+        """Return the request that ``raw`` (from ``take_head``) begins.
+
+        Raises:
+            RemoteWireError: it can be understood in two ways, or in none.
+        """
+        found = self._remembered.get(raw)
+        if found is None:
+            found = self._read(raw)
+            if len(raw) <= _SHORT:
+                if len(self._remembered) >= _REMEMBERED:
+                    self._remembered.clear()
+                self._remembered[raw] = found
+        return found
+
+    def _read(self, raw: bytes) -> Request:
+        head = parse_request(raw)
+        refusal = check(head)
+        asked = head.target if head.method != "CONNECT" else "/"
+        location = locate(head.method, asked, head.values("host")[0], self._scheme)
+        own = workloads_own(head.fields, self._target.login)
+        return Request(
+            head=head,
+            location=location,
+            own=own,
+            subject=Subject(b"", (), (operation(head.method, location, own),)),
+            exact=build_request(head.method, location.url, own),
+            refusal=refusal,
+            elsewhere=self._elsewhere(location),
+            expects=bool(head.values("expect")),
+            last="close" in tokens(head.values("connection")) or not head.minor,
+        )
+
+    def _elsewhere(self, location: Location) -> str:
+        host, port = location.authority
+        if port == self._target.port and host in self._target.hosts and host == (self._name or host):
+            return ""
+        written = location.authority.written(self._scheme)
+        if self._name:
+            return f"the Host {written} is not the name {self._name} that TLS was opened for"
+        return f"the Host {written} is not one of target {self._target.name}"
