@@ -10,6 +10,7 @@ from typing import Any
 
 import click
 
+from hostagent.cli.names import workload_names
 from hostagent.model.errors import HostagentError
 
 
@@ -138,7 +139,7 @@ def doctor_command(config_path: str | None, as_json: bool) -> None:
 
 
 @click.command("kill")
-@click.argument("name")
+@click.argument("name", shell_complete=workload_names)
 @click.option("--reason", default="", help="Goes into the record.")
 @click.pass_obj
 def kill_command(config_path: str | None, name: str, reason: str) -> None:
@@ -153,7 +154,7 @@ def kill_command(config_path: str | None, name: str, reason: str) -> None:
 
 
 @click.command("quarantine")
-@click.argument("name")
+@click.argument("name", shell_complete=workload_names)
 @click.option("--reason", default="", help="Goes into the record, and to whoever tries to launch it.")
 @click.pass_obj
 def quarantine_command(config_path: str | None, name: str, reason: str) -> None:
@@ -172,7 +173,7 @@ def quarantine_command(config_path: str | None, name: str, reason: str) -> None:
 
 
 @click.command("release")
-@click.argument("name")
+@click.argument("name", shell_complete=workload_names)
 @click.pass_obj
 def release_command(config_path: str | None, name: str) -> None:
     """Let workload NAME, which is in quarantine, be launched again. Root only."""

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import click
 
+from hostagent.cli.names import workload_names
+
 
 @click.group()
 def identity() -> None:
@@ -36,7 +38,7 @@ def list_command(config_path: str | None, as_json: bool) -> None:
 
 
 @identity.command("revoke")
-@click.argument("workload")
+@click.argument("workload", shell_complete=workload_names)
 @click.option("--reason", default="", metavar="TEXT", help="Why; it goes into the records.")
 @click.pass_obj
 def revoke_command(config_path: str | None, workload: str, reason: str) -> None:
@@ -48,7 +50,7 @@ def revoke_command(config_path: str | None, workload: str, reason: str) -> None:
 
 
 @identity.command("restore")
-@click.argument("workload")
+@click.argument("workload", shell_complete=workload_names)
 @click.pass_obj
 def restore_command(config_path: str | None, workload: str) -> None:
     """Give WORKLOAD its identity back."""

@@ -48,6 +48,16 @@ _COMMANDS = {
 }
 
 
+# The chapters of --help; a command in none of them is listed last.
+_CHAPTERS = {
+    "Set up": ("init", "doctor", "config", "target", "workload", "credential", "policy"),
+    "Run and govern": ("up", "run", "adopt", "unadopt", "reload", "status", "verify"),
+    "Stop": ("kill", "quarantine", "release", "uninstall"),
+    "Decide": ("approvals", "identity", "ca"),
+    "Ask what happened": ("sessions", "sql", "audit", "support-bundle"),
+}
+
+
 class _LazyGroup(click.Group):
     """Knows its commands' names and summaries without importing them."""
 
@@ -62,8 +72,13 @@ class _LazyGroup(click.Group):
         return command
 
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
-        with formatter.section("Commands"):
-            formatter.write_dl([(name, entry.summary) for name, entry in _COMMANDS.items()])
+        told = {name for names in _CHAPTERS.values() for name in names}
+        others = {"More": tuple(name for name in _COMMANDS if name not in told)}
+        for chapter, names in (_CHAPTERS | others).items():
+            rows = [(name, _COMMANDS[name].summary) for name in names if name in _COMMANDS]
+            if rows:
+                with formatter.section(chapter):
+                    formatter.write_dl(rows, col_max=16)
 
     def invoke(self, ctx: click.Context) -> object:
         try:

@@ -8,13 +8,17 @@ import signal
 
 import click
 
+from hostagent.cli.names import workload_names
+
 _BY_SIGNAL = 128
 
 
 @click.command(
     "run", context_settings={"ignore_unknown_options": True, "allow_interspersed_args": False}, no_args_is_help=True
 )
-@click.option("--workload", "-w", required=True, metavar="NAME", help="The workload document to run it as.")
+@click.option(
+    "--workload", "-w", required=True, metavar="NAME", shell_complete=workload_names, help="The workload document to run it as."
+)
 @click.option("--tty/--no-tty", default=None, help="A terminal of its own, or pipes. [default: as standard input is]")
 @click.option("--as-service", is_flag=True, help="As a unit's main process: tell systemd when it runs, end as it ended.")
 @click.argument("command", nargs=-1, required=True, type=click.UNPROCESSED)
