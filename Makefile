@@ -8,7 +8,7 @@ STAMP := $(VENV)/.installed
 TESTS_STAMP := $(VENV)/.installed-tests
 VM_STAMP := $(VENV)/.installed-vm
 
-.PHONY: help setup setup-tests setup-vm demo test bypass lint test-fast test-compiled bench bench-quick test-regress test-vm lifecycle lock clean
+.PHONY: help setup setup-tests setup-vm demo test bypass lint test-fast test-compiled bench bench-quick test-regress test-vm deb test-package lifecycle lock clean
 
 help: ## Show this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## /{printf "  make %-14s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -66,6 +66,12 @@ test-regress: setup-tests ## PostgreSQL's own regression suite through the proxy
 
 test-vm: setup-vm ## The boundary on Debian's own kernel with systemd, in a virtual machine without a network
 	@$(PYTHON) -m tests.vm $(VM)
+
+deb: setup ## The Debian package, in build/deb: reproducible; hot floors compiled where a C compiler and Python's headers are
+	@$(PYTHON) packaging/deb/build.py
+
+test-package: setup-vm ## The Debian package in a fresh chroot without a network: install, govern, upgrade, purge, nothing left
+	@$(PYTHON) -m tests.package
 
 lock: setup ## Recompute .ci/requirements.lock from pyproject.toml
 	@$(PYTHON) -m pip install -q uv

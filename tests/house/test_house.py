@@ -48,7 +48,7 @@ def test_every_package_says_what_lives_there() -> None:
 
 def test_top_level_is_the_users() -> None:
     expected = {
-        "pyproject.toml", "setup.py", "hostagent", "bpf", "policy", "tests", "vagrant", "systemd",
+        "pyproject.toml", "setup.py", "hostagent", "bpf", "policy", "tests", "vagrant", "systemd", "packaging",
         "README.md", "CHANGELOG.md", "LICENSE", "SECURITY.md", "Makefile", "bench",
     }  # fmt: skip
     found = {path.name for path in ROOT.iterdir() if not path.name.startswith(".") and not path.name.endswith(".egg-info")}
