@@ -8,6 +8,9 @@ from typing import TYPE_CHECKING
 import click
 
 if TYPE_CHECKING:
+    import datetime as dt
+    from collections.abc import Callable
+
     from hostagent.documents import Config
     from hostagent.recording.audit import AuditReport
 
@@ -106,6 +109,51 @@ def restore_command(config_path: str | None, source: Path, journal: Path | None,
     _rebuild(journal, evidence)
 
 
+@audit.command("prune")
+@click.option("--before", type=click.DateTime(["%Y-%m-%d"]), required=True, help="Day (UTC); a segment goes if everything in it is older.")
+@click.option("--dry-run", is_flag=True, help="Say what would go.")
+@click.pass_obj
+def prune_command(config_path: str | None, before: dt.datetime, dry_run: bool) -> None:
+    """Remove old journal segments so that what stays is still provable. Root only; the service may run. Back them up first.
+
+    Each journal is verified before; one that does not hold keeps everything. What was removed (hashes, where the chain stood) is
+    signed with the journal's key beside it, and `audit verify` starts there. Segments are 64 MiB, and the one that is being written
+    stays. Their rows stay in the databases until `hostagent audit rebuild` (recorderd stopped).
+    """
+    import datetime as dt
+    import os
+
+    from hostagent.recording.audit import read_witness, verify_journal
+    from hostagent.recording.pruning import prune, removable
+    from hostagent.recording.reader import writers
+
+    journal, evidence = _places(config_path, None, None)
+    if os.geteuid() != 0:
+        raise click.ClickException("only root may do this: the journals and their keys are their writers'")
+    witness = read_witness(evidence)
+    until = int(before.replace(tzinfo=dt.UTC).timestamp() * 1e9)
+    for writer in writers(journal):
+        folder, seen = journal / writer, witness.get(writer)
+        numbers = removable(folder, until, seen.segment if seen is not None else 0)
+        faults = verify_journal(folder, writer, seen).faults if numbers else []
+        if faults:
+            raise click.ClickException(f"{writer} does not verify ({faults[0].detail}): nothing of it is removed")
+        if numbers and not dry_run:
+            prune(folder, writer, numbers, at=int(dt.datetime.now(dt.UTC).timestamp() * 1e9), sign=_signer(config_path, writer))
+        click.echo(f"{writer}: {len(numbers)} segments {'would be' if dry_run else ''} removed".replace("  ", " "))
+
+
+def _signer(config_path: str | None, writer: str) -> Callable[[bytes], bytes]:
+    """Return what signs for ``writer``, with the key that it signs its checkpoints with."""
+    from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+
+    from hostagent.daemon.configfile import load_config
+
+    config = load_config(config_path)
+    place = Path(config.paths.state, "enforcerd") if writer == "enforcerd" else Path(config.proxy_state)
+    return Ed25519PrivateKey.from_private_bytes((place / "journal.key").read_bytes()).sign
+
+
 def _give_back(config: Config) -> None:
     """Give restored files to those who write them, as if they had written them."""
     import os
@@ -164,6 +212,7 @@ def _as_text(report: AuditReport) -> str:
     lines = []
     for journal in report.journals:
         signed = f"{journal.checkpoints} signed checkpoints" if journal.signed else "NOT SIGNED"
+        signed += f", {journal.pruned} older segments removed" if journal.pruned else ""
         state = "sound" if not journal.faults else f"{len(journal.faults)} BREAKS"
         lines.append(
             f"{journal.writer}: {journal.events} events in {journal.segments} segments, {signed} (last at event {journal.last_checkpoint}): {state}"

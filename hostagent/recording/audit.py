@@ -10,6 +10,7 @@ from pathlib import Path
 import msgspec
 
 from hostagent.journal import ChainState, Fault, FaultKind, Verifier
+from hostagent.recording import pruning
 from hostagent.recording.keys import signed_by
 from hostagent.recording.reader import writers
 from hostagent.recording.recorder import WITNESS, Recorder
@@ -31,10 +32,11 @@ class Witness(msgspec.Struct, frozen=True):
 
 @dataclass
 class JournalReport:
-    """What verifying one writer's journal found."""
+    """What verifying one writer's journal found. ``pruned``: how many segments were removed, signed for."""
 
     writer: str
     segments: int = 0
+    pruned: int = 0
     events: int = 0
     checkpoints: int = 0
     signed: bool = False
@@ -70,9 +72,15 @@ def verify(journal: Path, evidence: Path | None) -> AuditReport:
 def verify_journal(folder: Path, writer: str, witness: Witness | None = None) -> JournalReport:
     """Re-hash one writer's journal from its first line to its last."""
     report = JournalReport(writer)
-    key = bytes.fromhex(witness.key) if witness is not None else b""
-    verifier = Verifier(writer, key=key, verify=signed_by)
-    numbers = sorted(int(path.stem) for path in folder.glob("*.journal") if path.stem.isdecimal())
+    pruned, problem = pruning.read(folder, writer)
+    if problem:
+        report.faults.append(Fault(FaultKind.SIGNATURE, 0, 0, 0, problem))
+    if pruned is not None and witness is not None and witness.key not in ("", pruned.key):
+        report.faults.append(Fault(FaultKind.KEY, pruned.segment, 0, pruned.seq, "older segments were removed in the name of another key"))
+    key = bytes.fromhex(witness.key) if witness is not None else bytes.fromhex(pruned.key) if pruned is not None else b""
+    verifier = Verifier(writer, pruned.state if pruned is not None else None, key=key, verify=signed_by)
+    report.pruned = len(pruned.removed) if pruned is not None else 0
+    numbers = [number for number in pruning.segments(folder) if pruned is None or number >= pruned.segment]
     met = witness is None or not witness.position
     for number in numbers:
         report.segments += 1

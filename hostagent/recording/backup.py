@@ -26,6 +26,7 @@ from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import IO, Any, Protocol
 
+from hostagent.recording import pruning
 from hostagent.recording.audit import AuditReport, verify
 from hostagent.recording.reader import writers
 from hostagent.recording.recorder import WITNESS
@@ -144,6 +145,8 @@ def _copy_all(journal: Path, evidence: Path, sink: _Sink, now: int, version: str
     heads = {}
     for writer in writers(journal):
         segments = sorted((journal / writer).glob("[0-9]*.journal"))
+        if (journal / writer / pruning.FILE).exists():
+            copy(f"journal/{writer}/{pruning.FILE}", journal / writer / pruning.FILE)
         last = ""
         for path in segments:
             size = _whole_lines(path)

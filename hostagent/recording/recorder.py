@@ -9,6 +9,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import NamedTuple
 
+from hostagent.recording import pruning
 from hostagent.recording.ledger import Ledger
 from hostagent.recording.metrics import Tally
 from hostagent.recording.reader import Batch, JournalReader, Reading, writers
@@ -102,7 +103,7 @@ class Recorder:
     def _find_writers(self) -> None:
         for writer in writers(self._journal):
             if writer not in self._readers:
-                reading = self._known.get(writer, Reading(writer))
+                reading = self._known.get(writer) or _beginning(self._journal / writer, writer)
                 self._readers[writer] = JournalReader(self._journal / writer, reading)
 
     def _pending(self) -> bool:
@@ -153,6 +154,14 @@ class Recorder:
         temporary.write_text(json.dumps(seen, indent=1), encoding="utf-8")
         temporary.chmod(0o640)
         temporary.rename(path)
+
+
+def _beginning(folder: Path, writer: str) -> Reading:
+    """Return where a journal begins: at its first line, or where older segments were removed and that was signed."""
+    pruned, _ = pruning.read(folder, writer)
+    if pruned is None:
+        return Reading(writer)
+    return Reading(writer, segment=pruned.segment, seq=pruned.seq, head=pruned.state.head, key=bytes.fromhex(pruned.key))
 
 
 def _read_one(reader: JournalReader) -> Batch | None:

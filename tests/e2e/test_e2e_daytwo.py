@@ -114,3 +114,5 @@ def test_evidence_that_was_lost_comes_back_from_a_backup_and_the_chains_go_on(li
     assert lived.launch(*environment(lived), "psql", "-XAtc", "select 1", timeout=60).returncode == 0
     assert lived.wait_sql(f"select 1 from statements having count(*) > {before[0]['n']}")
     assert lived.hostagent("audit", "verify").returncode == 0
+    done = lived.hostagent("audit", "prune", "--before", "2100-01-01").stdout
+    assert "proxyd-0: 0 segments removed" in done, "the one that is being written stays"
