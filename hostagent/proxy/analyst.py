@@ -1,7 +1,7 @@
 """The other process: analyses statements that take too long for the event loop, one at a time, until its input ends.
 
 Run by ``analysts`` as ``python -m hostagent.proxy.analyst``. It reads lengths (4 bytes, big-endian) and texts (UTF-8) from standard
-input and answers each with a length and the ``Analysis`` as MessagePack on standard output. It holds nothing: no key, no socket;
+input and answers each with a byte that is 1 if this was its last one, a length, and the ``Analysis`` as MessagePack. It holds nothing: no key, no socket;
 whatever a text does to it, it is the one to end.
 """
 
@@ -36,9 +36,10 @@ def main() -> None:
         most = int(used.ru_utime + used.ru_stime) + CPU_S
         resource.setrlimit(resource.RLIMIT_CPU, (most, resource.RLIM_INFINITY))
         answer = encode(analyse(text.decode()))
-        sink.write(len(answer).to_bytes(4, "big") + answer)
+        last = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss > _RECYCLED
+        sink.write(bytes([last]) + len(answer).to_bytes(4, "big") + answer)
         sink.flush()
-        if resource.getrusage(resource.RUSAGE_SELF).ru_maxrss > _RECYCLED:
+        if last:
             return
 
 

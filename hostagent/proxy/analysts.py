@@ -19,8 +19,8 @@ from hostagent.sql import Analysis, misunderstood
 
 log = logging.getLogger(__name__)
 
-INLINE = 4096
-"""Bytes of a statement that is analysed on the spot: 25 ms for the dearest of that length."""
+INLINE = 2048
+"""Bytes of a statement that is analysed on the spot: 12 ms for the dearest of that length."""
 PROCESSES = 2
 _WALL_S = 60.0
 _MOST_ANSWER = 64 * 1024 * 1024
@@ -103,9 +103,9 @@ class Analysts:
         kept = False
         try:
             async with asyncio.timeout(_WALL_S):
-                answer = await _ask(process, text)
+                last, answer = await _ask(process, text)
             analysis = _decode(answer)
-            kept = True
+            kept = not last
             return analysis
         finally:
             if kept and process.returncode is None:
@@ -134,15 +134,17 @@ async def _end(process: asyncio.subprocess.Process) -> None:
     await process.wait()
 
 
-async def _ask(process: asyncio.subprocess.Process, text: bytes) -> bytes:
+async def _ask(process: asyncio.subprocess.Process, text: bytes) -> tuple[bool, bytes]:
+    """Return whether this was the process's last answer, and the answer."""
     assert process.stdin is not None
     assert process.stdout is not None
     process.stdin.write(len(text).to_bytes(4, "big") + text)
     await process.stdin.drain()
     try:
-        size = int.from_bytes(await process.stdout.readexactly(4), "big")
+        head = await process.stdout.readexactly(5)
+        size = int.from_bytes(head[1:], "big")
         if size > _MOST_ANSWER:
             raise _FailedError("an answer beyond all measure")
-        return await process.stdout.readexactly(size)
+        return head[0] == 1, await process.stdout.readexactly(size)
     except asyncio.IncompleteReadError as error:
         raise _FailedError("its process ended") from error

@@ -47,7 +47,7 @@ log = logging.getLogger(__name__)
 
 # Above this many unsent bytes towards one side, the other side is no longer read.
 _HIGH_WATER = 524_288
-STEP = 4096
+STEP = 2048
 """Bytes of a client that are judged in one step (four times as many of a server): the dearest texts cost some 8 µs a byte."""
 
 

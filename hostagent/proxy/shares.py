@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Callable
 
-SHARE_S = 0.01
+SHARE_S = 0.002
 """How long one workload is served at a stretch. One step more may begin just before: see ``session.STEP``."""
 
 

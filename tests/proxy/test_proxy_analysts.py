@@ -68,3 +68,12 @@ async def test_what_is_withdrawn_is_not_analysed() -> None:
         await asked(analysts, ("bot", "select 3"))
         assert gone == []
         analysts.stop()
+
+
+async def test_after_a_text_that_took_much_memory_the_next_one_gets_a_process_of_its_own() -> None:
+    large = "select " + ",".join(["1"] * 120_000)
+    async with asyncio.TaskGroup() as tasks:
+        analysts = Analysts(tasks.create_task, processes=1)
+        answers = await asked(analysts, ("bot", large), ("bot", "select 1"))
+        assert [found.error for _, found in answers] == ["", ""]
+        analysts.stop()
