@@ -15,7 +15,7 @@ import click
 
 from hostagent import __version__
 from hostagent.daemon import logs
-from hostagent.daemon.hardening import harden
+from hostagent.daemon.hardening import give_back, harden
 from hostagent.daemon.notify import Notifier
 from hostagent.model.errors import HostagentError
 
@@ -34,6 +34,7 @@ def main(config_path: str | None, credentials_fd: int | None, ready_fd: int | No
     if os.geteuid() == 0:
         raise click.ClickException("proxyd must not run as root: start it through `hostagent up` or its unit")
     harden()
+    give_back()
     try:
         _runner()(_serve(config_path, credentials_fd, ready_fd, drain_s))
     except HostagentError as error:

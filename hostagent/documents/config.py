@@ -84,6 +84,12 @@ class Limits(Strict):
         30.0
     )
     sessions_per_workload: Annotated[int, Field(ge=1), Key("Most connections of one running program at once.", "sessions", live=True)] = 500
+    memory_per_workload_mib: Annotated[
+        int, Field(ge=8), Key("What all sessions of one workload may make the proxy keep; a session beyond it is closed.", "MiB", live=True)
+    ] = 64
+    memory_mib: Annotated[
+        int, Field(ge=16), Key("The same for all workloads together; who uses most loses a session.", "MiB", live=True)
+    ] = 512
 
 
 class IdentitySettings(Strict):

@@ -62,6 +62,15 @@ class Gate:
         return self._desk.evidence.statements
 
     @property
+    def items(self) -> int:
+        """How many things are kept: quick, to know when to ask ``weigh``."""
+        return self._inspector.items
+
+    def weigh(self) -> int:
+        """Return about how many bytes are kept for this flow."""
+        return self._inspector.weigh()
+
+    @property
     def signed_in(self) -> bool:
         """Whether sign-in is complete; nothing can be held before."""
         return self._inspector.signed_in

@@ -366,6 +366,13 @@ class Inspector(Protocol):
     def release(self, denial: Denial | None, now: float) -> list[Command]:
         """The held operation was answered: go on with it (None), or refuse it."""
 
+    @property
+    def items(self) -> int:
+        """How many things (statements, requests) the flow keeps: quick."""
+
+    def weigh(self) -> int:
+        """Return about how many bytes the flow keeps; takes time in proportion to ``items``."""
+
     def analysed(self, analysis: Analysis, now: float) -> list[Command]:
         """The text of the last ``Analyse`` means this: go on with the statement that has it."""
 

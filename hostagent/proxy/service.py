@@ -44,6 +44,7 @@ from hostagent.proxy.identities import Identities
 from hostagent.proxy.inbound import Draw, InboundPorts, Surroundings, identity_fields
 from hostagent.proxy.kept import KeptTickets
 from hostagent.proxy.listener import Listeners
+from hostagent.proxy.memory import Keeper, Memory
 from hostagent.proxy.secrets import Secrets
 from hostagent.proxy.session import Session
 from hostagent.proxy.shares import Shares
@@ -110,6 +111,7 @@ class Service:
         self._turn = Turn(parts.journal, asyncio.get_running_loop().call_soon)
         self._shares = Shares(asyncio.get_running_loop().call_soon)
         self._analysts = Analysts(tasks.create_task)
+        self._memory = Memory(self._budgets, self._over_budget)
         self._cancel_keys = CancelRegistry()
         self._cancels = asyncio.Semaphore(_CANCELS)
         self._leaves: dict[str, Leaf] = {}
@@ -199,6 +201,10 @@ class Service:
     def configure(self, config: Config) -> None:
         """Count by the limits and settings of ``config`` from now on."""
         self._parts = replace(self._parts, config=config)
+
+    def _budgets(self) -> tuple[int, int]:
+        limits = self._parts.config.limits
+        return limits.memory_per_workload_mib, limits.memory_mib
 
     def targets_ended(self, names: frozenset[str]) -> None:
         """Cut the sessions of targets that are gone or are declared otherwise now, and forget their catalogues."""
@@ -301,6 +307,8 @@ class Service:
             return f"the credential of target {target.name} cannot be used: {problem}"
         if len(leaf.sessions) >= self._parts.config.limits.sessions_per_workload:
             return "too many connections of this workload"
+        if self._memory.full(leaf.workload):
+            return f"the memory budget of workload {leaf.workload} ({self._budgets()[0]} MiB) is used up"
         return ""
 
     def _session(self, leaf: Leaf, flow: Flow, target: Target, identity: Identity) -> Session:
@@ -421,6 +429,29 @@ class Service:
         """Have a long statement analysed beside the loop."""
         self._analysts.analyse(session.flow.workload, text, session.analysed)
 
+    def keeps(self, session: Session, size: int) -> None:
+        """Count what a session keeps against its workload's budget."""
+        self._memory.note(session.flow.workload, session, size)
+
+    def _over_budget(self, session: Keeper, reason: str) -> None:
+        served = self._sessions.get(session) if isinstance(session, Session) else None
+        if served is None or not isinstance(session, Session) or served.leaf.flood.takes(session.flow.destination, reason):
+            return
+        flow = session.flow
+        fields: dict[str, object] = {
+            "layer": "proxy",
+            "leaf": flow.leaf,
+            "source": str(flow.peer),
+            "destination": str(flow.destination),
+            "transport": flow.transport,
+            "reason": reason,
+            "count": 1,
+        }
+        try:
+            self._parts.journal.append([Event(EventKind.REFUSAL, time.time_ns(), flow.flow_id, flow.workload, fields)])
+        except JournalError as error:
+            log.critical("a session over its budget could not be recorded: %s", error, extra={"flow": flow.flow_id})
+
     def cancel_upstream(self, session: Session, data: bytes) -> None:
         """Deliver a cancel request on a connection of its own."""
         # Where to is asked now: the session may be over and forgotten before the task begins.
@@ -447,6 +478,7 @@ class Service:
         if served is not None:
             served.login.cancel()
             served.leaf.sessions.discard(session)
+            self._memory.forget(served.leaf.workload, session)
             self._analysts.withdraw(served.leaf.workload, session.analysed)
         for ticket_id in [ticket for ticket, holder in self._held.items() if holder is session]:
             del self._held[ticket_id]

@@ -51,6 +51,11 @@ STEP = 2048
 """Bytes of a client that are judged in one step (four times as many of a server): the dearest texts cost some 8 µs a byte."""
 
 
+# How much a session may be sent, and how many things it may keep, until it is asked how much that is.
+_WEIGHED_EVERY = 8192
+_COUNTED_EVERY = 16
+
+
 class Outside(Protocol):
     """What a session needs of the process around it."""
 
@@ -86,6 +91,9 @@ class Outside(Protocol):
 
     def refresh_catalogue(self, session: Session) -> None:
         """Fetch the catalogue anew."""
+
+    def keeps(self, session: Session, size: int) -> None:
+        """The session keeps about ``size`` bytes now; it may be ended for that, or another one."""
 
     def closed(self, session: Session) -> None:
         """The session is over."""
@@ -171,6 +179,9 @@ class Session:
         self._unread: set[Side] = set()
         self._full: set[Side] = set()
         self._reading_up = False
+        self._heard = 0
+        self._weighed_at = _WEIGHED_EVERY
+        self._counted_at = _COUNTED_EVERY
         self._cancelling = False
         self._close_reason = ""
         self.database = ""
@@ -197,6 +208,9 @@ class Session:
                 self._received_tls(end, side, data)
             elif len(data) <= STEP:
                 self._obey(self.gate.feed(side, data, began))
+                self._heard += len(data)
+                if self._heard >= self._weighed_at or self.gate.items >= self._counted_at:
+                    self._weigh()
             else:
                 self._step_by_step(end, side, data)
         except Exception as error:  # noqa: BLE001 - one session fails, only that session closes
@@ -214,6 +228,9 @@ class Session:
                 self._fall_behind(end, side)
                 return
             self._obey(self.gate.feed(side, data[at : at + step], now))
+            self._heard += step
+            if self._heard >= self._weighed_at or self.gate.items >= self._counted_at:
+                self._weigh()
             if self._over:
                 return
             if self._stands(end):
@@ -221,6 +238,21 @@ class Session:
                     end.behind.append((data[at + step :], True))
                 self._read_or_not(side)
                 return
+
+    def _weigh(self) -> None:
+        """Say how much is kept. Asked again after a little more was heard, or there are a few more things: in proportion."""
+        if self._over:
+            return
+        size = self.gate.weigh()
+        for end in (self.client, self.server):
+            size += sum(len(data) for data, _ in end.behind)
+            if end.transport is not None:
+                size += end.transport.get_write_buffer_size()
+        items = self.gate.items
+        self._heard = 0
+        self._weighed_at = max(_WEIGHED_EVERY, size // 64)
+        self._counted_at = items + max(_COUNTED_EVERY, items // 8)
+        self._outside.keeps(self, size)
 
     def _stands(self, end: _End) -> bool:
         """Return whether nothing of ``end`` is to be fed: it is the client's, and a statement of its is being analysed."""

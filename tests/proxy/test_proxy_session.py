@@ -36,6 +36,7 @@ class ScriptedGate:
     """Answers each chunk by a function; everything else does nothing."""
 
     statements = 0
+    items = 0
     deadline: float | None = None
 
     def __init__(self, on_feed: Callable[[Side, bytes], list[Command]]) -> None:
@@ -45,6 +46,9 @@ class ScriptedGate:
 
     def feed(self, side: Side, data: bytes, _now: float) -> list[Command]:
         return self._on_feed(side, data)
+
+    def weigh(self) -> int:
+        return 0
 
     def connected(self, _now: float) -> list[Command]:
         return []
@@ -75,6 +79,9 @@ class Outside:
     def connect(self, session: Session, protocol: asyncio.Protocol) -> None:
         server, self.server = self.server, None
         self.task = asyncio.ensure_future(asyncio.get_running_loop().create_connection(lambda: protocol, sock=server))
+
+    def keeps(self, session: Session, size: int) -> None:
+        pass
 
     def closed(self, session: Session) -> None:
         self.over.append(session)

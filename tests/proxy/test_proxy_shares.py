@@ -25,6 +25,9 @@ class Outside:
     def analyse(self, session: Session, text: bytes) -> None:
         self.texts.append(text)
 
+    def keeps(self, session: Session, size: int) -> None:
+        pass
+
     def closed(self, session: Session) -> None:
         pass
 

@@ -387,6 +387,15 @@ class HttpInspector:
         """Return False: HTTP/1.1 has no way to take back a request but to close the connection."""
         return False
 
+    @property
+    def items(self) -> int:
+        """One request at a time."""
+        return 1
+
+    def weigh(self) -> int:
+        """Return how many bytes wait to be understood or sent."""
+        return 3 * len(self._buffer) + sum(map(len, self._up)) + sum(map(len, self._down))
+
     def analysed(self, analysis: Analysis, now: float) -> list[Command]:
         """Nothing is handed out to be analysed here."""
         return []

@@ -111,6 +111,16 @@ class ClientHalf:
         if whole is not None:
             self._walk(whole, now, out)
 
+    @property
+    def buffered(self) -> int:
+        """How many bytes are held back."""
+        return len(self._buffer) + len(self._unread or b"")
+
+    def forget(self) -> None:
+        """Let go of what is held back: the session is over."""
+        self._buffer.keep(b"", 0)
+        self._unread = None
+
     def go_on(self, now: float, out: list[Command]) -> None:
         """Interpret what was held back, starting with the message that was held."""
         self._scanned = 0

@@ -166,3 +166,6 @@ class Conversation:
         self.over = True
         while self.queue:
             self.abort(self.queue.popleft(), now, out)
+        self.names.statements.clear()
+        self.names.portals.clear()
+        self.subjects.forget()

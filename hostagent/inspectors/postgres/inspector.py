@@ -125,6 +125,15 @@ class PostgresInspector:
         self.cancel_requested = False
         return [] if self._session is None else self._session.release(denial, now)
 
+    @property
+    def items(self) -> int:
+        """How many things the session keeps."""
+        return 0 if self._session is None else self._session.items
+
+    def weigh(self) -> int:
+        """Return about how many bytes the session keeps."""
+        return 0 if self._session is None else self._session.weigh()
+
     def analysed(self, analysis: Analysis, now: float) -> list[Command]:
         """The text that was handed out means this."""
         return [] if self._session is None else self._session.analysed(analysis, now)

@@ -98,6 +98,15 @@ class ServerHalf:
         if whole is not None:
             self._walk(whole, now, out)
 
+    @property
+    def buffered(self) -> int:
+        """How many bytes are held back."""
+        return len(self._buffer)
+
+    def forget(self) -> None:
+        """Let go of what is held back: the session is over."""
+        self._buffer.keep(b"", 0)
+
     def _pass_on(self, data: bytes, out: list[Command]) -> bytes:
         """Send on the rest of a message that is already on its way; return what comes after it."""
         talk = self._talk

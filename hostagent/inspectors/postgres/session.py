@@ -10,6 +10,7 @@ from hostagent.inspectors.postgres.client import ClientHalf
 from hostagent.inspectors.postgres.conversation import Conversation
 from hostagent.inspectors.postgres.server import ServerHalf
 from hostagent.inspectors.postgres.subjects import Subjects
+from hostagent.inspectors.postgres.weight import count, weigh
 from hostagent.model.command import Close, Command, Forward
 from hostagent.model.errors import RemoteWireError
 from hostagent.model.flow import Side
@@ -66,6 +67,16 @@ class Session:
         except RemoteWireError as error:
             self._broken(Side.CLIENT, error, now, out)
         return out
+
+    @property
+    def items(self) -> int:
+        """How many things the session keeps."""
+        return count(self._talk)
+
+    def weigh(self) -> int:
+        """Return about how many bytes the session keeps."""
+        waiting = 3 if self._client.waiting is not None else 1  # the ticket shows all of it once more
+        return weigh(self._talk) + waiting * self._client.buffered + self._server.buffered
 
     def analysed(self, analysis: Analysis, now: float) -> list[Command]:
         """The text that was handed out (``Analyse``) means this: go on with the statement that has it."""
@@ -134,4 +145,7 @@ class Session:
             for trace in waiting.traces:
                 self._desk.shut(trace, refusals.WITHDRAWN, now, out)
         self._talk.finish(now, out)
+        # Whatever else refers to this session for a while: what it kept is let go of now.
+        self._client.forget()
+        self._server.forget()
         out.append(Close(reason))

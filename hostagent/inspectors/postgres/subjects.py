@@ -6,7 +6,7 @@ Statements that differ only in plain numbers share one subject where that cannot
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import replace
 from functools import lru_cache
 from typing import Final
@@ -99,6 +99,16 @@ class Subjects:
         self._unshared: set[bytes] = set()
         self._inline = inline
         self._analysed: tuple[bytes, Analysis] | None = None
+
+    def kept(self) -> Iterable[Subject]:
+        """Return the subjects that are kept for the next time."""
+        return self._kept.values()
+
+    def forget(self) -> None:
+        """Let go of everything: the session is over."""
+        self._kept.clear()
+        self._unshared.clear()
+        self._analysed = None
 
     def learn(self, text: bytes, analysis: Analysis) -> None:
         """Take what ``text`` means; the last one is remembered, so that a held statement can be looked at again."""
