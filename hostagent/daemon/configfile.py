@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import stat
 from collections.abc import Callable, Mapping
@@ -9,12 +10,18 @@ from pathlib import Path
 from typing import TypeVar
 
 from hostagent.documents import Config, parse_config, parse_target, parse_workload
+from hostagent.documents.changes import with_live
 from hostagent.documents.config import DEFAULT_CONFIG_PATH
 from hostagent.ipc.codec import MAXIMUM_UNIX_SOCKETS
 from hostagent.model.errors import DocumentError
 from hostagent.model.flow import Endpoint
 from hostagent.model.target import Target
 from hostagent.model.workload import Workload
+
+STARTED = "HOSTAGENT_STARTED_WITH"
+"""Environment variable: a file of root's with the configuration that the supervisor was started with."""
+
+log = logging.getLogger(__name__)
 
 _T = TypeVar("_T")
 
@@ -38,6 +45,26 @@ def load_config(path: str | None = None) -> Config:
     except (OSError, UnicodeDecodeError) as error:
         raise DocumentError(f"{file}: {error}") from error
     return parse_config(str(file), text)
+
+
+def load_started(path: str | None) -> Config:
+    """Return the configuration that this process counts by: what the service was started with, and the live keys of ``path`` now.
+
+    A process that is started again after a crash must not count by keys that wait for a restart of the whole service, nor stay away
+    because the file has become wrong since. Without a supervisor that says what it started with (``STARTED``) it is ``load_config``.
+
+    Raises:
+        DocumentError: as ``load_config``.
+    """
+    copy = os.environ.get(STARTED)
+    if not copy:
+        return load_config(path)
+    started = parse_config(copy, read_document(Path(copy)))
+    try:
+        return with_live(started, load_config(path))
+    except DocumentError as error:
+        log.error("the configuration is wrong now; what the service was started with counts: %s", error)
+        return started
 
 
 def load_workloads(config: Config) -> dict[str, Workload]:

@@ -13,7 +13,7 @@ import click
 
 from hostagent.daemon import UNINSTALLED, logs
 from hostagent.daemon.accounts import account_of
-from hostagent.daemon.configfile import load_config, load_targets, load_workloads
+from hostagent.daemon.configfile import load_config, load_started, load_targets, load_workloads
 from hostagent.daemon.credentials import gather, seal
 from hostagent.daemon.hardening import harden
 from hostagent.daemon.journalfile import JournalFile
@@ -53,7 +53,7 @@ def serve(config_path: str | None, ready_fd: int | None, *, systemd: bool = Fals
     Raises:
         HostagentError: the configuration is wrong, the journal cannot be written, or the host cannot be fenced.
     """
-    config = load_config(config_path)
+    config = load_started(config_path)
     notifier = Notifier()
     _folder(config.paths.runtime, 0o755)
     _folder(f"{config.paths.state}/enforcerd", 0o700)

@@ -52,12 +52,12 @@ def _runner() -> Callable[[Coroutine[Any, Any, None]], None]:
 
 
 async def _serve(config_path: str | None, credentials_fd: int | None, ready_fd: int | None, drain_s: float) -> None:
-    from hostagent.daemon.configfile import load_config, load_targets
+    from hostagent.daemon.configfile import load_started, load_targets
     from hostagent.daemon.credentials import gather, unseal
     from hostagent.daemon.delivery import delivered
     from hostagent.daemon.proxyparts import Proxy
 
-    config = load_config(config_path)
+    config = load_started(config_path)
     targets = load_targets(config)
     passed = delivered() if credentials_fd is None else credentials_fd
     secrets = unseal(passed) if passed is not None else gather(targets, config)

@@ -312,7 +312,7 @@ class Proxy:
             raise Refused(f"unknown step {step}")
         return self._rotation.describe()
 
-    def _status(self) -> dict[str, object]:
+    async def _status(self) -> dict[str, object]:
         return {
             "version": __version__,
             "policy": self._policy.current.hash,
@@ -320,7 +320,7 @@ class Proxy:
             "workloads_problem": self._workloads.problem,
             "targets": sorted(self._targets),
             "unusable": self._renewal.unusable(),
-            "pending": self._renewal.pending(),
+            "pending": await asyncio.to_thread(self._renewal.pending),
             "leaves": self._service.summary(),
             "held": len(self._desk.pending(time.time())),
         }

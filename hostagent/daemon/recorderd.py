@@ -13,7 +13,7 @@ import time
 from pathlib import Path
 
 from hostagent.daemon import logs
-from hostagent.daemon.configfile import load_config
+from hostagent.daemon.configfile import load_started
 from hostagent.daemon.notify import Notifier
 from hostagent.recording.exporter import Exporter
 from hostagent.recording.metrics import Tally
@@ -89,7 +89,7 @@ def main() -> None:
     parser.add_argument("--ready-fd", type=int)
     arguments = parser.parse_args()
     logs.configure("recorderd")
-    config = load_config(arguments.config)
+    config = load_started(arguments.config)
     stop = threading.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda *_: stop.set())

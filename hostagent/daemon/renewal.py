@@ -18,12 +18,13 @@ from hostagent.daemon.credentials import unseal
 from hostagent.documents import Config
 from hostagent.documents.changes import TargetChanges, config_changes, target_changes, with_live
 from hostagent.ipc.messages import Renewed
-from hostagent.model.errors import DocumentError, HostagentError
+from hostagent.model.errors import DocumentError, HostagentError, JournalError
 from hostagent.model.target import Target
 from hostagent.proxy.secrets import Secrets
 
 log = logging.getLogger(__name__)
 
+_RELOAD = "hostagent reload"
 _LOOKUP_S = 2.0
 """How long an answer waits for the names of new targets; they are looked up on all the same."""
 
@@ -61,12 +62,19 @@ class Renewal:
         self._lookups: set[asyncio.Task[None]] = set()
 
     def pending(self) -> list[str]:
-        """Return one line for each key whose value on disk is not the one in force, and what makes it count."""
+        """Return one line for each key and target that is not in force as it stands on disk, and what makes it count."""
         try:
             changes = config_changes(self._config, load_config(self._path))
         except HostagentError as error:
-            return [f"the configuration on disk cannot be used: {error}"]
-        return [f"{change} ({'hostagent reload' if change.live else 'counts after a restart of the service'})" for change in changes]
+            lines = [f"the configuration on disk cannot be used: {error}"]
+        else:
+            lines = [f"{change} ({_RELOAD if change.live else 'counts after a restart of the service'})" for change in changes]
+        try:
+            documents = load_targets(self._config)
+        except HostagentError as error:
+            return [*lines, f"the targets on disk cannot be used: {error}"]
+        names = sorted(name for name in documents.keys() | self._targets.keys() if documents.get(name) != self._targets.get(name))
+        return [*lines, *(f"target {name}: its document on disk is another one ({_RELOAD})" for name in names)]
 
     def unusable(self) -> list[str]:
         """Return one line for each target whose credential cannot be had: connections to it are refused."""
@@ -87,10 +95,15 @@ class Renewal:
         changes = target_changes(self._targets, targets, self._secrets, secrets)
         live = [f"{change}" for change in config_changes(self._config, config) if change.live]
         lines = [*changes.lines(), *live]
-        if lines:
-            record("; ".join(lines))
+        try:
+            record("; ".join(lines) or "nothing changed")
+        except JournalError as error:
+            return Renewed(problem=f"the reload could not be recorded, so nothing was changed: {error}")
         self._apply(config, targets, secrets, changes, service)
-        notes = [*self.pending(), *self.unusable(), *await self._look_up(changes, resolver)]
+        later = [name for name in (*changes.added, *changes.changed) if targets[name].sockets]
+        sockets = [f"target {name}: its unix sockets count for workloads that are started from now on" for name in later]
+        pending = await asyncio.to_thread(self.pending)
+        notes = [*pending, *self.unusable(), *sockets, *await self._look_up(changes, resolver)]
         return Renewed(lines, notes)
 
     def _read(self) -> tuple[Config, dict[str, Target]]:

@@ -20,9 +20,11 @@ from pathlib import Path
 
 from hostagent.daemon import UNINSTALLED
 from hostagent.daemon.accounts import account_of
-from hostagent.daemon.configfile import load_config, load_targets, load_workloads
+from hostagent.daemon.configfile import STARTED, load_started, load_targets, load_workloads
 from hostagent.daemon.credentials import gather, seal
+from hostagent.daemon.placing import place
 from hostagent.documents import Config
+from hostagent.documents.drafts import written
 from hostagent.model.errors import HostagentError
 
 log = logging.getLogger(__name__)
@@ -72,6 +74,9 @@ class Supervisor:
         load_workloads(self._config)
         load_targets(self._config)
         prepare_folders(self._config)
+        started = Path(self._config.paths.runtime) / "hostagent.toml"
+        place(started, written(self._config), replace=True)
+        os.environ[STARTED] = str(started)
         for number in (signal.SIGTERM, signal.SIGINT):
             signal.signal(number, self._stop)
         signal.signal(signal.SIGHUP, self._asked_to_reload)
@@ -136,14 +141,14 @@ class Supervisor:
         if self._config_path:
             command += ["--config", str(Path(self._config_path).resolve())]
         if child.name == "proxyd":
-            config = load_config(self._config_path)
+            config = load_started(self._config_path)
             secrets = gather(load_targets(config), config)
             for name, problem in secrets.problems.items():
                 log.error("target %s cannot be used: %s", name, problem)
             credentials = seal(secrets)
             passed.append(credentials)
             command += ["--credentials-fd", str(credentials)]
-        environment = {key: os.environ[key] for key in ("PATH", "LANG", "PYTHONPATH", "TZ") if key in os.environ}
+        environment = {key: os.environ[key] for key in ("PATH", "LANG", "PYTHONPATH", "TZ", STARTED) if key in os.environ}
         environment["PYTHONUNBUFFERED"] = "1"
         if not child.user and "CREDENTIALS_DIRECTORY" in os.environ:  # a reload reads credentials again, as root
             environment["CREDENTIALS_DIRECTORY"] = os.environ["CREDENTIALS_DIRECTORY"]

@@ -164,6 +164,14 @@ def config_text(defaults: Config, paths: Mapping[str, str]) -> str:
     return "\n".join(lines) + "\n"
 
 
+def written(config: Config) -> str:
+    """Return a text that ``parse_config`` reads as exactly ``config``."""
+    lines = []
+    for section in Config.__dataclass_fields__:
+        lines += [f"[{section}]", *(f"{name} = {toml_value(value)}" for name, value in getattr(config, section).model_dump().items()), ""]
+    return "\n".join(lines)
+
+
 def toml_value(value: object) -> str:
     """Return ``value`` (text, number, boolean or a list of them) as TOML writes it."""
     if isinstance(value, bool):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from hostagent.documents import parse_config, parse_target
 from hostagent.documents.changes import config_changes, target_changes, with_live
+from hostagent.documents.drafts import written
 
 _TARGET = "protocol: postgres\nhosts: [{host}]\nlogin: {{user: u, credential: {{file: {file}}}}}\n"
 
@@ -30,3 +31,8 @@ def test_a_moved_credential_ends_no_session_and_another_document_does() -> None:
     changes = target_changes(before, after, dict.fromkeys(before, "x"), {**dict.fromkeys(after, "x"), "moved": "y"})  # type: ignore[arg-type]
     assert changes == (["new"], ["gone"], ["renamed"], ["moved"])
     assert changes.ended == {"gone", "renamed"}
+
+
+def test_a_configuration_that_is_written_reads_back_the_same() -> None:
+    config = parse_config("a", '[paths]\nstate = "/a\\"b"\n[verify]\nevery_s = 1.5\nfreeze = true\n')
+    assert parse_config("b", written(config)) == config

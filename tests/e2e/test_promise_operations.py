@@ -49,6 +49,13 @@ def _report(service: Service) -> dict[str, Any]:
     return report
 
 
+def _proxy_after(service: Service, former: int) -> bool:
+    try:
+        return service.pid("proxyd") != former and bool(_report(service)["proxy"])
+    except RuntimeError:
+        return False
+
+
 def _reload(service: Service) -> None:
     os.kill(_supervisor(service), signal.SIGHUP)
 
@@ -133,6 +140,7 @@ def test_a_reload_leaves_sessions_in_peace_and_serves_a_new_target_to_a_program_
         talk.connect()
         try:
             document.write_text(text.replace("hosts: [crm.internal, ", "hosts: [database.internal, "), encoding="utf-8")
+            assert any("second and" in line or "crm-db and second" in line for line in _report(service)["service"]["pending"])
             clash = service.hostagent("reload", check=False)
             assert (clash.returncode, "both claim 10.77.0.2:5432" in clash.stderr) == (1, True), clash.stderr
             assert talk.sql("select 1")["rows"] == [[1]]
@@ -166,12 +174,21 @@ def test_limits_count_after_a_reload_and_what_needs_a_restart_is_pending_until_t
             answer = json.loads(service.hostagent("reload", "--json").stdout)
             assert answer == {"changes": ["limits.login_timeout_s: 2.0 -> 3.0"], "notes": before[1:], "problem": ""}
             assert "pending   metrics.listen" in service.hostagent("status").stdout
+            assert talk.sql("select 1")["rows"] == [[1]]
+            waiting = file.read_text(encoding="utf-8")
             file.write_text(text + "[limits2]\n", encoding="utf-8")
             assert service.hostagent("reload", check=False).returncode == 1
+            before_it_died = service.pid("proxyd")
+            os.kill(before_it_died, signal.SIGKILL)
+            wait_for(lambda: "what the service was started with counts" in service.log.read_text(encoding="utf-8"), "the next proxy")
+            file.write_text(waiting, encoding="utf-8")
+            wait_for(lambda: _proxy_after(service, before_it_died), "the next proxy")
+            # It counts by what the service was started with, not by what was written since.
+            assert before[1] in _report(service)["service"]["pending"]
         finally:
             file.write_text(text, encoding="utf-8")
-        assert service.hostagent("reload").stdout == "limits.login_timeout_s: 3.0 -> 2.0\n"
-        assert talk.sql("select 1")["rows"] == [[1]]
+        service.hostagent("reload")
+        assert _report(service)["service"]["pending"] == []
     assert service.wait_sql("from service where change = 'reloaded' and detail like 'limits.login_timeout_s%'")
 
 
