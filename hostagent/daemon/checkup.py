@@ -10,9 +10,12 @@ import socket
 import stat
 import subprocess
 import threading
+import time
 import zoneinfo
 from collections.abc import Callable, Mapping
 from pathlib import Path
+
+from cryptography import x509
 
 from hostagent.daemon.configfile import load_config, load_targets, load_workloads
 from hostagent.daemon.credentials import gather
@@ -27,6 +30,7 @@ from hostagent.proxy.context import read_documents, unix_group_members
 _LOOKUP_S = 5.0
 _DISK_LOW, _DISK_OUT = 2 * 1024**3, 256 * 1024**2
 _INODES_LOW = 10_000
+_CA_DAYS = 30
 _STA_UNSYNC = 0x40
 _TIMEX_BYTES = 256
 """More than ``struct timex`` has on any architecture (208 on 64-bit ones)."""
@@ -44,7 +48,7 @@ def examine_all(config_path: str | None) -> list[Check]:
     if checks[0].id == "root":
         return checks
     checks.append(Check("config.file", State.OK, config_path or "as written, or the defaults"))
-    return [*checks, *_documents(config), *_folders(config), *_disk(config), clock(), *_units()]
+    return [*checks, *_documents(config), *_folders(config), *authorities(Path(config.ca_certificate), time.time()), *_disk(config), clock(), *_units()]
 
 
 # -- documents -------------------------------------------------------------------------------------------------------------
@@ -160,6 +164,21 @@ def _uid(user: str) -> int | None:
         return pwd.getpwnam(user).pw_uid
     except KeyError:
         return None
+
+
+def authorities(published: Path, now: float) -> list[Check]:
+    """Return whether every CA in the file ``published`` is good for a while yet; nothing where there is no CA yet."""
+    try:
+        certificates = x509.load_pem_x509_certificates(published.read_bytes())
+    except FileNotFoundError:
+        return []
+    except (OSError, ValueError) as error:
+        why = "workloads cannot be given a CA to trust, and so are not started"
+        return [Check("ca.certificate", State.FAIL, f"{published}: {error}", why, f"restore {published} from a backup")]
+    days = int((min(each.not_valid_after_utc.timestamp() for each in certificates) - now) // 86_400)
+    why = "clients of workloads refuse every connection by TLS once the host's CA has expired"
+    fix = "hostagent ca rotate, then activate and retire (sessions go on)"
+    return [found("ca.certificate", days > _CA_DAYS, f"{days} days left", why, fix, otherwise=State.WARN if days > 0 else State.FAIL)]
 
 
 def _disk(config: Config) -> list[Check]:

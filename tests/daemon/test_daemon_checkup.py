@@ -6,13 +6,15 @@ import json
 import os
 import subprocess
 import sys
+import time
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from hostagent.daemon.checkup import clock
+from hostagent.daemon.checkup import authorities, clock
 from hostagent.enforcer.doctor import State
+from hostagent.proxy.authority import open_authority
 
 pytestmark = pytest.mark.root
 
@@ -142,6 +144,18 @@ def test_a_configuration_that_cannot_be_read_is_a_finding_and_no_crash(host: Pat
 def test_a_clock_that_nobody_keeps_is_a_warning() -> None:
     assert clock(lambda: 0x2001).state is State.OK
     assert (clock(lambda: 0x2041).state, clock(lambda: 0x40).fix.startswith("apt-get install systemd-timesyncd")) == (State.WARN, True)
+
+
+def test_a_ca_that_ends_soon_is_a_warning_and_one_that_ended_a_failure(tmp_path: Path) -> None:
+    place = tmp_path / "ca.pem"
+    assert authorities(place, 0.0) == []
+    open_authority(tmp_path, place)
+    now, day = time.time(), 86_400.0
+    states = [authorities(place, now + days * day)[0] for days in (0, 3640, 3660)]
+    assert [check.state for check in states] == [State.OK, State.WARN, State.FAIL]
+    assert states[1].fix.startswith("hostagent ca rotate")
+    place.write_text("garbage")
+    assert authorities(place, now)[0].state is State.FAIL
 
 
 def test_without_root_there_is_one_finding_and_its_command(host: Path) -> None:
