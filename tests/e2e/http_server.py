@@ -30,6 +30,8 @@ class Handler(http.server.BaseHTTPRequestHandler):
         size = self._read()
         with self.log.open("a", encoding="utf-8") as log:
             log.write(f"{self.command} {self.path}\n")
+        with self.log.with_suffix(".credentials").open("a", encoding="utf-8") as log:
+            log.write(f"{self.headers.get('Authorization')}\n")
         path, _, query = self.path.partition("?")
         if path == "/files/bytes":
             self._stream(int(query))

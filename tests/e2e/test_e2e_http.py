@@ -85,9 +85,11 @@ def _curl(service: Service, *words: str) -> str:
     return str(done.stdout)
 
 
-def test_curl_verifies_our_certificate_and_the_server_gets_our_credential(service: Service) -> None:
+def test_curl_verifies_our_certificate_and_the_server_gets_our_credential(world: World, service: Service) -> None:
     asked = json.loads(_curl(service, f"{_URL}/files/../files/one", "-H", "Authorization: Bearer of-the-workload"))
-    assert asked["headers"]["Authorization"] == f"Bearer {_SECRET}"
+    got = (world.folder / "http.credentials").read_text(encoding="utf-8").splitlines()
+    assert got[-1] == f"Bearer {_SECRET}"
+    assert asked["headers"]["Authorization"] == "Bearer " + "*" * len(_SECRET), "an echo shows no credential"
     assert (asked["path"], asked["headers"]["Host"]) == ("/files/one", f"{DATABASE_NAME}:8443")
 
 
@@ -156,7 +158,8 @@ def test_what_a_rule_masks_does_not_come_back(world: World, service: Service) ->
     assert asked["path"] == "/people/7?mail=[masked:email]"
     assert (asked["headers"]["Accept-Encoding"], "Range" in asked["headers"]) == ("identity", False)
     assert _asked(world)[before:] == ["GET /people/7?mail=ann@example.com"]
-    assert service.wait_sql("select masked_values from statements where text like '%/people/%' and outcome = 'ok'") == [{"masked_values": 1}]
+    rows = service.wait_sql("select masked_values from statements where text like '%/people/%' and outcome = 'ok'")
+    assert rows == [{"masked_values": 2}], "the address, and the credential that the server echoes"
 
 
 def test_a_held_request_is_released_by_a_human(world: World, service: Service) -> None:

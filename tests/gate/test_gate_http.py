@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gzip
 import json
 from collections.abc import Callable, Sequence
 from dataclasses import replace
@@ -519,6 +520,40 @@ def test_the_credential_takes_the_place_of_what_the_workload_sent(login: Login, 
     assert field in talk.up
     assert b"Authorization: mine" not in talk.up
     assert b"x-api-key: mine" not in talk.up or login.scheme != "header"
+
+
+_LONG = "the-credential-of-the-target"
+_ECHO = b"you sent Bearer %b and the-credential-of-the-tar" % _LONG.encode()
+_HIDDEN = b"you sent Bearer " + b"*" * len(_LONG) + b" and the-credential-of-the-tar"
+
+
+@pytest.mark.parametrize("framing", [b"Content-Length: %d\r\n\r\n" % len(_ECHO), b"\r\n"])
+@settings(deadline=None, max_examples=20)
+@given(cut=st.integers(0, len(_ECHO) + 80))
+def test_a_server_that_echoes_the_credential_shows_asterisks(framing: bytes, cut: int) -> None:
+    talk = Talk(secret=_LONG)
+    talk.client(_GET.replace(b"\r\n\r\n", b"\r\nAccept-Encoding: gzip, br\r\n\r\n"))
+    assert b"Accept-Encoding: identity\r\n" in talk.up
+    data = b"HTTP/1.1 200 OK\r\nX-Echo: %b\r\n%b%b" % (_LONG.encode(), framing, _ECHO)
+    talk.server(data[:cut])
+    talk.server(data[cut:])
+    talk.do(talk.gate.closed(Side.SERVER, NOW))
+    assert talk.down.endswith(b"\r\n\r\n" + _HIDDEN)
+    assert _LONG.encode() not in talk.down
+    assert talk.records(EventKind.RESULT, "outcome", "detections") == [("ok", {"credential": 2})]
+
+
+def test_a_credential_inside_a_coded_body_does_not_get_out() -> None:
+    for body, coding, shown in (
+        (gzip.compress(b"x" * 1000) + gzip.compress(_ECHO), b"gzip", False),
+        (gzip.compress(b"x" * 100_000), b"gzip", True),
+        (b"not gzip", b"gzip", False),
+        (b"x", b"br", False),
+    ):
+        talk = Talk(secret=_LONG)
+        talk.client(_GET)
+        talk.server(answer(body, b"Content-Encoding: " + coding))
+        assert (talk.down.endswith(body), talk.closed) == (shown, not shown)
 
 
 def test_http_1_0_gets_no_chunks_and_its_connection_ends() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from hostagent.inspectors.http.echo import Echo
 from hostagent.inspectors.http.reading import Request
 from hostagent.inspectors.ports import Masking, Ruling, Trace
 from hostagent.wire.http1.body import Body
@@ -14,18 +15,19 @@ class Exchange:
     ``dropped``: the request goes nowhere, its body is read and forgotten. ``held`` is the body of a request that waits for a
     person, None if it does not. ``closing``: the connection ends with this exchange. ``continued``: the client was told to
     send its body. ``answered``: the client has had a whole response. ``masking``: what the response must not show, None if it
-    passes as it is; ``kept`` is its body until all of it was seen.
+    passes as it is; ``kept`` is its body until all of it was seen. ``echo`` looks for our credential in it.
     """
 
     __slots__ = (
-        *("answered", "body", "closing", "continued", "dropped", "held", "interim", "kept", "masking", "request"),
+        *("answered", "body", "closing", "continued", "dropped", "echo", "held", "interim", "kept", "masking", "request"),
         *("response", "response_body", "ruling", "sent", "ticket", "trace"),
     )
 
-    def __init__(self, request: Request, body: Body) -> None:
+    def __init__(self, request: Request, body: Body, echo: Echo) -> None:
         """Begin unjudged."""
         self.request = request
         self.body = body
+        self.echo = echo
         self.ruling: Ruling | None = None
         self.trace: Trace | None = None
         self.held: bytearray | None = None

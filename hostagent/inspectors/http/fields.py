@@ -59,6 +59,12 @@ _ABOUT_PARTS: Final = frozenset({"range", "if-range", "if-none-match", "want-dig
 """Asks for a part of the bytes, for their digest, or for a coding in which nothing can be found."""
 
 
+def for_looking(fields: Listed) -> Listed:
+    """Return a request's ``fields`` so that the response comes uncoded, if the client would have let it be coded."""
+    kept = [each for each in fields if each[0].lower() != "accept-encoding"]
+    return fields if len(kept) == len(fields) else [*kept, ("Accept-Encoding", "identity")]
+
+
 def for_masking(fields: Listed) -> Listed:
     """Return a request's ``fields`` so that the response can be masked: whole and uncoded."""
     return [*(each for each in fields if each[0].lower() not in _ABOUT_PARTS), ("Accept-Encoding", "identity")]

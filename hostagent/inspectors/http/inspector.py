@@ -14,8 +14,9 @@ from dataclasses import replace
 from typing import Final
 
 from hostagent.inspectors.http import problem
+from hostagent.inspectors.http.echo import Echo, forms
 from hostagent.inspectors.http.exchange import Exchange
-from hostagent.inspectors.http.fields import Listed, credential, for_masking
+from hostagent.inspectors.http.fields import Listed, credential, for_looking, for_masking
 from hostagent.inspectors.http.opening import ALPN, alert, objection
 from hostagent.inspectors.http.reading import Reader
 from hostagent.inspectors.http.request import PROTOCOL, shown
@@ -47,6 +48,7 @@ class HttpInspector:
         """Begin before the first byte."""
         self._desk = desk
         self._target = surroundings.target
+        self._secrets = forms(surroundings.target.login, surroundings.secret)
         self._credential = credential(surroundings.target.login, surroundings.secret)
         self._tls = surroundings.target.tls is UpstreamTLS.VERIFY
         self._scheme = "https" if self._tls else "http"
@@ -182,7 +184,7 @@ class HttpInspector:
     def _begin(self, raw: bytes, now: float) -> None:
         self.signed_in = True
         request = self._reader.read(raw)
-        exchange = self._exchange = Exchange(request, request_body(request.head))
+        exchange = self._exchange = Exchange(request, request_body(request.head), Echo(self._secrets))
         self._judge(exchange, now)
 
     def _judge(self, exchange: Exchange, now: float) -> None:
@@ -278,6 +280,7 @@ class HttpInspector:
     def _upstream_fields(self, exchange: Exchange) -> Listed:
         request = exchange.request
         own = request.own if exchange.masking is None else for_masking(request.own)
+        own = for_looking(own) if self._secrets and exchange.masking is None else own
         fields = [("Host", request.location.authority.written(self._scheme)), *own]
         if exchange.held is not None:
             fields = [each for each in fields if each[0].lower() != "expect"]
@@ -313,6 +316,7 @@ class HttpInspector:
     def _completed(self, exchange: Exchange, now: float) -> None:
         response = exchange.response
         assert response is not None
+        exchange.echo.count(exchange.trace)
         self._shut(exchange, Outcome("ok" if response.status < 400 else "error", str(response.status)), now)
 
     # -- holds -----------------------------------------------------------------------------------------------------------

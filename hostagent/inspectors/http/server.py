@@ -57,13 +57,15 @@ class Responses:
                 exchange.continued = True
             if not exchange.head.minor or exchange.masking is not None:
                 return b""  # HTTP/1.0 has none; and nothing in them is worth masking
-            return build_response(head.status, head.reason, back(head.fields))
+            return build_response(head.status, head.reason, exchange.echo.fields(back(head.fields)))
         exchange.response, exchange.response_body = head, body
         said = tokens(head.values("connection"))
         if "close" in said or (not head.minor and "keep-alive" not in said) or isinstance(body, CloseBody):
             exchange.closing = True
         if exchange.waits_to_send:
             exchange.closing = True  # whether the body still comes, only the client knows (RFC 9110 §10.1.1)
+        if not body.done:
+            exchange.echo.begin(head)
         if exchange.masking is not None:
             _check_maskable(head, body, exchange.masking)
             return b""  # it is sent with the masked body, whose length it names
@@ -71,7 +73,7 @@ class Responses:
 
     @staticmethod
     def _fields(exchange: Exchange, head: ResponseHead) -> Listed:
-        fields = back(head.fields)
+        fields = exchange.echo.fields(back(head.fields))
         lengths = head.values("content-length")
         if isinstance(exchange.response_body, ChunkedBody):
             if exchange.head.minor:
@@ -88,12 +90,13 @@ class Responses:
         content = body.read(self._buffer)
         if exchange.trace is not None:
             exchange.trace.size += len(content)
+        content = exchange.echo.body(content, last=body.done)
         if exchange.masking is not None:
             content = self._masked(exchange, exchange.masking, content)
         elif isinstance(body, ChunkedBody) and exchange.head.minor:
             content = build_chunk(content) if content else b""
             if body.done:
-                content += build_last_chunk(body.trailers)
+                content += build_last_chunk(tuple(exchange.echo.fields(list(body.trailers))))
         if body.done:
             exchange.answered = True
             if self._buffer:
@@ -118,7 +121,11 @@ class Responses:
         """
         if exchange is None or exchange.answered or not isinstance(exchange.response_body, CloseBody):
             return None
-        return b"" if exchange.masking is None else _masked_response(exchange, exchange.masking)
+        rest = exchange.echo.body(b"", last=True)
+        if exchange.masking is None:
+            return rest
+        exchange.kept += rest
+        return _masked_response(exchange, exchange.masking)
 
 
 def _check_maskable(head: ResponseHead, body: Body, masking: Masking) -> None:
@@ -148,7 +155,7 @@ def _masked_response(exchange: Exchange, masking: Masking) -> bytes:
         body, counts = found
         if exchange.trace is not None:
             exchange.trace.count(counts)
-    fields = masked(back(head.fields), masking.text)
+    fields = masked(exchange.echo.fields(back(head.fields)), masking.text)
     if exchange.head.method != "HEAD" and head.status not in (204, 304):
         fields.append(("Content-Length", str(len(body))))
     if exchange.closing:
