@@ -13,6 +13,7 @@ import struct
 from collections.abc import Iterator
 from typing import NamedTuple
 
+from hostagent.enforcer.rules.ruleset import GUARD, INBOUND
 from hostagent.model.flow import Endpoint
 
 _NETLINK_NETFILTER = 12
@@ -26,6 +27,7 @@ _BIND = 1
 _COPY_PACKET = 2
 _MARK = 2
 _PAYLOAD = 9
+_PREFIX = 10
 _NLM_REQUEST = 1
 _NLM_ACK = 4
 _NLMSG_ERROR = 2
@@ -38,12 +40,13 @@ _MAXIMUM_KEYS = 512
 
 
 class Refused(NamedTuple):
-    """One refused packet. ``mark`` is the packet's mark (which leaf, in shared placement)."""
+    """One refused packet. ``mark`` is the packet's mark (which leaf, in shared placement); ``prefix`` what the rule says of it."""
 
     transport: str
     source: Endpoint
     destination: Endpoint
     mark: int
+    prefix: str = ""
 
 
 class PacketLog:
@@ -114,9 +117,10 @@ def parse(data: bytes) -> Iterator[Refused]:
         if kind == _PACKET:
             attributes = _attributes(data[position + 20 : position + length])
             mark = struct.unpack(">I", attributes[_MARK])[0] if len(attributes.get(_MARK, b"")) == 4 else 0
+            prefix = attributes.get(_PREFIX, b"").rstrip(b"\0").decode(errors="replace")
             headers = parse_headers(attributes.get(_PAYLOAD, b""))
             if headers is not None:
-                yield Refused(*headers, mark)
+                yield Refused(*headers, mark, prefix)
         position += (length + 3) & ~3
 
 
@@ -160,13 +164,13 @@ class Tally:
 
     def __init__(self) -> None:
         """Empty."""
-        self._counts: dict[tuple[str, str, str, str], int] = {}
+        self._counts: dict[tuple[str, str, str, str, str], int] = {}
 
     def add(self, leaf: str, refused: Refused) -> None:
         """Count one packet of ``leaf``. Beyond 512 destinations the rest are counted together."""
-        key = (leaf, refused.transport, refused.source.host, str(refused.destination))
+        key = (leaf, refused.transport, refused.source.host, str(refused.destination), refused.prefix)
         if key not in self._counts and len(self._counts) >= _MAXIMUM_KEYS:
-            key = (leaf, "various", "", "various")
+            key = (leaf, "various", "", "various", refused.prefix)
         self._counts[key] = self._counts.get(key, 0) + 1
 
     def take(self, layer: str = "nft") -> list[tuple[str, dict[str, object]]]:
@@ -181,12 +185,18 @@ class Tally:
                     "source": source,
                     "destination": destination,
                     "transport": transport,
-                    "reason": _reason(transport),
+                    "reason": _REASONS.get(prefix) or _reason(transport),
                     "count": count,
                 },
             )
-            for (leaf, transport, source, destination), count in counts.items()
+            for (leaf, transport, source, destination, prefix), count in counts.items()
         ]
+
+
+_REASONS = {
+    INBOUND: "nobody connects to a workload from outside",
+    GUARD: "a listener answers its own workload alone, and only what was redirected to it",
+}
 
 
 def _reason(transport: str) -> str:

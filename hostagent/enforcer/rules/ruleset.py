@@ -19,6 +19,12 @@ MARK_MASK = 0xFFFF0000
 _LOG_RATE = "limit rate 200/second burst 400 packets"
 _UNREACHABLE = "reject with icmpx type admin-prohibited"
 
+INBOUND = "inbound"
+"""What the log says before a packet that somebody sent to a workload from outside."""
+
+GUARD = "guard"
+"""And before one that was sent to a listener without having been redirected."""
+
 
 @dataclass(frozen=True, slots=True)
 class SharedLeaf:
@@ -177,6 +183,7 @@ def shared(
                 "type filter hook input priority -10; policy accept;",
                 # The mark as well: somebody else's redirection to a listener does not make a governed connection.
                 f"meta l4proto {{ tcp, udp }} th dport @listeners ct direction original ct status dnat meta mark & {MARK_MASK:#010x} == {MARK_PREFIX:#010x} accept",
+                f"meta l4proto {{ tcp, udp }} th dport @listeners {_logged(log_group, GUARD)}",
                 "meta l4proto tcp th dport @listeners counter reject with tcp reset",
                 "meta l4proto udp th dport @listeners counter drop",
             ),
@@ -203,11 +210,17 @@ def shared(
                 "ct direction reply ct status dnat accept",
                 f'iifname "lo" {leaf} . ct mark @own_mark accept',
                 'iifname "lo" tcp flags & rst == rst accept',
-                refuse,
+                # So that the log names the leaf, as in the fence.
+                f"meta mark set {leaf} map @leaf_mark",
+                _logged(log_group, INBOUND),
                 f"counter {_UNREACHABLE}",
             ),
         ],
     )
+
+
+def _logged(group: int, prefix: str) -> str:
+    return f'{_LOG_RATE} log prefix "{prefix}" group {group} snaplen 128'
 
 
 def create(table: str) -> str:
