@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import ctypes
 import os
+import shutil
 import stat
 import subprocess
+import tempfile
 from pathlib import Path
 
 import pytest
@@ -27,6 +29,10 @@ def pytest_configure(config: pytest.Config) -> None:
     # One for the whole run, as a host has: what one enforcerd pins, the next one finds.
     subprocess.run(["mount", "-t", "bpf", "-o", "mode=700", "tests", "/sys/fs/bpf"], check=False)
     _open_the_way_to(_REPOSITORY)
+    # As systemd would give it: what one enforcerd of this run has compiled, the next one need not.
+    cache = tempfile.mkdtemp(prefix="hatest-cache-")
+    os.environ["CACHE_DIRECTORY"] = cache
+    config.add_cleanup(lambda: shutil.rmtree(cache, ignore_errors=True))
 
 
 def _open_the_way_to(checkout: Path) -> None:

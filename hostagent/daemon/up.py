@@ -152,6 +152,8 @@ class Supervisor:
         environment["PYTHONUNBUFFERED"] = "1"
         if not child.user and "CREDENTIALS_DIRECTORY" in os.environ:  # a reload reads credentials again, as root
             environment["CREDENTIALS_DIRECTORY"] = os.environ["CREDENTIALS_DIRECTORY"]
+        if not child.user and "CACHE_DIRECTORY" in os.environ:
+            environment["CACHE_DIRECTORY"] = os.environ["CACHE_DIRECTORY"]
         try:
             child.process = subprocess.Popen(
                 drop_privileges(child.user, command),

@@ -16,6 +16,7 @@ from pathlib import Path
 from hostagent.enforcer import doors
 from hostagent.enforcer.admission import STEP_S, Admission
 from hostagent.enforcer.audit.auditor import Auditor
+from hostagent.enforcer.bpf import kept
 from hostagent.enforcer.bpf.programs import Programs
 from hostagent.enforcer.confinement.launch import Report, children, receive, start
 from hostagent.enforcer.cutting import Cutting
@@ -59,7 +60,7 @@ class Leaves:
     def __init__(self, settings: Settings, evidence: Evidence, selector: selectors.BaseSelector) -> None:
         """Nothing is touched until ``begin``."""
         self.slice = slice_of(settings.slice_name, systemd=settings.systemd)
-        self.programs = Programs(settings.table, self.slice, off=settings.bpf == "off")
+        self.programs = Programs(settings.table, self.slice, off=settings.bpf == "off", cache=kept.folder(settings.runtime))
         self.fence = Fence(settings, self.slice, self.programs)
         self._settings = settings
         self._evidence = evidence

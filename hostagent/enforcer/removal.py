@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 from pathlib import Path
 
-from hostagent.enforcer.bpf import pins
+from hostagent.enforcer.bpf import kept, pins
 from hostagent.enforcer.confinement import unixdoors
 from hostagent.enforcer.rules.firewall import remove_tables
 from hostagent.enforcer.scopes import installed
@@ -18,6 +18,7 @@ def remove_runtime(runtime: str) -> None:
     for name in _FILES:
         with contextlib.suppress(FileNotFoundError):
             Path(runtime, name).unlink()
+    kept.clear(runtime)
     unixdoors.clear(runtime)
 
 

@@ -115,7 +115,7 @@ class Service:
     @property
     def environment(self) -> dict[str, str]:
         """The environment of commands: this checkout and this service's configuration."""
-        keep = {key: os.environ[key] for key in ("PATH", "LANG", "TERM") if key in os.environ}
+        keep = {key: os.environ[key] for key in ("PATH", "LANG", "TERM", "CACHE_DIRECTORY") if key in os.environ}
         return {**keep, "PYTHONPATH": str(self.world.repository), "HOSTAGENT_CONFIG": str(self.folder / "hostagent.toml")}
 
     def hostagent(self, *words: str, user: str = "", check: bool = True, **options: object) -> subprocess.CompletedProcess[str]:

@@ -16,7 +16,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from hostagent.enforcer.bpf import calls, layout, objects, pins
+from hostagent.enforcer.bpf import calls, kept, layout, objects, pins
 from hostagent.enforcer.bpf.objects import Objects
 from hostagent.enforcer.bpf.table import PROGRAMS, Row
 from hostagent.enforcer.cgroup import Slice
@@ -46,7 +46,9 @@ def netns_cookie() -> int:
 class Programs:
     """``problem`` says why there is no program at all, empty when there are some; ``reasons`` why one is missing, by name; ``home`` is where they are pinned."""
 
-    def __init__(self, table: str, slice_: Slice, *, off: bool = False, rows: Sequence[Row] = PROGRAMS) -> None:
+    def __init__(
+        self, table: str, slice_: Slice, *, off: bool = False, rows: Sequence[Row] = PROGRAMS, cache: Path | None = None
+    ) -> None:
         """Nothing is touched until ``install``.
 
         Args:
@@ -54,6 +56,7 @@ class Programs:
             slice_: where the programs hang.
             off: install none, and remove what an earlier enforcerd left.
             rows: the programs.
+            cache: the folder of what was compiled before; see ``kept``.
         """
         self.problem = "not installed yet"
         self.reasons: dict[str, str] = {}
@@ -61,6 +64,7 @@ class Programs:
         self._slice = slice_
         self._off = off
         self._rows = rows
+        self._cache = cache
         self._leaves: dict[int, bytes] = {}
         self._maps: dict[str, int] = {}
         self._shapes: dict[str, calls.MapShape] = {}
@@ -94,7 +98,8 @@ class Programs:
                 self._evict()
 
     def _compile(self, level: int) -> Objects:
-        return objects.compiled(objects.source(level), self._rows)
+        text = objects.source(level)
+        return kept.kept_or_compiled(text, self._cache, self._rows) if self._cache else objects.compiled(text, self._rows)
 
     def _install(self, ready: Objects) -> None:
         place = pins.prepare(self.home, ready.maps)
