@@ -24,13 +24,14 @@ log = logging.getLogger(__name__)
 
 _POLL_S = 0.2
 _PAUSE_AFTER_ERROR_S = 2.0
+_LAST_READING_S = 2.0
 _NICE = 10
 # Every event is a few objects that live for one batch and are in no cycle: looking through them is a quarter of reading.
 _GARBAGE = 200_000
 
 
 def run(journal: Path, evidence: Path, stop: threading.Event, ready_fd: int | None = None, metrics: str = "") -> None:
-    """Record until ``stop`` is set; then read what is left, publish, and close.
+    """Record until ``stop`` is set; then read what is left, for a few seconds at most, publish, and close.
 
     Writes one line to ``ready_fd`` when the first turn is done: the published database exists. ``metrics`` is the loopback
     address to serve counters on; empty: nowhere.
@@ -57,7 +58,9 @@ def run(journal: Path, evidence: Path, stop: threading.Event, ready_fd: int | No
                 ready_fd = None
             if not more:
                 stop.wait(_POLL_S)
-        recorder.drain()
+        # Whoever restarts the service waits for this: what is left after a while, the next one reads.
+        last = time.monotonic() + _LAST_READING_S
+        recorder.drain(lambda: time.monotonic() >= last)
         store.publish()
 
 

@@ -89,8 +89,8 @@ class Recorder:
             return Turn(rows, published=True, more=more)
         return Turn(rows, published=False, more=more)
 
-    def drain(self) -> int:
-        """Read and judge everything there is, without publishing; returns the rows."""
+    def drain(self, enough: Callable[[], bool] = lambda: False) -> int:
+        """Read and judge everything there is, or until it is ``enough``, without publishing; returns the rows."""
         self._find_writers()
         total = 0
         while True:
@@ -98,6 +98,8 @@ class Recorder:
             total += rows
             if not more:
                 self.ledger.settle(self._read_ns)
+                return total
+            if enough():
                 return total
 
     def _find_writers(self) -> None:
