@@ -34,11 +34,11 @@ $(VM_STAMP): $(STAMP) .ci/setup .ci/packages-vm.txt
 demo: setup ## The main job on real input: one governed PostgreSQL session, told step by step
 	@$(PYTHON) -m tests.demo
 
-test: setup-tests lint ## All tests (needs root: real namespaces, a real PostgreSQL)
-	@$(PYTHON) -m pytest
+test: setup-tests lint ## All tests, in lanes beside each other (needs root: real namespaces, a real PostgreSQL)
+	@$(PYTHON) -m tests.lanes
 
-bypass: setup-tests ## The ways out, each tried by a hostile workload, and the table of tests/bypass (BPF=off: without eBPF)
-	@HOSTAGENT_BYPASS_BPF=$(BPF) $(PYTHON) -m tests.bypass
+bypass: setup-tests ## The ways out, each tried by a hostile workload, and the table of tests/bypass (BPF=off: without eBPF; FIREWALL=iptables: without nftables)
+	@HOSTAGENT_BYPASS_BPF=$(BPF) HOSTAGENT_TEST_FIREWALL=$(or $(FIREWALL),auto) $(PYTHON) -m tests.bypass
 
 test-fast: setup ## The pure floors only, against a real PostgreSQL as their oracle: a minute, no root
 	@$(PYTHON) -m pytest tests/wire tests/ipc tests/journal tests/sql tests/documents tests/inspectors tests/policy tests/mask \

@@ -1,4 +1,4 @@
-"""``make bypass``: runs the suite alone, keeps the result by kernel, writes the README's table, prints it. Exit 1 unless all passed."""
+"""``make bypass``: runs the suite alone, keeps the result by kernel (and firewall), writes the README's table, prints it. Exit 1 unless all passed."""
 
 from __future__ import annotations
 

@@ -6,12 +6,13 @@ import contextlib
 import json
 import os
 import subprocess
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
 from tests.bypass.host_doors import HostDoors
 from tests.stage import Service, World
+from tests.stage.service import FIREWALL
 from tests.stage.world import DATABASE_V4, DATABASE_V6, wait_for
 
 DOCUMENT = """\
@@ -149,11 +150,10 @@ class Attacked:
                     process.kill()
 
 
-def chown_to(path: Path, name: str) -> None:
-    """Give ``path`` to the account ``name``."""
-    import shutil
-
-    shutil.chown(path, name, name)
+def written_by(layer: str, rows: Iterable[Mapping[str, object]]) -> bool:
+    """Whether a row is of ``layer``: one name, or several with a stroke between; ``nft`` is whichever firewall this run is on."""
+    names = {FIREWALL if name == "nft" and FIREWALL == "iptables" else name for name in layer.split("/")}
+    return bool(names & {str(row["layer"]) for row in rows})
 
 
 def bpf_setting() -> str:

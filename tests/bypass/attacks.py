@@ -9,7 +9,12 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from hostagent.enforcer.confinement.landlock import can_close_fifos, can_scope
+from tests.stage.service import FIREWALL
+
 BOTH = ("isolated", "shared")
+HERE = ("isolated",) if FIREWALL == "iptables" else BOTH
+"""The placements of this run: iptables alone cannot hold shared placement, which is then refused."""
 _SPACES = ("time", "mount", "cgroup", "uts", "ipc", "user", "pid", "net")
 
 
@@ -17,8 +22,8 @@ _SPACES = ("time", "mount", "cgroup", "uts", "ipc", "user", "pid", "net")
 class Attack:
     """One attack.
 
-    ``rows`` are the layers that each must have written at least one refusal of this leaf (``nft/bpf``: whichever is asked first); empty with ``why`` saying why nothing can
-    be written. ``shared_rows`` differs where given. ``machine`` says what only a whole machine (a virtual one) can show; what is
+    ``rows`` are the layers that each must have written at least one refusal of this leaf (``nft/bpf``: whichever is asked first; nft
+    stands for whichever firewall there is), ``admission`` a refused launch, ``service`` what the service says of itself; empty with ``why`` saying why nothing can be written. ``shared_rows`` differs where given. ``machine`` says what only a whole machine (a virtual one) can show; what is
     tried here is then a stand-in.
     """
 
@@ -48,8 +53,9 @@ def _a(number: str, name: str, tried: str, layer: str, attempts: str = "", rows:
 
 
 _NOTHING_TO_SEE = "what is looked for is not there; nothing of ours is asked"
-_OUTSIDE = "tried from outside; no workload did anything"
+_OUTSIDE = "tried from outside, where there is nothing of ours to refuse it"
 _KERNEL = "the kernel's own permission check, which tells nobody"
+_READ_ONLY = "the kernel refuses (EROFS), which tells nobody"
 
 ATTACKS: tuple[Attack, ...] = (
     _a("1", "direct-tcp", "TCP straight to an address, blocking, non-blocking, 50 threads at once", "nft redirect",
@@ -80,7 +86,7 @@ ATTACKS: tuple[Attack, ...] = (
        "http-connect http-smuggled http-websocket http-h2c socks5 target-http target-connect target-socks5", "proxy"),
     _a("16", "own-listener", "dial the leaf's own listener on every loopback address", "nft fence", "tcp-listener-direct", "nft/bpf"),
     _a("17", "other-listener", "dial another leaf's listener", "nft fence", rows="nft/bpf"),
-    _a("18", "outsider-dials-listener", "a program outside dials a leaf's listener", "nft guard; no route", why=_OUTSIDE),
+    _a("18", "outsider-dials-listener", "a program outside dials a leaf's listener", "nft guard; no route", shared_rows=("nft",), why=_OUTSIDE),
     _a("19", "mark", "SO_MARK, IP_TRANSPARENT, SO_BINDTODEVICE to match an exemption", "no exemption exists; seccomp, no capability",
        "tcp-mark tcp-transparent tcp-bindtodevice-lo tcp-bindtodevice-host", "seccomp"),
     _a("20", "become-proxy", "setuid to root, proxy, recorder, others; setgroups; set-user-id programs, made and found",
@@ -104,7 +110,7 @@ ATTACKS: tuple[Attack, ...] = (
     _a("32", "systemd-run", "systemd-run, system and user; StartTransientUnit over D-Bus", "view: absent or masked",
        "doors-managers command-systemd-run command-systemd-run-user", "mount", machine="the real systemd and D-Bus"),
     _a("33", "at-cron", "at, crontab, units, .bashrc and authorized_keys to be run later outside", "read-only view, own home",
-       "command-at command-crontab left-behind", why="a read-only view refuses by itself", machine="the real at and cron daemons"),
+       "command-at command-crontab left-behind", why=_READ_ONLY, machine="the real at and cron daemons"),
     _a("34", "users-sockets", "tmux, screen, ssh ControlMaster, ssh-agent and gpg-agent sockets of a user", "own uid, private /tmp, masked",
        "doors-terminals", "mount"),
     _a("35", "container-engines", "docker, podman, containerd, cri-o, libvirt sockets", "view: absent or masked",
@@ -117,19 +123,19 @@ ATTACKS: tuple[Attack, ...] = (
            *("ptrace", "mount", "umount2", "pivot_root", "chroot", "open_tree", "fsopen", "mount_setattr", "bpf", "perf_event_open"),
            *("userfaultfd", "keyctl", "add_key", "kcmp", "open_by_handle_at", "init_module", "kexec_load", "reboot", "syslog", "iopl"),
            *("swapon", "fanotify_init", "settimeofday", "sethostname", "open_tree_attr"))), "seccomp"),
-    _a("39", "flush-from-outside", "another tool's `nft flush ruleset` and reloads, under load", "owned table or watch + backstop", why=_OUTSIDE),
-    _a("40", "kill-us", "kill -9 of proxyd and of enforcerd, under load", "rules stay, listeners shut", why=_OUTSIDE),
+    _a("39", "flush-from-outside", "another tool's `nft flush ruleset` and reloads, under load", "owned table or watch + backstop", rows="nft/bpf proxy"),
+    _a("40", "kill-us", "kill -9 of proxyd and of enforcerd, under load", "rules stay, listeners shut", rows="proxy service"),
     _a("41", "squat-ports", "bind 53, 80, 443 and the listeners' ports, also while the proxy is dead", "reserved ports, kept listeners",
        "privileged-ports", why=_KERNEL),
     _a("42", "leaf-recreated", "the leaf's cgroup removed and made anew by the same path", "fence on the slice; map by id", placements=("shared",),
-       why=_OUTSIDE),
-    _a("43", "inbound", "somebody outside connects to a port that the workload listens on", "nft inbound; no route", why=_OUTSIDE),
+       rows="nft/bpf"),
+    _a("43", "inbound", "somebody outside connects to a port that the workload listens on", "nft inbound; no route", shared_rows=("nft",), why=_OUTSIDE),
     _a("44", "targets-sockets", "unix sockets of PostgreSQL and MySQL; loopback addresses of targets", "view: absent or masked; redirect",
        "doors-databases", "mount"),
     _a("45", "knock", "an outsider's datagram first, then the secret as its reply", "no reply exception", placements=("shared",), rows="nft/bpf"),
-    _a("46", "others-dnat", "another table's DNAT of the sink's address, TCP and UDP", "own redirect first; fence asks for the leaf's own port", rows="nft/bpf"),
-    _a("47", "conntrack-flush", "`conntrack -F` all the time, under load", "fence", rows="nft/bpf"),
-    _a("48", "slice-recreated", "the slice's cgroup removed and made anew", "loaded id compared with the live one", placements=("shared",), why=_OUTSIDE),
+    _a("46", "others-dnat", "another table's DNAT of the sink's address, TCP and UDP", "own redirect first; fence asks for the leaf's own port", rows="nft/bpf proxy"),
+    _a("47", "conntrack-flush", "`conntrack -F` all the time, under load", "fence", rows="nft/bpf proxy"),
+    _a("48", "slice-recreated", "the slice's cgroup removed and made anew", "loaded id compared with the live one", placements=("shared",), rows="nft/bpf service"),
     _a("49", "abstract-sockets", "an abstract unix socket of the host", "network namespace; Landlock (Linux 6.12) or BPF in shared placement",
        "abstract-socket", why=_KERNEL),
     _a("50", "late-socket", "a unix socket made outside, in view, after the launch", "auditor masks it", rows="audit"),
@@ -149,19 +155,28 @@ ATTACKS: tuple[Attack, ...] = (
     _a("R9", "fork-bomb", "processes without end; memory of private folders", "RLIMIT_NPROC, sizes", "fork-bomb limits", why=_KERNEL),
     _a("R10", "control-sockets", "our own request sockets", "view", "service-sockets", why=_NOTHING_TO_SEE),
     _a("R11", "writable-places", "write to anything but the private folders; /proc/sys, /sys", "read-only view", "writable-places proc-writable",
-       why="a read-only view refuses by itself"),
+       why=_READ_ONLY),
     _a("R12", "reload-under-load", "policy and rules reloaded while a workload dials", "one transaction", rows="proxy"),
-    _a("R13", "links-in-declared-paths", "a launcher makes a declared path or trust file a link to another's", "links of root only", why=_OUTSIDE,
+    _a("R13", "links-in-declared-paths", "a launcher makes a declared path or trust file a link to another's", "links of root only", rows="admission",
        placements=("isolated",)),
     _a("R14", "taken-over-proxy", "the proxy's uid puts links, pipes and devices where root reads; looks into our processes", "plain files; not dumpable",
-       why=_OUTSIDE, placements=("isolated",)),
-    _a("R15", "request-flood", "any user: hundreds of connections, thousands of requests, garbage, descriptors", "limits per user", why=_OUTSIDE,
+       rows="admission", placements=("isolated",)),
+    _a("R15", "request-flood", "any user: hundreds of connections, thousands of requests, garbage, descriptors", "limits per user", why="who asks too much is answered so; a row for each would be the flood",
        placements=("isolated",)),
     _a("R16", "container-image", "an image's files as a workload's root: links out of it, sockets in it, and the attacks above from inside",
        "the same view, rules and filter, inside the image", rows="proxy dns seccomp mount"),
+    _a("R17", "fifo", "a FIFO of the host's in view that everybody may write to, in and below a read-only view", "Landlock (Linux 5.19)", "fifos",
+       why=_KERNEL),
+    _a("R18", "odd-names", "sockets of the host whose names are no text: line ends, spaces, bytes that are no UTF-8", "masked like any other",
+       "doors-odd", "mount"),
+    _a("R19", "own-notifier", "a seccomp listener of its own, which would be asked instead of ours", "seccomp",
+       "call-seccomp-listener", why="a listener's answer cannot be asked for its own refusal: the filter denies by itself"),
 )  # fmt: skip
 
-ABSTRACT = ("29", "49")
-"""Those that an abstract unix socket serves; in shared placement it is out of reach since Linux 6.12 only."""
+OPEN = {
+    **dict.fromkeys((("29", "shared"), ("49", "shared")), (can_scope, "abstract unix sockets of the host are within its reach")),
+    **dict.fromkeys((("R17", "isolated"), ("R17", "shared")), (can_close_fifos, "a FIFO of the host's that others may write to is a way out")),
+}
+"""By attack and placement: what a kernel must be able to for it to be stopped, and what is said at the launch where it cannot."""
 
 BY_NUMBER = {each.number: each for each in ATTACKS}

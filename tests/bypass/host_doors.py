@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import os
 import selectors
 import shutil
 import socket
@@ -36,6 +37,11 @@ class HostDoors:
         self._thread = threading.Thread(target=self._serve, daemon=True)
 
     @property
+    def fifo(self) -> Path:
+        """A FIFO that everybody may write to, and that we read."""
+        return self.view / "odd" / "fifo"
+
+    @property
     def paths(self) -> dict[str, list[str]]:
         """Where they are, by what they are."""
         view, temporary = self.view, self._temporary
@@ -59,12 +65,13 @@ class HostDoors:
             "databases": [
                 *("/run/postgresql/.s.PGSQL.5432", "/run/mysqld/mysqld.sock", f"{temporary}/.s.PGSQL.5432", f"{view}/mysql/mysql.sock"),
             ],
+            "odd": [f"{view}/odd/{os.fsdecode(name)}" for name in (b" ", b"line\nend", b"no\xffutf8\x0b", b"\\012")],
         }
 
     @property
     def environment(self) -> dict[str, str]:
         """What the hostile program is told."""
-        return {"HOSTILE_DOORS": json.dumps(self.paths), "HOSTILE_VIEW": str(self.view), "HOSTILE_ABSTRACT": self.abstract}
+        return {"HOSTILE_FIFO": str(self.fifo), "HOSTILE_DOORS": json.dumps(self.paths), "HOSTILE_VIEW": str(self.view), "HOSTILE_ABSTRACT": self.abstract}
 
     def __enter__(self) -> Self:
         """Open every door."""
@@ -72,6 +79,9 @@ class HostDoors:
         for path in {path for paths in self.paths.values() for path in paths}:
             self._open(path)
         self._open(f"{self.view}/descriptor")
+        os.mkfifo(self.fifo)
+        self.fifo.chmod(0o666)
+        self._selector.register(os.open(self.fifo, os.O_RDWR | os.O_NONBLOCK), selectors.EVENT_READ, "fifo")
         self._open(f"\0{self.abstract}")
         self._open(f"\0{self.abstract}-descriptor")
         self._selector.register(self._stopped, selectors.EVENT_READ)
@@ -82,6 +92,9 @@ class HostDoors:
         """Close them all."""
         self._stop.send(b"x")
         self._thread.join(10)
+        for key in list(self._selector.get_map().values()):
+            if isinstance(key.fileobj, int):
+                os.close(key.fileobj)
         self._kept.close()
         self._stop.close()
         self._stopped.close()
@@ -107,6 +120,9 @@ class HostDoors:
             for key, _ in self._selector.select():
                 if key.fileobj is self._stopped:
                     return
+                if isinstance(key.fileobj, int):
+                    self.reached.append(f"{key.data} {os.read(key.fileobj, 100)!r}")
+                    continue
                 assert isinstance(key.fileobj, socket.socket)
                 with contextlib.suppress(OSError):
                     self._answer(key.fileobj.accept()[0], key.data)

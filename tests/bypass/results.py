@@ -6,10 +6,11 @@ import json
 import os
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
-from tests.bypass.attacks import ATTACKS, BOTH, Attack
+from tests.bypass.attacks import ATTACKS, BOTH, HERE, Attack
+from tests.stage.service import FIREWALL
 
 FOLDER = Path(__file__).with_name("results")
 README = Path(__file__).with_name("README.md")
@@ -17,14 +18,15 @@ BEGIN, END = "<!-- table: written by make bypass -->\n", "<!-- end of table -->\
 
 Cells = dict[str, dict[str, str]]
 """By attack's number and placement: ``passed``, ``failed``, or ``stand-in`` (passed, but only a whole machine shows the real one),
-or ``open`` (nothing stops it on that kernel, and the service says so)."""
+``open`` (nothing stops it on that kernel, and the service says so), or ``refused`` (nothing is launched in that placement)."""
 
 
 def run_name() -> str:
-    """Return the name of this run: the kernel's version to its second number, and whether BPF was forced off."""
+    """Return the name of this run: the kernel's version to its second number, whether BPF was off or iptables the firewall."""
     version = re.match(r"\d+\.\d+", os.uname().release)
     assert version is not None
-    return version.group() + ("-without-bpf" if os.environ.get("HOSTAGENT_BYPASS_BPF") == "off" else "")
+    without = "-without-bpf" if os.environ.get("HOSTAGENT_BYPASS_BPF") == "off" else ""
+    return version.group() + without + ("-iptables" if FIREWALL == "iptables" else "")
 
 
 @dataclass
@@ -46,6 +48,13 @@ class Run:
         elif before == "passed":
             state = before
         placements[placement] = state
+
+    def refuse(self) -> None:
+        """Note that nothing is launched in the placements that this run's firewall cannot hold."""
+        for attack in ATTACKS:
+            for placement in attack.placements:
+                if placement not in HERE:
+                    self.cells.setdefault(attack.number, {})[placement] = "refused"
 
     def missing(self) -> list[str]:
         """Return the cells of the registry that no test filled."""
@@ -70,8 +79,8 @@ class Run:
 def kept() -> dict[str, Cells]:
     """Return the kept runs by name, the newest kernel first."""
 
-    def order(path: Path) -> tuple[list[int], bool]:
-        return [-int(number) for number in path.stem.partition("-")[0].split(".")], "without" in path.stem
+    def order(path: Path) -> tuple[list[int], str]:
+        return [-int(number) for number in path.stem.partition("-")[0].split(".")], path.stem
 
     paths = sorted((path for path in FOLDER.glob("*.json")), key=order)
     return {path.stem: json.loads(path.read_text(encoding="utf-8")) for path in paths}
@@ -80,7 +89,7 @@ def kept() -> dict[str, Cells]:
 def table(runs: Mapping[str, Cells]) -> str:
     """Return the README's table."""
     names = list(runs)
-    head = ["#", "attack", "layer", "row by", *(name.replace("-without-bpf", ", no BPF") for name in names)]
+    head = ["#", "attack", "layer", "row by", *(name.replace("-without-bpf", ", no BPF").replace("-iptables", ", iptables") for name in names)]
     lines = ["| " + " | ".join(head) + " |", "|" + "---|" * len(head)]
     for attack in ATTACKS:
         cells = [attack.number, f"**{attack.name}**: {attack.tried}", attack.layer, _rows(attack)]
@@ -92,8 +101,8 @@ def table(runs: Mapping[str, Cells]) -> str:
 def totals(cells: Cells) -> str:
     """Return one line: how many cells passed, and so on."""
     states = [cells.get(attack.number, {}).get(placement, "not run") for attack in ATTACKS for placement in attack.placements]
-    counts = {state: states.count(state) for state in ("passed", "stand-in", "open", "failed", "not run")}
-    return f"{len(ATTACKS)} attacks, {len(states)} with placements: " + ", ".join(f"{count} {state}" for state, count in counts.items())
+    counts = {state: states.count(state) for state in ("passed", "stand-in", "open", "refused", "failed", "not run")}
+    return f"{len(ATTACKS)} attacks, {len(states)} with placements: " + ", ".join(f"{count} {state}" for state, count in counts.items() if count or state != "refused")
 
 
 def readme_with(text: str, runs: Mapping[str, Cells]) -> str:
@@ -114,9 +123,11 @@ def _cell(attack: Attack, found: Mapping[str, str]) -> str:
     states = {placement: found.get(placement, "not run") for placement in attack.placements}
     if not found:
         return "not run"
+    if attack.placements == BOTH and states["shared"] == "refused":
+        return _cell(replace(attack, placements=("isolated",)), found)
     if len(set(states.values())) == 1:
         state = next(iter(states.values()))
-        words = {"open": "**open**, and said so", "stand-in": f"stand-in passed; {attack.machine}: only on a whole machine", "failed": "**FAILED**"}
+        words = {"open": "**open**, and said so", "refused": "refused at launch", "stand-in": f"stand-in passed; {attack.machine}: only on a whole machine", "failed": "**FAILED**"}
         only = "" if attack.placements == BOTH else f" ({attack.placements[0]})"
         return words.get(state, state) + only
     shown = {"failed": "**FAILED**", "open": "**open**, and said so"}

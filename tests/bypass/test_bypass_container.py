@@ -19,7 +19,7 @@ import pytest
 
 from tests.bypass import outcomes
 from tests.bypass.attacked import DOCUMENT, Attacked
-from tests.bypass.attacks import BOTH
+from tests.bypass.attacks import HERE
 from tests.stage.world import DATABASE_NAME, DATABASE_V4, DATABASE_V6, wait_for
 
 pytestmark = [pytest.mark.e2e, pytest.mark.slow]
@@ -55,7 +55,7 @@ def image(attacked: Attacked) -> Iterator[Path]:
         (root / "opt/daemon.sock").chmod(0o777)
         stray.listen()
         stray.setblocking(False)
-        for placement in BOTH:
+        for placement in HERE:
             text = f"{DOCUMENT}placement: {placement}\nroot: {root}\ntrust_files: [/etc/company-ca.pem]\n"
             attacked.document(f"boxed-{placement}", text)
         yield root
@@ -72,7 +72,7 @@ def _inside(attacked: Attacked, placement: str, *command: str, **more: str) -> s
 
 
 @pytest.mark.attack("R16")
-@pytest.mark.parametrize("placement", BOTH)
+@pytest.mark.parametrize("placement", HERE)
 def test_a_driver_in_an_image_works_with_the_images_own_trust(attacked: Attacked, image: Path, placement: str) -> None:
     assert image
     words = ["/usr/lib/postgresql/15/bin/psql", "-XAtc", "select count(*) > 0 from customers"]
@@ -84,7 +84,7 @@ def test_a_driver_in_an_image_works_with_the_images_own_trust(attacked: Attacked
 
 
 @pytest.mark.attack("R16")
-@pytest.mark.parametrize("placement", BOTH)
+@pytest.mark.parametrize("placement", HERE)
 def test_the_boundary_of_an_image_is_the_same(attacked: Attacked, image: Path, placement: str) -> None:
     assert image
     before = len(attacked.world.sink_lines())
@@ -122,7 +122,7 @@ with socket.socket(socket.AF_UNIX) as dial:
 
 
 @pytest.mark.attack("R16")
-@pytest.mark.parametrize("placement", BOTH)
+@pytest.mark.parametrize("placement", HERE)
 def test_an_image_sees_its_own_files_and_none_of_the_hosts(attacked: Attacked, image: Path, placement: str) -> None:
     assert image
     hosts = [str(attacked.world.folder), str(attacked.world.repository), "/etc/shadow", "/home", "/root", "/var/lib"]
@@ -156,7 +156,7 @@ def test_links_in_an_image_do_not_lend_roots_eyes(attacked: Attacked, image: Pat
 
 
 @pytest.mark.attack("R16")
-@pytest.mark.parametrize("placement", BOTH)
+@pytest.mark.parametrize("placement", HERE)
 def test_a_socket_that_is_made_in_an_images_folder_later_is_masked_where_the_image_has_it(attacked: Attacked, image: Path, placement: str) -> None:
     late = image / f"opt/late-{placement}.sock"
     words = [*attacked.service.command, "run", "--workload", f"boxed-{placement}", "--no-tty", "--", "/bin/sh", "-c", "echo in; sleep 60"]

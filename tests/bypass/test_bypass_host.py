@@ -14,11 +14,17 @@ from pathlib import Path
 import pytest
 
 from tests.bypass.attacked import DOCUMENT, Attacked
-from tests.bypass.attacks import BOTH
+from tests.bypass.attacks import HERE
 
 pytestmark = [pytest.mark.e2e, pytest.mark.slow]
 
 # -- root's documents name places that others own -----------------------------------------------------------------------------
+
+
+def _refused(attacked: Attacked, workload: str, reason: str) -> None:
+    """The refused launch is on record."""
+    question = f"select reason from admissions where workload = '{workload}' and outcome = 'refused' and reason like '%{reason}%'"
+    assert attacked.service.wait_sql(question)
 
 
 @pytest.mark.attack("R13", placement="isolated")
@@ -39,6 +45,8 @@ def test_a_trust_file_that_became_a_link_does_not_lend_roots_eyes(attacked: Atta
     trust.chmod(0o600)
     refused = attacked.as_dana("trusting", "cat", str(trust))
     assert (refused.returncode != 0, refused.stdout, "that every user may read" in refused.stderr) == (True, "", True)
+    _refused(attacked, "trusting", "was not made by root")
+    _refused(attacked, "trusting", "that every user may read")
 
 
 @pytest.mark.attack("R13", placement="isolated")
@@ -63,6 +71,7 @@ def test_a_declared_path_that_became_a_link_does_not_lend_its_ends_owner(attacke
     assert (refused.returncode != 0, refused.stdout, "was not made by root" in refused.stderr) == (True, "", True)
     refused = attacked.as_dana(f"project-{victim}", "sh", "-c", f"touch {project}/planted {secret}/planted")
     assert (refused.returncode != 0, (secret / "planted").exists()) == (True, False)
+    _refused(attacked, f"project-{victim}", "was not made by root")
 
 
 @pytest.mark.attack("R14", placement="isolated")
@@ -83,6 +92,7 @@ def test_a_taken_over_proxy_cannot_make_root_read_or_hang(attacked: Attacked) ->
             certificate.unlink()
         kept.rename(certificate)
     assert attacked.service.launch("true", workload="isolated").returncode == 0
+    _refused(attacked, "isolated", "ca.pem")
 
 
 # -- sockets of the host ----------------------------------------------------------------------------------------------------------
@@ -104,7 +114,7 @@ for path in sys.argv[1:]:
 
 
 @pytest.mark.attack("44")
-@pytest.mark.parametrize("placement", BOTH)
+@pytest.mark.parametrize("placement", HERE)
 def test_a_hosts_unix_socket_is_out_of_reach_however_it_was_named(attacked: Attacked, placement: str) -> None:
     folder = attacked.world.folder / f"sockets-{placement}"
     folder.mkdir(mode=0o755)

@@ -13,12 +13,13 @@ from pathlib import Path
 import pytest
 
 from tests.bypass.attacked import Attacked, bpf_setting
+from tests.bypass.attacks import HERE
 from tests.stage import Service, Settings
 from tests.stage.world import AGENT_V4, wait_for
 
 pytestmark = [pytest.mark.e2e, pytest.mark.slow]
 
-BOTH = ("isolated", "shared")
+
 _PORT, _OTHER = 8085, 8086
 _DOCUMENT = "identity: {kind: local, groups: [support], purpose: attack}\n"
 _TARGET = """\
@@ -79,7 +80,7 @@ print(json.dumps({
 
 
 @pytest.mark.attack("44")
-@pytest.mark.parametrize("placement", BOTH)
+@pytest.mark.parametrize("placement", HERE)
 def test_a_declared_socket_leads_to_the_proxy_and_nothing_else(attacked: Attacked, declared: Service, placement: str) -> None:
     path = f"{attacked.world.folder}/postgres/.s.PGSQL.5432"
     runtime = f"RUNTIME={declared.folder}/run"
@@ -133,7 +134,7 @@ def _pull(port: int) -> bytes:
 
 
 @pytest.mark.attack("43")
-@pytest.mark.parametrize("placement", BOTH)
+@pytest.mark.parametrize("placement", HERE)
 def test_what_is_pulled_out_through_a_port_is_declared_and_on_record(attacked: Attacked, declared: Service, placement: str) -> None:
     isolated = placement == "isolated"
     with _served(declared, attacked, placement):

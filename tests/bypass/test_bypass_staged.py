@@ -17,8 +17,8 @@ from pathlib import Path
 import pytest
 
 from tests.bypass.attacked import Attacked
-from tests.bypass.attacks import BOTH
-from tests.bypass.test_bypass_storm import _healthy, _now, _recorded, _storm
+from tests.bypass.attacks import HERE
+from tests.bypass.test_bypass_storm import FENCES, _healthy, _now, _recorded, _storm, _told
 from tests.stage.world import DATABASE_V4, wait_for
 
 pytestmark = [pytest.mark.e2e, pytest.mark.slow]
@@ -38,7 +38,7 @@ def _connections(attacked: Attacked) -> int:
 
 
 @pytest.mark.attack("17")
-@pytest.mark.parametrize("placement", BOTH)
+@pytest.mark.parametrize("placement", HERE)
 def test_another_leafs_listener_is_out_of_reach(
     attacked: Attacked, placement: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -61,7 +61,7 @@ def test_another_leafs_listener_is_out_of_reach(
 
 
 @pytest.mark.attack("18")
-@pytest.mark.parametrize("placement", BOTH)
+@pytest.mark.parametrize("placement", HERE)
 def test_nobody_outside_reaches_a_leafs_listener(attacked: Attacked, placement: str) -> None:
     code = """
 import socket, sys
@@ -78,26 +78,30 @@ for port in map(int, sys.argv[1:]):
 """
     with attacked.running(placement, _WAIT):
         ports = _listeners() if placement == "shared" else [901, 902]
-        before = _connections(attacked)
+        before, began = _connections(attacked), _now()
         found = attacked.as_lee(code, *map(str, ports))
         assert ports
         assert (found.returncode, found.stdout) == (0, "")
         time.sleep(2.5)  # longer than evidence takes: nothing must appear
         assert _connections(attacked) == before
+    if placement == "shared":
+        question = f"select reason from refusals where layer = 'nft' and reason like 'a listener%' and time > timestamp '{began}'"
+        assert attacked.service.wait_sql(question)
 
 
 @pytest.mark.attack("30")
-@pytest.mark.parametrize("placement", BOTH)
+@pytest.mark.parametrize("placement", HERE)
 def test_nothing_that_runs_already_can_be_made_a_workload(attacked: Attacked, placement: str) -> None:
     commands = attacked.service.hostagent("--help").stdout
     assert "run" in commands
-    assert not re.search(r"^\s+(attach|adopt|join|enter)\b", commands, re.MULTILINE)
+    assert not re.search(r"^\s+(attach|join|enter)\b", commands, re.MULTILINE)
+    assert "from its next start" in " ".join(attacked.service.hostagent("adopt", "--help").stdout.split())
     refused = attacked.service.hostagent("run", "--workload", placement, "--no-tty", check=False)
     assert refused.returncode != 0
 
 
 @pytest.mark.attack("52", "30")
-@pytest.mark.parametrize("placement", BOTH)
+@pytest.mark.parametrize("placement", HERE)
 def test_a_socket_in_the_launchers_hands_does_not_come_in(attacked: Attacked, placement: str) -> None:
     ours, theirs = socket.socketpair()
     with ours, theirs:
@@ -109,7 +113,7 @@ def test_a_socket_in_the_launchers_hands_does_not_come_in(attacked: Attacked, pl
 
 
 @pytest.mark.attack("33")
-@pytest.mark.parametrize("placement", BOTH)
+@pytest.mark.parametrize("placement", HERE)
 def test_nothing_is_left_for_the_hosts_daemons_to_run(attacked: Attacked, placement: str) -> None:
     assert attacked.hostile(placement, "left-behind") == {"left-behind": "nothing"}
     for path in ("/etc/cron.d/hostile", "/etc/systemd/system/hostile.service", "/etc/profile.d/hostile.sh", "/tmp/home"):
@@ -136,7 +140,7 @@ print(json.dumps(sorted(set(had))))
 
 
 @pytest.mark.attack("41")
-@pytest.mark.parametrize("placement", BOTH)
+@pytest.mark.parametrize("placement", HERE)
 def test_nobody_takes_a_listeners_port_while_the_proxy_is_dead(attacked: Attacked, placement: str) -> None:
     with attacked.running(placement, _SQUAT) as squatting:
         for _ in range(2):
@@ -186,6 +190,7 @@ def test_a_leaf_made_anew_by_its_old_name_reaches_nothing(attacked: Attacked) ->
     folder = _slice(attacked) / leaf
     wait_for(lambda: not folder.exists(), "the leaf's end")
     folder.mkdir()
+    began = _now()
     try:
         outcomes = _in_cgroup(attacked, folder)
     finally:
@@ -194,6 +199,7 @@ def test_a_leaf_made_anew_by_its_old_name_reaches_nothing(attacked: Attacked) ->
             folder.rmdir()
     assert "sent" not in outcomes
     _healthy(attacked)
+    _recorded(attacked, "", began, (FENCES,))
 
 
 def _remade(folder: Path, before: int) -> bool:
@@ -211,6 +217,7 @@ def _remade(folder: Path, before: int) -> bool:
 def test_a_slice_made_anew_reaches_nothing(attacked: Attacked) -> None:
     """With nothing running: the slice is removed and made again, and whoever is in the new one dials without a pause."""
     folder = _slice(attacked)
+    began = _now()
     (folder / "cgroup.kill").write_text("1")
     before = folder.stat().st_ino
     wait_for(lambda: _remade(folder, before), "a slice made anew")
@@ -218,6 +225,8 @@ def test_a_slice_made_anew_reaches_nothing(attacked: Attacked) -> None:
     wait_for(lambda: not (folder / "cgroup.procs").read_text(), "the processes' end")
     assert "sent" not in outcomes
     _healthy(attacked)
+    _recorded(attacked, "", began, (FENCES,))
+    _told(attacked, began, "detail like 'the slice was recreated%'")
 
 
 _LISTEN = """
@@ -254,8 +263,9 @@ for family, host in ((socket.AF_INET, "10.77.0.1"), (socket.AF_INET6, "fd77::1")
 
 
 @pytest.mark.attack("43")
-@pytest.mark.parametrize("placement", BOTH)
+@pytest.mark.parametrize("placement", HERE)
 def test_nobody_outside_connects_to_what_a_workload_listens_on(attacked: Attacked, placement: str) -> None:
+    began = _now()
     with attacked.running(placement, _LISTEN) as serving:
         outside = attacked.world.on_database_host(sys.executable, "-c", _OUTSIDER)
         beside = attacked.as_lee(_OUTSIDER.replace("10.77.0.1", "127.0.0.1").replace("fd77::1", "::1"))
@@ -268,6 +278,9 @@ def test_nobody_outside_connects_to_what_a_workload_listens_on(attacked: Attacke
     lines = attacked.world.sink_lines()
     assert [line for line in lines if not re.match(r"packet (tcp to port \d{5}|protocol 1 )", line)] == []
     (attacked.world.folder / "sinks.log").write_text("")
+    if placement == "shared":
+        question = f"select reason from refusals where workload = 'shared' and layer = 'nft' and reason like 'nobody connects%' and time > timestamp '{began}'"
+        assert attacked.service.wait_sql(question)
 
 
 _LATE = """
@@ -289,7 +302,7 @@ for kind in (socket.SOCK_STREAM, socket.SOCK_SEQPACKET):
 
 
 @pytest.mark.attack("50")
-@pytest.mark.parametrize("placement", BOTH)
+@pytest.mark.parametrize("placement", HERE)
 def test_a_socket_that_comes_into_view_later_is_masked(attacked: Attacked, placement: str) -> None:
     """The bound is a second; three later it must be shut, and nobody else's visitor has come."""
     path = attacked.doors.view / f"late-{placement}"
@@ -314,7 +327,7 @@ def test_a_socket_that_comes_into_view_later_is_masked(attacked: Attacked, place
 
 
 @pytest.mark.attack("R12")
-@pytest.mark.parametrize("placement", BOTH)
+@pytest.mark.parametrize("placement", HERE)
 def test_nothing_leaks_while_documents_are_read_again(attacked: Attacked, placement: str) -> None:
     began = _now()
     policy = attacked.service.config / "policy/attack.yaml"

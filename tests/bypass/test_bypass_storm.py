@@ -14,7 +14,7 @@ from datetime import UTC, datetime
 import pytest
 
 from tests.bypass.attacked import Attacked
-from tests.bypass.attacks import BOTH
+from tests.bypass.attacks import HERE
 from tests.stage.world import DATABASE_V4, DATABASE_V6, wait_for
 
 pytestmark = [pytest.mark.e2e, pytest.mark.slow]
@@ -52,6 +52,9 @@ print(json.dumps({"rounds": number, **outcomes}))
 """
 
 
+FENCES = "'nft', 'iptables', 'bpf'"
+
+
 @contextlib.contextmanager
 def _storm(attacked: Attacked, workload: str, seconds: float) -> Iterator[list[dict[str, int]]]:
     """Dial and send without a pause from inside ``workload``; the list has the counts at the end, unless it was ended."""
@@ -70,14 +73,19 @@ def _storm(attacked: Attacked, workload: str, seconds: float) -> Iterator[list[d
         told.append(json.loads(last))
 
 
-def _recorded(attacked: Attacked, workload: str, began: str) -> None:
-    """What the storm tried since ``began`` is on record, by the mechanism that refused its datagrams and by the proxy."""
-    for layers in ("'nft', 'bpf'", "'proxy'"):
+def _recorded(attacked: Attacked, workload: str, began: str, layers: tuple[str, ...] = (FENCES, "'proxy'")) -> None:
+    """What was tried since ``began`` is on record, by the mechanism that refused the datagrams and by the proxy."""
+    for each in layers:
         rows = attacked.service.wait_sql(f"""
-            select workload, reason from refusals where workload = '{workload}' and layer in ({layers})
-            and destination like '%:9999' and time > timestamp '{began}' and reason <> '' limit 1
+            select workload, reason from refusals where workload = '{workload}' and layer in ({each})
+            and (destination like '%:9999' or workload = '') and time > timestamp '{began}' and reason <> '' limit 1
         """)
         assert rows
+
+
+def _told(attacked: Attacked, began: str, where: str) -> None:
+    """The service has said of itself since ``began`` what came to pass."""
+    assert attacked.service.wait_sql(f"select detail from service where {where} and time > timestamp '{began}'")
 
 
 def _now() -> str:
@@ -87,12 +95,12 @@ def _now() -> str:
 def _healthy(attacked: Attacked) -> None:
     wait_for(lambda: attacked.service.hostagent("status", check=False).returncode == 0, "the service to be whole again", 60)
     assert attacked.world.sink_lines() == []
-    for placement in BOTH:
+    for placement in HERE:
         assert attacked.service.launch("true", workload=placement).returncode == 0
 
 
 @pytest.mark.attack("39", "46", "47")
-@pytest.mark.parametrize("placement", BOTH)
+@pytest.mark.parametrize("placement", HERE)
 def test_nothing_leaks_while_connections_are_forgotten_and_other_tools_rule(attacked: Attacked, placement: str) -> None:
     """Attacks 38, 39, 46, 47: the connection table emptied, other tables loaded, redirecting and flushed, under load."""
     other, began = "table inet bypass_other", _now()
@@ -116,9 +124,10 @@ def test_nothing_leaks_while_connections_are_forgotten_and_other_tools_rule(atta
 
 
 @pytest.mark.attack("40")
-@pytest.mark.parametrize("placement", BOTH)
+@pytest.mark.parametrize("placement", HERE)
 @pytest.mark.parametrize("component", ["proxyd", "enforcerd"])
 def test_nothing_leaks_while_a_process_dies_under_load(attacked: Attacked, placement: str, component: str) -> None:
+    began = _now()
     with _storm(attacked, placement, 5) as told:
         for _ in range(2):
             time.sleep(0.7)
@@ -126,6 +135,10 @@ def test_nothing_leaks_while_a_process_dies_under_load(attacked: Attacked, place
                 os.kill(attacked.service.pid(component), 9)
     _healthy(attacked)
     assert all("datagram" not in each for each in told)
+    _recorded(attacked, placement, began, ("'proxy'",))
+    _told(attacked, began, f"component = '{component}' and change = 'started'")
+    if component == "enforcerd":
+        _told(attacked, began, "detail like 'leaf % of an earlier enforcerd ended %'")
 
 
 @pytest.mark.attack("45", placement="shared")

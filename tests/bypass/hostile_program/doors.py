@@ -61,6 +61,23 @@ def _path_descriptor() -> str:
     return knock(f"{VIEW}/descriptor")
 
 
+@attempt("fifos")
+def _fifos() -> str:
+    """By its name, to read and write, and through the descriptor of a look at it."""
+    fifo, came = os.environ.get("HOSTILE_FIFO", "nowhere"), []
+    look = os.open(fifo, os.O_PATH)
+    for path, flags in ((fifo, os.O_WRONLY), (fifo, os.O_RDWR), (f"/proc/self/fd/{look}", os.O_WRONLY)):
+        try:
+            written = os.open(path, flags | os.O_NONBLOCK)
+            os.write(written, b"exfiltrated-0123456789")
+            os.close(written)
+            came.append("ok")
+        except OSError as error:
+            came.append(name_of(error))
+    os.close(look)
+    return " ".join(came)
+
+
 def _command(*words: str) -> str:
     try:
         done = subprocess.run(words, capture_output=True, text=True, stdin=subprocess.DEVNULL, timeout=20, check=False)
