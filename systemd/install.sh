@@ -8,7 +8,7 @@ units=/etc/systemd/system
 if [ "${1:-}" = --remove ]; then
   systemctl disable -q hostagent.target 2>/dev/null || true
   for file in "$here"/*.service "$here"/*.socket "$here"/*.target "$here"/*.slice; do rm -f "$units/$(basename "$file")"; done
-  rm -f /etc/sysusers.d/hostagent.conf /etc/tmpfiles.d/hostagent.conf
+  rm -f /usr/bin/hostagent-login /etc/sysusers.d/hostagent.conf /etc/tmpfiles.d/hostagent.conf
   if [ -L /usr/lib/hostagent ]; then rm -f /usr/lib/hostagent /usr/bin/hostagent; fi
   systemctl daemon-reload
   exit 0
@@ -20,6 +20,7 @@ mkdir -p /etc/sysusers.d /etc/tmpfiles.d
 ln -sfn "$venv" /usr/lib/hostagent
 ln -sfn /usr/lib/hostagent/bin/hostagent /usr/bin/hostagent
 install -m 644 "$here"/*.service "$here"/*.socket "$here"/*.target "$here"/*.slice "$units/"
+install -m 755 "$here/hostagent-login" /usr/bin/hostagent-login
 install -m 644 "$here/hostagent.sysusers" /etc/sysusers.d/hostagent.conf
 install -m 644 "$here/hostagent.tmpfiles" /etc/tmpfiles.d/hostagent.conf
 systemd-sysusers /etc/sysusers.d/hostagent.conf

@@ -41,7 +41,7 @@ class EnforcerConnection:
         except OSError as error:
             self.socket.close()
             if error.errno in (errno.ENOENT, errno.ECONNREFUSED):
-                raise HostagentError(f"enforcerd is not running ({path}): start it with `hostagent up`") from None
+                raise HostagentError(f"enforcerd is not running ({path}): start it with `systemctl start hostagent.target`, or `hostagent up`") from None
             raise HostagentError(f"{path}: {error.strerror}") from error
 
     def ask(self, body: Body, answer: type[_Answer]) -> tuple[_Answer, list[int]]:

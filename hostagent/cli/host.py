@@ -191,9 +191,11 @@ def release_command(config_path: str | None, name: str) -> None:
 def uninstall_command(config_path: str | None, yes: bool) -> None:
     """End every workload, take the fence down, and remove every trace from the kernel. Root only.
 
-    Works whether or not enforcerd runs. Configuration and evidence on disk stay.
+    Works whether or not enforcerd runs; under systemd the units are stopped and disabled. Looks for what is left in the kernel and
+    exits 1 if there is anything. Configuration, evidence and accounts on disk stay, and are named.
     """
     from hostagent.cli.enforcerlink import EnforcerConnection, RequestError
+    from hostagent.daemon import farewell
     from hostagent.daemon.configfile import load_config
     from hostagent.enforcer.removal import remove_everything
     from hostagent.ipc import Uninstall, Uninstalled
@@ -203,11 +205,18 @@ def uninstall_command(config_path: str | None, yes: bool) -> None:
         raise HostagentError("only root may do this")
     if not yes:
         click.confirm("This ends every governed workload and removes the fence. Go on?", abort=True)
+    farewell.stop_adopted(config)
     try:
         removed = EnforcerConnection(config.enforcer_socket).ask(Uninstall(), Uninstalled)[0].removed
     except RequestError:
         raise
     except HostagentError:
         removed = remove_everything(config.enforcement.slice, config.enforcement.table, config.paths.runtime)
-    for line in removed:
+    for line in [*removed, *farewell.end_units(config)]:
         click.echo(f"removed {line}")
+    for line in farewell.left_on_disk(config):
+        click.echo(f"stays   {line}")
+    residue = farewell.left_in_kernel(config)
+    for line in residue:
+        click.echo(f"LEFT    {line}", err=True)
+    raise SystemExit(1 if residue else 0)

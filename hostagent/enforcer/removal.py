@@ -6,8 +6,9 @@ import contextlib
 from pathlib import Path
 
 from hostagent.enforcer.bpf import kept, pins
+from hostagent.enforcer.cgroup import Slice
 from hostagent.enforcer.confinement import unixdoors
-from hostagent.enforcer.rules.firewall import remove_tables
+from hostagent.enforcer.rules.firewall import remove_tables, tables_left
 from hostagent.enforcer.scopes import installed
 
 _FILES = ("enforcerd.sock",)
@@ -20,6 +21,12 @@ def remove_runtime(runtime: str) -> None:
             Path(runtime, name).unlink()
     kept.clear(runtime)
     unixdoors.clear(runtime)
+
+
+def residue(slice_name: str, table: str, runtime: str) -> list[str]:
+    """Return what of a service is still there: cgroups, table or chains, eBPF pins, its request socket."""
+    places = [Slice(slice_name).path, pins.home(table, slice_name), Path(runtime, "enforcerd.sock")]
+    return [*(str(place) for place in places if place.exists()), *tables_left(table)]
 
 
 def remove_everything(slice_name: str, table: str, runtime: str) -> list[str]:

@@ -17,6 +17,8 @@ from hostagent.enforcer.cgroup import Leaf, Slice
 from hostagent.model.errors import HostagentError
 
 ANCHOR = "hostagent-anchor.service"
+UNIT = "governed.slice"
+"""The slice that the anchor is in, as shipped."""
 _SUFFIX = ".scope"
 _NOT_IN_A_NAME = re.compile(r"[^A-Za-z0-9_.:-]")  # of a unit (systemd.unit(5)); our own probe's name has such
 _CALL_S = 20.0
@@ -46,6 +48,8 @@ class UnitSlice(Slice):
         """
         if not (self.path / ANCHOR).is_dir():
             _call("systemctl", "start", ANCHOR)
+        if not (self.path / ANCHOR).is_dir():
+            raise HostagentError(f"{ANCHOR} is not in {self.name}: give it a drop-in with Slice={self.name}, or leave enforcement.slice as it is")
 
     def leaves(self) -> list[str]:
         """Return the names of the leaves that exist; a unit that somebody put into the slice counts as one, to be ended."""

@@ -28,6 +28,7 @@ SUITES: dict[str, list[str]] = {
     "bypass": ["tests/bypass"],
     "enforcer": ["tests/enforcer"],
     "netns": ["tests/netns"],
+    "units": ["tests/vm/guest/guest_units.py"],
 }
 
 

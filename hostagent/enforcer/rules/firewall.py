@@ -99,3 +99,13 @@ def remove_tables(table: str, cgroup_mount: str) -> None:
     XtablesHost(table, "", 0).remove()
     if not nft_works():
         HostTable(table, cgroup_mount).remove()
+
+
+def tables_left(table: str) -> list[str]:
+    """Return what is loaded of a service's fence, in either firewall's words; a firewall that does not run holds nothing."""
+    try:
+        done = subprocess.run(["nft", "list", "tables"], text=True, capture_output=True, timeout=_TIMEOUT_S, check=False)
+        found = [line for line in done.stdout.splitlines() if line == f"table inet {table}"]
+    except (OSError, subprocess.TimeoutExpired) as error:
+        found = [f"nft cannot be asked: {error}"]
+    return found + XtablesHost(table, "", 0).chains()

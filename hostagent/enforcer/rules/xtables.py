@@ -79,6 +79,18 @@ class XtablesHost:
         except HostagentError:
             return False
 
+    def chains(self) -> list[str]:
+        """Return in which families the fence's chain is there.
+
+        Raises:
+            HostagentError: refused.
+        """
+        return [
+            f"{family.program} chain {self.chain}"
+            for family in FAMILIES
+            if _in_use(family) and f"-N {self.chain}" in run(f"{family.program}-legacy", "-w", _LOCK_S, "-S").splitlines()
+        ]
+
     def remove(self) -> None:
         """Take the fence away, if there is one.
 
