@@ -330,6 +330,18 @@ def test_an_adopted_services_restart_failure_and_stop_are_systemds(adopted: Worl
     wait_for(lambda: not leaves("support"), "its scope's end", 30)
 
 
+def test_an_adopted_service_comes_back_by_itself_after_enforcerd_was_killed(adopted: World) -> None:
+    sh("systemctl", "start", "reports.service")
+    former, before = main_pid("hostagent-enforcerd"), journal("reports.service", "123456790")
+    (leaf,) = leaves("support")
+    sh("systemctl", "kill", "--kill-whom=main", "--signal=KILL", "hostagent-enforcerd")
+    come_back("hostagent-enforcerd", former)
+    wait_for(lambda: journal("reports.service", "123456790") == before + 1, "its answer", 120)
+    assert leaves("support") != [leaf]
+    assert adopted.sink_lines() == []
+    sh("systemctl", "stop", "reports.service")
+
+
 def test_what_cannot_be_governed_is_refused(adopted: World) -> None:
     refused = subprocess.run(["/usr/bin/hostagent", "adopt", "cron.service", "--workload", "support"], capture_output=True, text=True, check=False)
     assert refused.returncode == 1
