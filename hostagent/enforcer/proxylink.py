@@ -8,7 +8,7 @@ from hostagent.enforcer.peers import Peer
 from hostagent.ipc import Admit, Admitted, Listen, Listening, Retire, Retired
 from hostagent.model.errors import HostagentError
 
-QUEUE_S = 30.0
+QUEUE_S = 60.0
 """How long who dials between two proxies waits at most, when the first one said that it would go; then dials are refused."""
 
 

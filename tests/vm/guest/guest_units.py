@@ -186,7 +186,7 @@ until, counts = time.monotonic() + float(sys.argv[2]), {}
 while time.monotonic() < until:
     for port in (5432, 443):
         try:
-            with socket.create_connection((sys.argv[1], port), timeout=60) as dialled:
+            with socket.create_connection((sys.argv[1], port), timeout=150) as dialled:
                 outcome = "taken" if port == 5432 else ("closed" if dialled.recv(1) == b"" else "LEAK")
         except OSError as error:
             outcome = type(error).__name__
