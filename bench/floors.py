@@ -28,6 +28,7 @@ from hostagent.model.operation import Effect, Operation, Resource
 from hostagent.model.target import Login, Target, UpstreamTLS
 from hostagent.policy import Policy, PolicyContext, load
 from hostagent.proxy.session import Outside, Session
+from hostagent.proxy.shares import Share
 from hostagent.proxy.turn import Turn
 from hostagent.wire.postgres import backend, frontend
 from hostagent.wire.postgres.startup import StartupMessage, build_startup_message
@@ -96,6 +97,21 @@ class _Outside:
         raise RuntimeError(f"the conversation asks for {name}")
 
 
+class _Endless:
+    """A share of the loop's time that is never used up: nobody else waits here."""
+
+    used_up = False
+
+    @property
+    def spent(self) -> float:
+        """Nothing, whatever is added."""
+        return 0.0
+
+    @spent.setter
+    def spent(self, _: float) -> None:
+        """Forget it."""
+
+
 def policy(name: str) -> Policy:
     """Return the example policy ``name``."""
     text = (POLICIES / f"{name}.yaml").read_text(encoding="utf-8")
@@ -116,7 +132,8 @@ def signed_in(rules: Policy, journal: JournalFile) -> Session:
     context = make_context(Source(rules), CATALOGUE, target=target, cancel_keys=CancelRegistry(), tls=False)
     context.identity = Identity("local", "support-bot", 2e9, groups=frozenset({"support"}))
     context.flow = replace(context.flow, workload="support-bot")
-    session = Session(context.flow, Gate(context), cast("Outside", _Outside()), Turn(journal, lambda settle: settle()))
+    turn, share = Turn(journal, lambda settle: settle()), cast("Share", _Endless())
+    session = Session(context.flow, Gate(context), cast("Outside", _Outside()), turn, share=share)
     session.client.connection_made(Nowhere())
     asked = (("user", "crm_app"), ("database", "crm"), ("application_name", "pgbench"))
     session.received(Side.CLIENT, build_startup_message(StartupMessage(0, asked)))

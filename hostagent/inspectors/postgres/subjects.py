@@ -82,7 +82,7 @@ def _names_beyond_ascii(text: bytes) -> bool:
 class Subjects:
     """Makes and keeps the subjects of one session."""
 
-    __slots__ = ("_analysed", "_attributes", "_inline", "_kept", "_unshared", "ascii_names")
+    __slots__ = ("_analysed", "_attributes", "_kept", "_longest_inline", "_unshared", "ascii_names")
 
     def __init__(self, attributes: Mapping[str, str], *, ascii_names: bool = False, inline: int = MAX_TEXT) -> None:
         """``attributes`` go into every operation: database, user, application.
@@ -97,7 +97,7 @@ class Subjects:
         self.ascii_names = ascii_names
         self._kept: dict[bytes, Subject] = {}
         self._unshared: set[bytes] = set()
-        self._inline = inline
+        self._longest_inline = inline
         self._analysed: tuple[bytes, Analysis] | None = None
 
     def kept(self) -> Iterable[Subject]:
@@ -115,7 +115,7 @@ class Subjects:
         self._analysed = (text, analysis)
 
     def _analysis(self, text: bytes) -> Analysis:
-        if len(text) > self._inline and not hopeless(text):
+        if len(text) > self._longest_inline and not hopeless(text):
             if self._analysed is None or self._analysed[0] != text:
                 raise UnanalysedText(text)
             return self._analysed[1]
