@@ -104,8 +104,8 @@ class _Endless:
 
     @property
     def spent(self) -> float:
-        """Nothing, whatever is added."""
-        return 0.0
+        """Far less than nothing, whatever is added."""
+        return -1e9
 
     @spent.setter
     def spent(self, _: float) -> None:

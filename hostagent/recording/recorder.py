@@ -20,6 +20,10 @@ log = logging.getLogger(__name__)
 WITNESS = "witness.json"
 _BATCH = 25_000
 _ROUNDS = 5
+# So many events in a turn make the next one come later by an interval, up to _STRETCH intervals: under such a load (it takes most
+# of what the sessions need) publishing less often is worth more than being less behind.
+_MANY = 20_000
+_STRETCH = 3
 # Long statements fill the live tables sooner than many.
 _SEAL_BYTES = 48 * 1024 * 1024
 
@@ -35,8 +39,8 @@ class Turn(NamedTuple):
 class Recorder:
     """Reads all journals under ``journal`` into ``store``.
 
-    ``interval`` seconds lie between two ingests (and publications) while events keep coming; an event after a quiet
-    time is taken at once. ``seal_rows`` (and a size) bounds the live tables, and with them the cost of publishing.
+    ``interval`` seconds lie between two ingests (and publications) while events keep coming, up to three times as many while
+    they come by tens of thousands; an event after a quiet time is taken at once. ``seal_rows`` (and a size) bounds the live tables, and with them the cost of publishing.
     """
 
     def __init__(
@@ -58,7 +62,7 @@ class Recorder:
         self._read_ns = 0
         self._journal = journal
         self._store = store
-        self._interval = interval
+        self._interval = self._pause = interval
         self._seal_rows = seal_rows
         self._readers: dict[str, JournalReader] = {}
         self._known = store.readings()
@@ -69,12 +73,13 @@ class Recorder:
     def turn(self, now: float) -> Turn:
         """Do what is due at ``now`` (monotonic seconds)."""
         self._find_writers()
-        if now - self._last < self._interval:
+        if now - self._last < self._pause:
             return Turn(0, published=False, more=False)
         rows, more, began = 0, False, self._wall_ns()
         if self._unpublished or self._pending():
             self._last = now
             rows, more = self._read()
+            self._pause = self._interval * min(_STRETCH, 1 + rows // _MANY)
             if more:
                 self._last = float("-inf")
         else:

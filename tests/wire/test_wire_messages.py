@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import struct
 from collections.abc import Callable
 
 import pytest
@@ -12,7 +13,15 @@ from hostagent.model.errors import RemoteWireError
 from hostagent.wire.buffer import ReceiveBuffer
 from hostagent.wire.postgres import backend as b
 from hostagent.wire.postgres import frontend as f
-from hostagent.wire.postgres.messages import CLIENT_CAPS, HEADER, SERVER_CAPS, Server, refuse_frame, run_end
+from hostagent.wire.postgres.messages import (
+    CLIENT_CAPS,
+    HEADER,
+    SERVER_CAPS,
+    Server,
+    refuse_frame,
+    run_end,
+    run_end_by_bytes,
+)
 
 Codec = tuple[Callable[..., bytes], Callable[[bytes], object]]
 
@@ -159,3 +168,19 @@ def test_receive_buffer_gives_every_message_whole_however_it_is_split(bodies: li
             buffer.keep(rest, HEADER(rest, 0)[1] + 1 if len(rest) >= 5 else 5)
     assert found == messages
     assert len(buffer) == 0
+
+
+_LENGTHS = st.one_of(st.integers(4, 40), st.sampled_from([-(2**31), -1, 0, 3, 4, 2**31 - 1]))
+
+
+@given(st.lists(st.tuples(st.sampled_from(b"DDDDC"), _LENGTHS)), st.integers(0, 9), st.sampled_from([3, 30, 2**28]))
+def test_both_walks_over_a_run_end_alike(headers: list[tuple[int, int]], cut: int, cap: int) -> None:
+    buffer = b"".join(struct.pack(">Bi", kind, size) + b"D" * max(0, min(size, 40) - 4) for kind, size in headers)
+    end = max(0, len(buffer) - cut)
+    outcomes: list[object] = []
+    for walk in (run_end, run_end_by_bytes):
+        try:
+            outcomes.append(walk(buffer, 0, end, Server.DATA_ROW, cap))
+        except RemoteWireError as error:
+            outcomes.append(str(error))
+    assert outcomes[0] == outcomes[1]

@@ -17,6 +17,7 @@ from typing import Final
 
 from hostagent.model.errors import RemoteWireError
 
+COMPILED: Final = not __file__.endswith(".py")
 HEADER: Final = Struct(">Bi").unpack_from
 HEADER_SIZE: Final = 5
 INT32: Final = Struct(">i")
@@ -136,6 +137,8 @@ def run_end(buffer: bytes, offset: int, end: int, kind: int, cap: int) -> tuple[
     Raises:
         RemoteWireError: a header in the run has an impossible or excessive length.
     """
+    if COMPILED:
+        return run_end_by_bytes(buffer, offset, end, kind, cap)
     count = 0
     header = HEADER
     last = end - HEADER_SIZE
@@ -149,6 +152,26 @@ def run_end(buffer: bytes, offset: int, end: int, kind: int, cap: int) -> tuple[
         if stop > end:
             break
         offset = stop
+        count += 1
+    return offset, count
+
+
+def run_end_by_bytes(buffer: bytes, offset: int, end: int, kind: int, cap: int) -> tuple[int, int]:
+    """Return the same as ``run_end``: several times as fast where mypyc compiled it, half as fast where it did not."""
+    count = 0
+    last = end - HEADER_SIZE
+    longest = cap + 4
+    while offset <= last:
+        if buffer[offset] != kind:
+            break
+        length = (
+            (buffer[offset + 1] << 24) | (buffer[offset + 2] << 16) | (buffer[offset + 3] << 8) | buffer[offset + 4]
+        )
+        if length < 4 or length > longest:  # from 2 ** 31 on it is negative, and excessive here all the same
+            raise refuse_frame(kind, HEADER(buffer, offset)[1], {kind: cap})
+        if offset + length >= end:
+            break
+        offset += length + 1
         count += 1
     return offset, count
 
