@@ -56,7 +56,7 @@ def make_folder(path: Path, mode: int) -> str:
         if not stat.S_ISDIR(status.st_mode) or status.st_uid != os.geteuid():
             raise HostagentError(f"{path} exists and is not a folder of this user's; look at it before going on") from None
         found = stat.S_IMODE(status.st_mode)
-        if not found & ~mode:
+        if found == mode:
             return ""
         path.chmod(mode)
         return f"mode {found:o} -> {mode:o}"

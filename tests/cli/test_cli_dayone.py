@@ -45,8 +45,10 @@ def test_init_makes_a_folder_that_loads_denies_and_is_left_alone_the_second_time
     assert "everything is denied" in run(str(file), "policy", "check").stdout
     file.write_text(file.read_text() + "# mine\n")
     (file.parent / "secrets").chmod(0o755)
+    (file.parent / "targets").chmod(0o700)
     again = run(str(file), "init")
     assert (again.exit_code, f"kept  {file}" in again.stdout, "secrets/ (mode 755 -> 700)" in again.stdout) == (0, True, True)
+    assert stat.S_IMODE((file.parent / "targets").stat().st_mode) == 0o755  # the proxy reads them
     assert file.read_text().endswith("# mine\n")
 
 
