@@ -144,9 +144,9 @@ def render_description(description: Mapping[str, object]) -> str:
         lines.append(f"Groups      {groups}")
     if identity.get("purpose"):
         lines.append(f"Purpose     {_line(identity, 'purpose')}")
-    where = (
-        f"{_line(description, 'target')}, database {_line(description, 'database')}, as {_line(description, 'user')}"
-    )
+    where = _line(description, "target")
+    for label, key in (("database", "database"), ("as", "user")):
+        where += f", {label} {_line(description, key)}" if description.get(key) else ""  # HTTP has neither
     lines += [
         f"Target      {where}",
         f"Held by     rule {_line(description, 'rule')}: {_line(description, 'reason')}",

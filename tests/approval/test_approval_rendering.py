@@ -163,3 +163,8 @@ def test_several_statements_are_numbered() -> None:
 @pytest.mark.parametrize("broken", [{}, {"operations": 5}, {"operations": [5], "identity": 7, "warnings": {}}])
 def test_a_broken_description_still_gives_text(broken: dict[str, Any]) -> None:
     assert render_description(broken).startswith("Ticket")
+
+
+def test_a_target_without_database_and_user_is_shown_without_them() -> None:
+    shown = render_description({"target": "api", "database": "", "user": ""})
+    assert "Target      api\n" in shown
