@@ -10,12 +10,12 @@ from __future__ import annotations
 
 import base64
 import dataclasses
+import http.client
 import io
 import json
 import os
 import platform
 import re
-import shutil
 import subprocess
 import sys
 import tarfile
@@ -70,6 +70,8 @@ def collect(config: Config, reports: Mapping[str, object], logs: Iterable[Path])
     files["files.txt"] = "".join(_listing(config))
     for name, command in _commands(config).items():
         files[name] = _said(command)
+    if config.metrics.listen:
+        files["metrics.txt"] = _metrics(config.metrics.listen)
     for path in logs:
         files[f"logs/{path.name}"] = log_text(_tail(path))
     files["logs/journal.txt"] = log_text(_said(["journalctl", "-u", "hostagent*", "-n", str(_LOG_LINES), "-o", "short-iso", "--no-pager"]))
@@ -200,13 +202,22 @@ def _listing(config: Config) -> Iterator[str]:
 
 
 def _commands(config: Config) -> dict[str, list[str]]:
-    commands = {
+    return {
         "rules.txt": ["nft", "list", "table", "inet", config.enforcement.table],
         "units.txt": ["systemctl", "show", "hostagent*", "governed.slice", "-p", "Id,LoadState,ActiveState,SubState,Result,NRestarts,MemoryCurrent"],
     }
-    if config.metrics.listen and shutil.which("curl"):
-        commands["metrics.txt"] = ["curl", "-s", "-m", "5", f"http://{config.metrics.listen}/metrics"]
-    return commands
+
+
+def _metrics(listen: str) -> str:
+    """Return recorderd's counters from its loopback address."""
+    connection = http.client.HTTPConnection(listen, timeout=5)
+    try:
+        connection.request("GET", "/metrics")
+        return connection.getresponse().read().decode("utf-8", "replace")
+    except (OSError, http.client.HTTPException) as error:
+        return f"no answer from {listen}: {error}\n"
+    finally:
+        connection.close()
 
 
 def _said(command: list[str]) -> str:

@@ -85,10 +85,7 @@ class Renewal:
         try:
             secrets = unseal(descriptor)
             config, targets = await asyncio.to_thread(self._read)
-            for name, target in targets.items():
-                if target.login.credential is not None and name not in secrets and name not in self._secrets.problems:
-                    # One that was unusable before stays so, and keeps nothing else from being reloaded.
-                    raise DocumentError(f"target {name}: {secrets.problems.get(name, 'its credential was not read; reload again')}")
+            self._complete(targets, secrets)
         except (HostagentError, OSError, msgspec.MsgspecError) as error:
             log.error("a reload was refused, everything stays as it was: %s", error)
             return Renewed(problem=str(error))
@@ -105,6 +102,23 @@ class Renewal:
         pending = await asyncio.to_thread(self.pending)
         notes = [*pending, *self.unusable(), *sockets, *await self._look_up(changes, resolver)]
         return Renewed(lines, notes)
+
+    def _complete(self, targets: Mapping[str, Target], secrets: Secrets) -> None:
+        """Add to ``secrets`` what a unit was given at its start and nobody can read again.
+
+        Raises:
+            DocumentError: one could not be read that must be. One that was unusable before stays so, and keeps nothing else from
+                being reloaded.
+        """
+        for name, target in targets.items():
+            source = target.login.credential
+            if source is None or name in secrets or name in self._secrets.problems:
+                continue
+            before = self._targets.get(name)
+            if source.kind != "systemd" or before is None or before.login.credential != source or name not in self._secrets:
+                raise DocumentError(f"target {name}: {secrets.problems.get(name, 'its credential was not read; reload again')}")
+            secrets[name] = self._secrets[name]
+            secrets.problems.pop(name, None)
 
     def _read(self) -> tuple[Config, dict[str, Target]]:
         # Where documents lie is one of the keys that need a restart.

@@ -25,7 +25,7 @@ CANARIES = ("canary-environ-1", "canary-literal-2", "canary-argument-3", "canary
 @pytest.fixture(scope="module")
 def settings(world: World) -> Settings:
     workload = _WORKLOAD.format(company_ca=world.folder / "company-ca.pem")
-    return Settings(workloads={"support-bot.yaml": workload + f"environment: {{APP_MODE: {CANARIES[3]}}}\n# {CANARIES[4]}\n"}, toml=f"# {CANARIES[4]}\n")
+    return Settings(workloads={"support-bot.yaml": workload + f"environment: {{APP_MODE: {CANARIES[3]}}}\n# {CANARIES[4]}\n"}, toml=f'# {CANARIES[4]}\n[metrics]\nlisten = "127.0.0.1:9464"\n')
 
 
 @pytest.fixture(scope="module")
@@ -83,11 +83,12 @@ def test_a_support_bundle_tells_much_and_no_secret(world: World, lived: Service,
             assert form not in everything, f"{secret[:12]!r} in {[name for name, text in contents.items() if form in text]}"
     for word in (b"count(*)", b"from orders", b"eyJhbGci"):
         assert word not in b"".join(text for name, text in contents.items() if not name.startswith(("schema/", "documents/policy"))), word
-    assert {"doctor.json", "status.json", "versions.json", "config.json", "rules.txt", "units.txt", "files.txt", "schema/tables.sql", "logs/service.log",
+    assert {"doctor.json", "status.json", "versions.json", "config.json", "rules.txt", "units.txt", "files.txt", "metrics.txt", "schema/tables.sql", "logs/service.log",
             "documents/targets/crm-db.json", "documents/workloads/support-bot.json", "documents/policy/customer-data.yaml"} <= contents.keys()  # fmt: skip
     assert all(name.encode() in contents["MANIFEST.txt"] for name in contents if name != "MANIFEST.txt")
     assert json.loads(contents["status.json"])["enforcer"]["fence"]["loaded"] is True
     assert json.loads(contents["documents/workloads/support-bot.json"])["environment"] == {"APP_MODE": "[struck out]"}
+    assert b"hostagent_events_total" in contents["metrics.txt"]
     assert b"ValueError: [struck out]" in contents["logs/extra.log"]
     assert lived.hostagent("support-bundle", "-o", str(place), check=False).returncode == 1, "nothing is written over"
     assert lived.hostagent("support-bundle", user="dana", check=False).returncode == 1

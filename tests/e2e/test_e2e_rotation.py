@@ -137,3 +137,12 @@ def test_the_issuers_key_is_exchanged_and_the_tokens_in_use_stay_valid(service: 
     assert (after["state"], after["expires_at"]) == (before["state"], before["expires_at"]), "the same token as before"
     assert _asks(service) == 0, "an admission under the new key"
     assert service.wait_sql("select detail from service where change = 'issuer-key'")
+
+
+def test_a_key_that_leaked_is_withdrawn_with_every_session_of_its_tokens(service: Service) -> None:
+    with Talk(service) as talk:
+        talk.connect()
+        assert service.hostagent("identity", "rotate-key", "--withdraw").stdout == "Signing with a new key. Former tokens are refused.\n"
+        wait_for(lambda: "error" in talk.sql("select 1"), "the end of the session", 30)
+    wait_for(lambda: _asks(service) == 0, "an admission under the new key", 60)
+    assert service.wait_sql("select reason from sessions where reason like '%identity is no longer valid%withdrawn%'")
