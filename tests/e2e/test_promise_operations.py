@@ -159,6 +159,31 @@ def test_a_reload_leaves_sessions_in_peace_and_serves_a_new_target_to_a_program_
         assert "error" in newcomer.sql("select 1")
 
 
+def test_a_running_program_resolves_the_name_of_a_new_target_at_once_and_of_a_removed_one_no_longer(world: World, service: Service) -> None:
+    hosts, document = world.folder / "hosts", service.config / "targets" / "second.yaml"
+    known, text = hosts.read_text(encoding="utf-8"), (service.config / "targets" / "crm-db.yaml").read_text(encoding="utf-8")
+    script = 'for i in 1 2 3; do getent -s dns hosts second.internal >/dev/null; echo $?; read -r go; done'
+    words = [*service.command, "run", "--workload", "support-bot", "--no-tty", "--", "bash", "-c", script]
+    with subprocess.Popen(words, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env=service.environment, cwd="/") as running:
+        assert running.stdin is not None
+        assert running.stdout is not None
+        heard = [running.stdout.readline()]
+        try:
+            hosts.write_text(known + "10.77.0.2 second.internal\n", encoding="utf-8")
+            document.write_text(text.replace('[crm.internal, 10.77.0.2, "fd77::2"]', "[second.internal]"), encoding="utf-8")
+            for step in (lambda: None, document.unlink):
+                step()
+                service.hostagent("reload")
+                running.stdin.write("\n")
+                running.stdin.flush()
+                heard.append(running.stdout.readline())
+        finally:
+            hosts.write_text(known, encoding="utf-8")
+            document.unlink(missing_ok=True)
+            running.stdin.close()
+    assert heard == ["2\n", "0\n", "2\n"]
+
+
 def test_limits_count_after_a_reload_and_what_needs_a_restart_is_pending_until_then(service: Service) -> None:
     file = service.folder / "hostagent.toml"
     text = file.read_text(encoding="utf-8")
