@@ -14,6 +14,11 @@ from hostagent.recording.store import Store
 log = logging.getLogger(__name__)
 
 GRACE_NS = 5_000_000_000
+LATEST_NS = 11_000_000_000
+"""A dial is judged when it is ``GRACE_NS`` old and the proxy has written something since, whatever it was: one that stands still has
+not looked at its connections yet. A proxy that writes nothing at all is waited for no longer than ``LATEST_NS``."""
+_AFTER_NS = 1_000_000_000
+_WRITING = ("connection", "login", "statement", "result", "close", "event")
 _SPAN_NS = 10_000_000_000
 _LOGGED = 10
 
@@ -26,9 +31,11 @@ class Ledger:
         self.unmatched = 0
         self._store = store
         self._interval = interval
-        self._due = float("-inf")
+        self._next = float("-inf")
         self._begin = self._scalar("select coalesce(max(at_ns), 0) from live.checked") - GRACE_NS
         self._judged = self._begin
+        self._due = self._begin
+        self._heard = 0
         self._told: dict[tuple[str, int], int] = {}
 
     def check(self, now: float, read_ns: int) -> bool:
@@ -38,9 +45,9 @@ class Ledger:
             now: monotonic seconds.
             read_ns: the wall clock when the reading began that took in everything there was, in unix nanoseconds.
         """
-        if now < self._due:
+        if now < self._next:
             return False
-        self._due = now + self._interval
+        self._next = now + self._interval
         return self.settle(read_ns)
 
     def settle(self, read_ns: int) -> bool:
@@ -48,11 +55,23 @@ class Ledger:
         newest = self._scalar(f"select coalesce(max(at_ns), 0) from {self._rows('kernel_flow', self._judged)}")  # noqa: S608
         if newest <= self._judged:
             return False
+        due = self._due_ns(read_ns)
         self._store.execute("delete from live.checked")
-        self._store.execute("insert into live.checked values (?)", [read_ns])
+        self._store.execute("insert into live.checked values (?)", [due + GRACE_NS])
         found = self._alarm()
-        self._judged = max(self._judged, min(newest, read_ns - GRACE_NS))
+        self._judged = max(self._judged, min(newest, due))
         return found
+
+    def _due_ns(self, read_ns: int) -> int:
+        """Return until when dials are judged now: never earlier than last time.
+
+        What the proxy had written by the check before counts, so that whatever it did in the same moment has been read since.
+        """
+        alive = min(read_ns - GRACE_NS, self._heard - _AFTER_NS)
+        self._due = max(self._due, alive, read_ns - LATEST_NS)
+        newest = " union all ".join(f"select max(at_ns) as latest from live.{name} where writer like 'proxyd-%'" for name in _WRITING)  # noqa: S608
+        self._heard = max(self._heard, self._scalar(f"select coalesce(max(latest), 0) from ({newest})"))  # noqa: S608
+        return self._due
 
     def _alarm(self) -> bool:
         # A whole span of ten seconds is compared at once, so the look back begins at its beginning.

@@ -78,11 +78,11 @@ def bench(tmp_path: Path) -> Bench:
     return Bench(tmp_path)
 
 
-def test_a_dial_without_a_row_of_the_proxy_is_an_alarm_five_seconds_later_and_not_before(
+def test_a_dial_without_a_row_of_a_proxy_that_writes_is_an_alarm_five_seconds_later_and_not_before(
     bench: Bench, caplog: pytest.LogCaptureFixture
 ) -> None:
     bench.turn(0)
-    bench.write(dial(1))
+    bench.write(dial(1), seen(2, "10.0.0.1:9", "10.9.9.9:80"))
     with caplog.at_level(logging.ERROR):
         bench.turn(3)
         bench.turn(5.5)
@@ -101,14 +101,37 @@ def test_the_alarm_comes_though_nothing_else_happens_and_the_next_life_does_not_
     first = Bench(tmp_path)
     first.write(dial(1))
     first.turn(2)
-    first.turn(10)
+    first.turn(13)
     assert len(first.unmatched()) == 1
     first.close()
     second = Bench(tmp_path)
-    second.turn(12)
+    second.turn(16)
     assert len(second.unmatched()) == 1
     assert second.recorder.ledger.unmatched == 0
     second.close()
+
+
+def test_a_proxy_that_stood_still_and_takes_its_connections_late_is_no_alarm(bench: Bench) -> None:
+    bench.turn(0)
+    bench.write(dial(1))
+    for second in (4, 7, 10):
+        bench.turn(second)
+    bench.write(seen(10.5, "10.0.0.1:9", "10.9.9.9:80"), seen(10.6))
+    for second in (13, 16, 19):
+        bench.turn(second)
+    assert (bench.unmatched(), bench.recorder.ledger.unmatched) == ([], 0)
+    bench.close()
+
+
+def test_a_proxy_that_writes_nothing_at_all_is_noticed_within_fifteen_seconds(bench: Bench) -> None:
+    bench.turn(0)
+    bench.write(dial(1))
+    for second in (3, 6, 9, 11.9):
+        bench.turn(second)
+    assert bench.recorder.ledger.unmatched == 0
+    bench.turn(15)
+    assert bench.recorder.ledger.unmatched == 1
+    bench.close()
 
 
 @pytest.mark.parametrize(
@@ -117,6 +140,7 @@ def test_the_alarm_comes_though_nothing_else_happens_and_the_next_life_does_not_
         pytest.param([dial(), seen()], 0, id="accepted"),
         pytest.param([dial(), seen(outcome="denied", rules=[])], 0, id="denied"),
         pytest.param([dial(), seen(4.5)], 0, id="late"),
+        pytest.param([dial(), seen(14)], 0, id="very late"),
         pytest.param([dial(), seen(21)], 1, id="much later: another connection of the same ports"),
         pytest.param([dial(), seen(leaf="l2")], 1, id="another leaf's"),
         pytest.param([dial(), seen(destination="10.9.9.9:5433")], 1, id="another destination's"),
@@ -158,7 +182,7 @@ def test_dials_sealed_before_they_are_judged_are_judged_all_the_same(tmp_path: P
     bench.write(dial(1), dial(2, "10.0.0.1:1"), seen(2, "10.0.0.1:1"), seen(2.1, "10.0.0.1:7", "10.9.9.9:80"))
     bench.turn(4)
     assert bench.store.execute("select count(*) from live.kernel_flow") == [(0,)]
-    bench.turn(9)
+    bench.turn(14)
     assert bench.recorder.ledger.unmatched == 1
     assert bench.unmatched() == [("10.0.0.1:4000", "10.9.9.9:5432", 1)]
     bench.close()

@@ -1,11 +1,13 @@
 -- The completeness ledger: what the kernel saw, beside what the proxy recorded. A template: the three braces name the rows to
 -- look at, so that one text serves the public view (everything) and recorderd's check every few seconds (the newest).
 --
--- First each connection takes the latest dial of the same leaf with the same two addresses, at most 5 s older. What is left on
+-- First each connection takes the latest dial of the same leaf with the same two addresses, at most 15 s older: a proxy that
+-- stood still takes its connections late. What is left on
 -- both sides is compared by count, per leaf, destination and ten seconds: dials and refusals beyond the rate that is recorded
 -- one by one come as counts (in the end without destinations: then per leaf and ten seconds), and conntrack may give a connection
 -- another source port. Refusals within a session are no dials, and stand for none. A dial that nobody answered carries nothing and is no alarm; one to the leaf's own loopback goes nowhere.
--- Nothing is judged before it is 5 s old at the time when all journals were last read to their ends.
+-- Nothing is judged before it is 5 s old at the time when all journals were last read to their ends, and the proxy has written
+-- something since or it is 11 s old (``recording.ledger``).
 
 with watermark as (
     select coalesce(max(at_ns), 0) - 5000000000 as due_ns from live.checked
@@ -17,7 +19,7 @@ with watermark as (
     select (fields ->> 'leaf') as leaf, (fields ->> 'peer') as peer, (fields ->> 'destination') as destination, at_ns
     from {event} where kind = 'dns' and (fields ->> 'type') = 'TCP'
 ), met as (
-    select a.leaf, a.destination, a.at_ns, d.writer, d.seq, coalesce(a.at_ns - d.at_ns <= 5000000000, false) as found
+    select a.leaf, a.destination, a.at_ns, d.writer, d.seq, coalesce(a.at_ns - d.at_ns <= 15000000000, false) as found
     from accepted a
     asof left join (select *, at_ns - 50000000 as from_ns from dials) d
       on a.leaf = d.leaf and a.peer = d.source and a.destination = d.destination and a.at_ns >= d.from_ns
