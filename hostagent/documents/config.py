@@ -84,6 +84,9 @@ class Limits(Strict):
         30.0
     )
     sessions_per_workload: Annotated[int, Field(ge=1), Key("Most connections of one running program at once.", "sessions", live=True)] = 500
+    inbound_idle_s: Annotated[
+        float, Field(gt=0), Key("How long a connection into a workload may carry nothing; for programs started after the change.", "s", live=True)
+    ] = 3600.0
     memory_per_workload_mib: Annotated[
         int, Field(ge=8), Key("What all sessions of one workload may make the proxy keep; a session beyond it is closed.", "MiB", live=True)
     ] = 64

@@ -44,6 +44,7 @@ LINGER_S = 300.0
 _LOOKUP_TIMEOUT_S = 10.0
 _STREAM_IDLE_S = 10.0
 _STREAM_QUERIES = 100
+_STREAMS = 64
 _EVENTS_PER_WINDOW = 50
 _WINDOW_S = 10.0
 
@@ -255,6 +256,7 @@ class PolicyDNS:
         self._transports: list[asyncio.DatagramTransport] = []
         self._servers: list[asyncio.Server] = []
         self._timer: asyncio.TimerHandle | None = None
+        self._streams = 0
         self._flood = Flood(leaf, workload, journal.append)
 
     async def start(self, datagram: Sequence[socket.socket], stream: Sequence[socket.socket] = ()) -> None:
@@ -299,13 +301,20 @@ class PolicyDNS:
             destination = endpoint(connection.getsockname())
         if self._flood.takes(destination, "connections to port 53"):
             return False
+        refused = "" if self._streams < _STREAMS else "too many connections to port 53 at once"
         ends = {"leaf": self._leaf, "peer": str(peer), "destination": str(destination)}
         try:
-            self._append(EventKind.DNS, {"name": "", "type": "TCP", "outcome": "connected", **ends})
+            outcome = {"outcome": "refused", "reason": refused} if refused else {"outcome": "connected"}
+            self._append(EventKind.DNS, {"name": "", "type": "TCP", **outcome, **ends})
         except JournalError as error:
             log.critical("evidence cannot be written; DNS connection not served", extra={"error": str(error)})
             return False
-        return True
+        self._streams += not refused
+        return not refused
+
+    def stream_ended(self) -> None:
+        """A connection that was admitted is over."""
+        self._streams -= 1
 
     def answer(self, data: bytes, limit: int = 0) -> bytes:
         """Return the reply to one message, empty for none.
@@ -421,8 +430,9 @@ class _Stream(asyncio.Protocol):
 
     def connection_lost(self, exc: Exception | None) -> None:
         self._transport = None
-        if self._timer is not None:
+        if self._timer is not None:  # it was admitted
             self._timer.cancel()
+            self._dns.stream_ended()
 
     def data_received(self, data: bytes) -> None:
         self._buffer += data

@@ -31,7 +31,7 @@ log = logging.getLogger(__name__)
 
 _LOOPBACK = ("127.0.0.1", "::1")
 _RESET = struct.pack("=ii", 1, 0)
-_HIGH_WATER = 262_144
+_HIGH_WATER = 65_536
 _LINGER_S = 10.0
 _MOST_PER_S = 200
 
@@ -44,7 +44,7 @@ class Surroundings:
 
     ``identity`` is the workload's, None while it has none; ``policy`` the hash of the policy in force; ``draw`` gets sockets of the
     leaf's network from enforcerd, as ``ipc.Drawn`` says; ``start`` runs work beside; ``closed_ports`` may not be dialled inside;
-    ``most`` connections at a time.
+    ``most`` connections at a time, each until nothing passed for ``idle_s`` seconds.
     """
 
     identity: Callable[[], Identity | None]
@@ -55,6 +55,7 @@ class Surroundings:
     connect_timeout_s: float
     most: int
     clock: Callable[[], float] = time.monotonic
+    idle_s: float = 3600.0
 
 
 def identity_fields(identity: Identity | None) -> dict[str, object]:
@@ -85,7 +86,7 @@ class InboundPorts:
         self.leaf = leaf
         self.workload = workload
         self._journal = journal
-        self._around = around
+        self.around = around
         self._flood = Flood(leaf, workload, journal.append)
         self._listeners = Listeners(leaf, workload, (), self._accepted, ports)
         self._relays: set[_Relay] = set()
@@ -119,7 +120,7 @@ class InboundPorts:
             log.critical("a count of refused connections is lost: %s", error)
 
     def _accepted(self, connection: socket.socket, peer: Endpoint, destination: Endpoint) -> None:
-        identity = self._around.identity()
+        identity = self.around.identity()
         reason = self._refusal(identity, destination)
         if reason and self._flood.takes(destination, reason):
             _reset(connection)
@@ -136,7 +137,7 @@ class InboundPorts:
             "outcome": "denied" if reason else "accepted",
             "reason": reason,
             "rules": [],
-            "policy": self._around.policy(),
+            "policy": self.around.policy(),
             "attribution": "cgroup-only",
             **identity_fields(identity),
         }
@@ -144,16 +145,16 @@ class InboundPorts:
             _reset(connection)
             return
         self._relays.add(relay)
-        self._around.start(self._serve(relay, destination.port))
+        self.around.start(self._serve(relay, destination.port))
 
     def _refusal(self, identity: Identity | None, destination: Endpoint) -> str:
         if identity is None:
             return "no valid identity"
-        if destination.port in self._around.closed_ports():
+        if destination.port in self.around.closed_ports():
             return "a target on loopback has this port"
-        if len(self._relays) >= self._around.most:
+        if len(self._relays) >= self.around.most:
             return "too many connections into this workload"
-        second = int(self._around.clock())
+        second = int(self.around.clock())
         self._second, self._count = second, self._count + 1 if second == self._second else 1
         if self._count > _MOST_PER_S:  # each is two rows, and whoever is outside must not be able to fill the disk
             return "too many connections a second into this workload"
@@ -161,7 +162,7 @@ class InboundPorts:
 
     async def _serve(self, relay: _Relay, port: int) -> None:
         try:
-            async with asyncio.timeout(self._around.connect_timeout_s):
+            async with asyncio.timeout(self.around.connect_timeout_s):
                 inside = await self._dial(port)
         except TimeoutError:
             relay.end(f"the workload did not accept on port {port} in time")
@@ -200,7 +201,7 @@ class InboundPorts:
     async def _draw(self, family: int) -> socket.socket:
         async with self._drawing:
             if not self._supply[family]:
-                drawn = await self._around.draw(self.leaf)
+                drawn = await self.around.draw(self.leaf)
                 self._supply[socket.AF_INET] += drawn[:SUPPLY]
                 self._supply[socket.AF_INET6] += drawn[SUPPLY:]
             if self._over or not self._supply[family]:
@@ -234,7 +235,9 @@ class _Relay:
         self._connection: socket.socket | None = connection
         self._outside = _Half(self)
         self._inside = _Half(self)
-        self._began = time.monotonic()
+        self._clock = ports.around.clock
+        self._began = self.active = self._clock()
+        self._timer: asyncio.TimerHandle | None = None
         self._over = False
 
     async def begin(self, inside: socket.socket) -> None:
@@ -252,6 +255,21 @@ class _Relay:
         except OSError as error:
             connection.close()
             self.end(f"{error.strerror or error}")
+        self._watch()
+
+    def _watch(self) -> None:
+        """End this when nothing has passed for long; look again when that could be."""
+        if self._over:
+            return
+        left = self.active + self._ports.around.idle_s - self._clock()
+        if left <= 0:
+            self.end(f"nothing passed for {self._ports.around.idle_s:g} s")
+        else:
+            self._timer = asyncio.get_running_loop().call_later(left, self._watch)
+
+    def passed(self) -> None:
+        """Something was carried: it is not idle."""
+        self.active = self._clock()
 
     def half_closed(self) -> None:
         """One half will send no more; when neither will, all is said."""
@@ -263,6 +281,8 @@ class _Relay:
         if self._over:
             return
         self._over = True
+        if self._timer is not None:
+            self._timer.cancel()
         if self._connection is not None:
             _reset(self._connection)
             self._connection = None
@@ -273,7 +293,7 @@ class _Relay:
             "bytes_up": self._inside.received,
             "bytes_down": self._outside.received,
             "statements": 0,
-            "elapsed_us": int((time.monotonic() - self._began) * 1e6),
+            "elapsed_us": int((self._clock() - self._began) * 1e6),
         }
         self._ports.record(EventKind.CLOSE, self.flow_id, fields)
         self._ports.ended(self)
@@ -309,6 +329,7 @@ class _Half(asyncio.Protocol):
 
     def data_received(self, data: bytes) -> None:
         self.received += len(data)
+        self._relay.passed()
         assert self.other is not None
         if self.other.transport is None:
             self.other.waiting.append(data)

@@ -166,6 +166,7 @@ class Service:
             closed_ports=lambda: frozenset(each.port for each in parts.targets.values() if each.loopback),
             connect_timeout_s=parts.config.limits.connect_timeout_s,
             most=parts.config.limits.sessions_per_workload,
+            idle_s=parts.config.limits.inbound_idle_s,
         )
 
     def retire(self, name: str, reason: str = "the workload ended") -> None:

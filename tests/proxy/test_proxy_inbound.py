@@ -30,6 +30,7 @@ class Rim:
         self.enforcer = True
         self.closed_ports: frozenset[int] = frozenset()
         self.now = 100.0
+        self.idle_s = 3600.0
         self.drawn: list[socket.socket] = []
         self._tasks: set[asyncio.Task[None]] = set()
 
@@ -57,7 +58,7 @@ class Rim:
     def ports(self, listener: socket.socket, port: int, most: int = 500) -> InboundPorts:
         around = Surroundings(
             identity=lambda: self.identity, policy=lambda: "hash", draw=self.draw, start=self.start, closed_ports=lambda: self.closed_ports,
-            connect_timeout_s=5.0, most=most, clock=lambda: self.now,
+            connect_timeout_s=5.0, most=most, clock=lambda: self.now, idle_s=self.idle_s,
         )  # fmt: skip
         return InboundPorts("leaf", "web", {Endpoint("127.0.0.1", port): listener}, self, around)
 
@@ -215,3 +216,21 @@ async def test_tcp_that_meets_itself_is_not_taken_for_the_workload() -> None:
     async with open_port(rim, free) as port:
         assert await ask(port) == b"reset"
     assert [row["reason"] for row in rim.rows(EventKind.CLOSE)] == [f"nobody listens on port {free} inside the workload"]
+
+
+async def test_a_connection_that_carries_nothing_for_long_is_closed_and_recorded() -> None:
+    rim = Rim()
+    rim.idle_s = 0.05
+    async with workload() as inside, open_port(rim, inside) as port:
+        reader, writer = await asyncio.open_connection("127.0.0.1", port)
+        for _ in range(3):  # each is less than too long, all together are more
+            writer.write(b"x")
+            assert await reader.readexactly(1) == b"x"
+            rim.now += 0.04
+        assert rim.rows(EventKind.CLOSE) == []
+        rim.now += 0.05
+        async with asyncio.timeout(5):
+            with contextlib.suppress(ConnectionResetError):
+                assert await reader.read() == b""
+        writer.close()
+    assert [row["reason"] for row in rim.rows(EventKind.CLOSE)] == ["nothing passed for 0.05 s"]
