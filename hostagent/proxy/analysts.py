@@ -22,6 +22,7 @@ log = logging.getLogger(__name__)
 INLINE = 2048
 """Bytes of a statement that is analysed on the spot: 12 ms for the dearest of that length."""
 PROCESSES = 2
+_COMMAND = (sys.executable, "-m", "hostagent.proxy.analyst")
 _WALL_S = 60.0
 _MOST_ANSWER = 64 * 1024 * 1024
 _decode = msgspec.msgpack.Decoder(Analysis).decode
@@ -120,9 +121,7 @@ class Analysts:
                 return process
             await _end(process)
         pipe = asyncio.subprocess.PIPE
-        return await asyncio.create_subprocess_exec(
-            sys.executable, "-m", "hostagent.proxy.analyst", stdin=pipe, stdout=pipe, limit=_MOST_ANSWER
-        )
+        return await asyncio.create_subprocess_exec(*_COMMAND, stdin=pipe, stdout=pipe, limit=_MOST_ANSWER)
 
 
 async def _end(process: asyncio.subprocess.Process) -> None:

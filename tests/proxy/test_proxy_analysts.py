@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import asyncio
 
+import pytest
+
+from hostagent.model.operation import ALL_EFFECTS
 from hostagent.proxy.analysts import Analysts
 from hostagent.sql import Analysis, analyse
 
@@ -46,15 +49,15 @@ async def test_who_asks_much_waits_behind_itself() -> None:
         analysts.stop()
 
 
-async def test_a_process_that_dies_leaves_a_statement_that_is_not_understood_and_the_next_one_is_served() -> None:
+async def test_a_text_whose_process_dies_counts_as_every_effect_and_the_next_one_is_served(monkeypatch: pytest.MonkeyPatch) -> None:
     async with asyncio.TaskGroup() as tasks:
         analysts = Analysts(tasks.create_task, processes=1)
-        await asked(analysts, ("bot", "select 1"))
-        (process,) = analysts._spare
-        process.kill()
-        (_, lost), (_, next_one) = await asked(analysts, ("bot", "select 1"), ("bot", "select 1"))
-        assert lost.error in ("", "the statement takes too long to understand")
-        assert next_one == analyse("select 1")
+        with monkeypatch.context() as broken:
+            broken.setattr("hostagent.proxy.analysts._COMMAND", ("/bin/sh", "-c", "read -r line; exit 1"))
+            ((_, lost),) = await asked(analysts, ("bot", "select 1\n"))
+        assert lost.error == "the statement takes too long to understand"
+        assert [each.judged_effects for each in lost.statements] == [ALL_EFFECTS]
+        assert await asked(analysts, ("bot", "select 1")) == [("bot", analyse("select 1"))]
         analysts.stop()
 
 
