@@ -152,10 +152,11 @@ print(json.dumps({
 """
 
 
-def test_the_program_has_no_privilege_no_descriptor_and_sees_no_other_process(host: Stage) -> None:
+@pytest.mark.parametrize("workload", ["isolated", "shared"])
+def test_the_program_has_no_privilege_no_descriptor_and_sees_no_other_process(host: Stage, workload: str) -> None:
     read, write = os.pipe()
     os.set_inheritable(read, True)
-    given = host.probe("isolated", _GIVEN)
+    given = host.probe(workload, _GIVEN)
     os.close(read)
     os.close(write)
     assert given == {
@@ -168,7 +169,7 @@ def test_the_program_has_no_privilege_no_descriptor_and_sees_no_other_process(ho
         "open": 4,  # and the one that lists them
         "core": [0, 0],
         "home": "/tmp/home",
-        "from": "document",
+        "from": "document" if workload == "isolated" else None,
         "agent": None,
         "others": ["1", "2"],
     }
