@@ -1,4 +1,4 @@
-"""``make test-package``: builds the Debian package three times and runs ``deb_*.py`` on it in a fresh chroot, without a network.
+"""``make test-package``: checks the container files against their schemas, builds the Debian package three times and runs ``deb_*.py`` on it in a fresh chroot, without a network.
 
 Twice the same tree, for the same bytes, and once with a lower version and nothing compiled, to upgrade from. The chroot (Debian minbase and what the
 package depends on or recommends) is kept in ``HOSTAGENT_PACKAGE_CACHE`` (default /var/cache/hostagent-package) under the digest of what
@@ -41,6 +41,8 @@ def main() -> None:
             _say(started, f"package: building ({name})")
             packages.append(_build(Path(work, name), cache / "wheels", version, compiled))
         environment = dict(zip(("HOSTAGENT_DEB", "HOSTAGENT_DEB_AGAIN", "HOSTAGENT_DEB_OLD"), map(str, packages), strict=True))
+        _say(started, "container files against the Compose specification's and Kubernetes' schemas")
+        _schemas(cache)
         _say(started, "tests")
         tests = sorted(map(str, Path(__file__).parent.glob("deb_*.py")))
         command = [sys.executable, "-m", "pytest", "-v", *tests, *sys.argv[1:]]
@@ -76,6 +78,19 @@ def _base(cache: Path, started: float) -> Path:
         shutil.rmtree(other)
     making.rename(done)
     return done
+
+
+def _schemas(cache: Path) -> None:
+    """Check packaging/container against the published schemas, which two packages of PyPI bring along."""
+    lock = Path(__file__).with_name("schemas.lock")
+    environment = cache / f"schemas-{hashlib.sha256(lock.read_bytes()).hexdigest()[:16]}"
+    if not (environment / "done").exists():
+        _run(["/usr/bin/python3", "-m", "venv", "--clear", str(environment)])
+        _run([str(environment / "bin/pip"), "--disable-pip-version-check", "install", "-q", "--require-hashes", "-r", str(lock)])
+        (environment / "done").touch()
+    container = REPOSITORY / "packaging/container"
+    _run([str(environment / "bin/check-jsonschema"), "--builtin-schema", "vendor.compose-spec", str(container / "compose.yaml")])
+    _run([str(environment / "bin/kubernetes-validate"), "--strict", "-k", "1.37", str(container / "daemonset.yaml")])
 
 
 def _packages() -> list[str]:
