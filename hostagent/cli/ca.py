@@ -37,9 +37,11 @@ def rotate_command(config_path: str | None) -> None:
     """Begin: make a new CA and let every workload trust it beside the old one, those that run included."""
     told = _step(config_path, "announce")
     click.echo(_text(told))
-    click.echo("A program that reads its trust store once must be started anew before `activate`; these run now:")
-    for leaf in _enforcer(config_path)["leaves"]:
-        click.echo(f"  {leaf['leaf']}")
+    running = [leaf["leaf"] for leaf in _enforcer(config_path)["leaves"]]
+    if running:
+        click.echo("A program that reads its trust store once must be started anew before `activate`; these run now:")
+    for leaf in running:
+        click.echo(f"  {leaf}")
 
 
 @ca.command("activate")

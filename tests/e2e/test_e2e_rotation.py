@@ -71,8 +71,8 @@ def test_a_sealed_credential_is_rotated_under_a_live_session_and_a_tampered_one_
     finally:
         document.write_text(plain, encoding="utf-8")
         world.superuser_sql(f"alter role crm_proxy password '{_OLD}'")
-        service.stop()
-        service.start()
+        service.hostagent("reload")
+    assert _asks(service) == 0, "a target that was refused comes back with a credential that can be read"
 
 
 def _tampered(service: Service, sealed: Path) -> None:
