@@ -14,10 +14,10 @@ from hostagent.recording.store import Store
 log = logging.getLogger(__name__)
 
 GRACE_NS = 5_000_000_000
-LATEST_NS = 11_000_000_000
+LATEST_NS = 9_000_000_000
 """A dial is judged when it is ``GRACE_NS`` old and the proxy has written something since, whatever it was: one that stands still has
 not looked at its connections yet. A proxy that writes nothing at all is waited for no longer than ``LATEST_NS``."""
-_AFTER_NS = 1_000_000_000
+_AFTER_NS = 200_000_000
 _WRITING = ("connection", "login", "statement", "result", "close", "event")
 _SPAN_NS = 10_000_000_000
 _LOGGED = 10

@@ -113,7 +113,7 @@ def test_the_alarm_comes_though_nothing_else_happens_and_the_next_life_does_not_
 
 def test_a_proxy_that_stood_still_and_takes_its_connections_late_is_no_alarm(bench: Bench) -> None:
     bench.turn(0)
-    bench.write(dial(1))
+    bench.write(dial(2))
     for second in (4, 7, 10):
         bench.turn(second)
     bench.write(seen(10.5, "10.0.0.1:9", "10.9.9.9:80"), seen(10.6))

@@ -7,7 +7,7 @@
 -- one by one come as counts (in the end without destinations: then per leaf and ten seconds), and conntrack may give a connection
 -- another source port. Refusals within a session are no dials, and stand for none. A dial that nobody answered carries nothing and is no alarm; one to the leaf's own loopback goes nowhere.
 -- Nothing is judged before it is 5 s old at the time when all journals were last read to their ends, and the proxy has written
--- something since or it is 11 s old (``recording.ledger``).
+-- something since or it is 9 s old (``recording.ledger``).
 
 with watermark as (
     select coalesce(max(at_ns), 0) - 5000000000 as due_ns from live.checked
