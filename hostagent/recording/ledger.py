@@ -26,7 +26,7 @@ _LOGGED = 10
 class Ledger:
     """Looks for dials without a record. ``unmatched`` counts what was found since the start (for /metrics)."""
 
-    def __init__(self, store: Store, *, interval: float = 3.0) -> None:
+    def __init__(self, store: Store, *, interval: float = 1.0) -> None:
         """Begin where the last check ended; ``interval`` seconds lie between two checks."""
         self.unmatched = 0
         self._store = store

@@ -126,7 +126,7 @@ def test_a_proxy_that_stood_still_and_takes_its_connections_late_is_no_alarm(ben
 def test_a_proxy_that_writes_nothing_at_all_is_noticed_within_fifteen_seconds(bench: Bench) -> None:
     bench.turn(0)
     bench.write(dial(1))
-    for second in (3, 6, 9, 11.9):
+    for second in (3, 6, 9, 9.9):
         bench.turn(second)
     assert bench.recorder.ledger.unmatched == 0
     bench.turn(15)
