@@ -242,11 +242,14 @@ def _documents(root: Path, version: str, epoch: int) -> None:
     folder = root / "usr/share/doc/hostagent"
     folder.mkdir(parents=True)
     when = subprocess.run(["date", "-u", "-R", f"-d@{epoch}"], capture_output=True, text=True, check=True, env={"LC_ALL": "C"}).stdout.strip()
-    entry = f"hostagent ({version}) unstable; urgency=medium\n\n  * See CHANGELOG.md.\n\n -- The hostagent authors <hostagent@localhost>  {when}\n"
+    entry = f"hostagent ({version}) unstable; urgency=medium\n\n  * See CHANGELOG.md.\n\n -- The hostagent authors <authors@hostagent.invalid>  {when}\n"
     _compressed(folder / "changelog.gz", entry.encode())
     _compressed(folder / "CHANGELOG.md.gz", (REPOSITORY / "CHANGELOG.md").read_bytes())
     shutil.copy(REPOSITORY / "README.md", folder / "README.md")
     shutil.copytree(REPOSITORY / "policy/examples", folder / "examples/policy")
+    overrides = root / "usr/share/lintian/overrides/hostagent"
+    overrides.parent.mkdir(parents=True)
+    shutil.copy(HERE / "lintian-overrides", overrides)
     licence = (HERE / "copyright").read_text(encoding="utf-8")
     (folder / "copyright").write_text(licence + "".join(_bundled(root)), encoding="utf-8")
 

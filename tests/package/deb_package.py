@@ -132,6 +132,15 @@ def test_the_boundary_holds(service: Packaged) -> None:
     assert verified.returncode == 0, verified.stdout + verified.stderr
 
 
+def test_manual_pages_and_completion_come_with_it(chroot: Chroot) -> None:
+    for page in ("hostagent", "hostagent-run", "hostagent-policy-check"):
+        assert (ROOT / f"usr/share/man/man8/{page}.8.gz").is_file()
+    for place in ("bash-completion/completions/hostagent", "zsh/vendor-completions/_hostagent", "fish/vendor_completions.d/hostagent.fish"):
+        assert "_HOSTAGENT_COMPLETE" in (ROOT / "usr/share" / place).read_text(encoding="utf-8")
+    typed = {"_HOSTAGENT_COMPLETE": "bash_complete", "COMP_WORDS": "hostagent run --workload sup", "COMP_CWORD": "3"}
+    assert chroot.run("hostagent", **typed).stdout == "plain,support-bot\n"
+
+
 def test_an_upgrade_leaves_the_service_governing_and_the_configuration_as_it_is(chroot: Chroot, service: Packaged) -> None:
     pid = service.pid("enforcerd")
     chroot.install(NEW)
