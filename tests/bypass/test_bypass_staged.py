@@ -16,7 +16,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.bypass.attacked import Attacked
+from tests.bypass.attacked import Attacked, written_by
 from tests.bypass.attacks import HERE
 from tests.bypass.test_bypass_storm import FENCES, _healthy, _now, _recorded, _storm, _told
 from tests.stage.world import DATABASE_V4, wait_for
@@ -51,7 +51,7 @@ def test_another_leafs_listener_is_out_of_reach(
     assert outcomes <= {"ECONNREFUSED", "closed", "ENETUNREACH"}
     assert tried.outcomes["legitimate-query"] == "rows (True,)"
     label = f"17-{placement}"
-    wait_for(lambda: {"nft", "bpf"} & {str(row["layer"]) for row in attacked.rows([label])[label]}, "the row")
+    wait_for(lambda: written_by("nft/bpf", attacked.rows([label])[label]), "the row")
     victims = attacked.service.sql(f"""
         select c.destination from recorded.connection c join processes p using (leaf)
         where p.workload = '{placement}' and not list_contains(p.argv, ':17-{placement}') and c.destination like '127.%'

@@ -34,6 +34,25 @@ def test_the_rules_for_iptables_are_the_ones_that_were_read_and_agreed(name: str
     assert XTABLES[name] == (GOLDEN / f"{name}.rules").read_text()
 
 
+@pytest.mark.parametrize(
+    ("before", "stands"),
+    [
+        ([], True),
+        ([f"-A {iptables.jump('other-fence', 'other.slice')}"], True),
+        (["-A OUTPUT -j others"], False),
+        ([f"-A {iptables.jump('theirs', 'outer.slice')}"], False),
+        (['-A OUTPUT -m cgroup ! --path "other.slice" -j theirs'], False),
+        (['-A OUTPUT -m cgroup --path "other.slice" -p tcp -j theirs', "-A OUTPUT -j others"], False),
+    ],
+)
+def test_on_iptables_only_what_cannot_meet_the_slice_stands_before_its_fence(before: list[str], stands: bool) -> None:
+    """Two services on one host would otherwise push each other out of the first place without an end."""
+    slice_path = "outer.slice/governed.slice"
+    own = f"-A {iptables.jump('hostagent-fence', slice_path)}"
+    assert iptables.in_force(["-P OUTPUT ACCEPT", *before, own], "hostagent-fence", slice_path) is stands
+    assert not iptables.in_force(["-P OUTPUT ACCEPT", *before], "hostagent-fence", slice_path)
+
+
 def test_on_iptables_nothing_gets_out_before_anything_is_redirected_and_a_reload_changes_the_redirection_alone() -> None:
     for family in iptables.FAMILIES:
         before, after = (iptables.isolated(family, 901, 902, ports, 5) for ports in ([], [3306]))

@@ -8,8 +8,11 @@ outside would be opened into a workload; and a redirection by cgroup could be un
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+
+_OF_A_CGROUP = re.compile(r'-A OUTPUT -m cgroup --path "([^"]+)" -j \S+')
 
 
 @dataclass(frozen=True, slots=True)
@@ -118,6 +121,20 @@ def host_removed(chain: str, present: Sequence[str]) -> str:
 def jump(chain: str, slice_path: str) -> str:
     """Return the rule of OUTPUT, as ``-S`` prints it behind ``-A``, that sends the slice's packets to ``chain``."""
     return f'OUTPUT -m cgroup --path "{slice_path}" -j {chain}'
+
+
+def in_force(present: Sequence[str], chain: str, slice_path: str) -> bool:
+    """Whether the slice's packets meet ``chain`` first, going by what ``-S OUTPUT`` prints.
+
+    Before it may stand what asks for another cgroup and for nothing else, as another service's fence does: it meets none of them.
+    """
+    for line in (each for each in present if each.startswith("-A ")):
+        if line == f"-A {jump(chain, slice_path)}":
+            return True
+        other = _OF_A_CGROUP.fullmatch(line)
+        if other is None or f"{slice_path}/".startswith(f"{other[1]}/"):
+            return False
+    return False
 
 
 def _undone(present: Sequence[str], chain: str) -> list[str]:

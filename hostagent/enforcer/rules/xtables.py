@@ -72,10 +72,9 @@ class XtablesHost:
             run(f"{family.program}-legacy-restore", "--noflush", "-w", _LOCK_S, text=rules)
 
     def intact(self) -> bool:
-        """Return whether the fence is still the first rule for what the host sends, in both families."""
-        wanted = f"-A {iptables.jump(self.chain, self._slice)}"
+        """Return whether the fence is still the first rule for what the slice sends, in both families."""
         try:
-            return all([line for line in _output(family) if line.startswith("-A ")][:1] == [wanted] for family in FAMILIES)
+            return all(iptables.in_force(_output(family), self.chain, self._slice) for family in FAMILIES)
         except HostagentError:
             return False
 
