@@ -7,8 +7,10 @@ PYTHON := $(VENV)/bin/python
 STAMP := $(VENV)/.installed
 TESTS_STAMP := $(VENV)/.installed-tests
 VM_STAMP := $(VENV)/.installed-vm
+VAGRANT_STAMP := $(VENV)/.installed-vagrant
 
 .PHONY: help setup setup-tests setup-vm demo test bypass lint test-fast test-compiled bench bench-quick test-regress test-vm deb test-package lifecycle lock clean
+.PHONY: help setup setup-tests setup-vm demo test bypass lint test-fast bench bench-quick test-regress test-vm test-vagrant setup-vagrant lifecycle lock clean
 
 help: ## Show this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## /{printf "  make %-14s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -29,6 +31,12 @@ setup-vm: $(VM_STAMP) ## What the virtual machine needs: qemu and what builds it
 
 $(VM_STAMP): $(STAMP) .ci/setup .ci/packages-vm.txt
 	@.ci/setup vm
+	@touch $@
+
+setup-vagrant: $(VAGRANT_STAMP) ## What the Vagrantfile is tested with: Vagrant, libvirt, what builds a box
+
+$(VAGRANT_STAMP): $(VM_STAMP) .ci/setup .ci/packages-vagrant.txt
+	@.ci/setup vagrant
 	@touch $@
 
 demo: setup ## The main job on real input: one governed PostgreSQL session, told step by step
@@ -72,6 +80,9 @@ deb: setup ## The Debian package, in build/deb: reproducible; hot floors compile
 
 test-package: setup-vm ## The Debian package in a fresh chroot without a network: install, govern, upgrade, purge, nothing left
 	@$(PYTHON) -m tests.package
+
+test-vagrant: setup-vagrant deb ## The story of vagrant/README.md as written: two machines through libvirt
+	@$(PYTHON) -m tests.vagrant
 
 lock: setup ## Recompute .ci/requirements.lock from pyproject.toml
 	@$(PYTHON) -m pip install -q uv

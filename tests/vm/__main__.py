@@ -17,7 +17,7 @@ from pathlib import Path
 
 from tests.bypass import kernels, results
 from tests.vm import machine, outcome
-from tests.vm.image import REPOSITORY, image
+from tests.vm.image import KERNELS, REPOSITORY, image
 from tests.vm.progress import PhaseError, Progress
 
 _OUTPUT = REPOSITORY / "build/vm"
@@ -37,6 +37,7 @@ def main(arguments: Sequence[str]) -> int:
     parser = argparse.ArgumentParser(prog="make test-vm", description=__doc__)
     parser.add_argument("suites", nargs="*", metavar="SUITE|PATH", help=f"default: {' '.join(SUITES)}")
     parser.add_argument("--total", type=int, default=1800, help="seconds from power-on to power-off (default 1800)")
+    parser.add_argument("--kernel", choices=KERNELS, default="stock", help="Debian's own of the release, or its backports' newest")
     parser.add_argument("--output", type=Path, default=_OUTPUT, help="folder for what comes back (default build/vm)")
     parser.add_argument("--keep", action="store_true", help="keep what came of the attacks in tests/bypass, and write its table anew")
     given = parser.parse_args(arguments)
@@ -47,7 +48,7 @@ def main(arguments: Sequence[str]) -> int:
     progress = Progress()
     started = time.monotonic()
     try:
-        machine.run(image(progress), plan, given.output, machine.Limits(given.total), progress)
+        machine.run(image(progress, given.kernel), plan, given.output, machine.Limits(given.total), progress)
         found = outcome.read(given.output, plan)
     except PhaseError as failure:
         print(f"{failure}\ntest-vm: FAILED", file=sys.stderr)

@@ -1,0 +1,108 @@
+"""``make test-vagrant``: the story of vagrant/README.md, run as written, in a clean copy of what is committed.
+
+Two machines through libvirt and (where nothing lends virtualization) emulation, in network, mount and process namespaces of their
+own, so that nothing of it outlives the run. Exit status 1 when a step failed; its words are above that line.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import re
+import shutil
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Sequence
+from pathlib import Path
+
+from tests.vagrant.box import box
+from tests.vagrant.virtualization import Virtualization
+from tests.vm import machine
+from tests.vm.image import REPOSITORY, cache, image
+from tests.vm.progress import PhaseError, Progress
+
+_INSIDE = "HOSTAGENT_VAGRANT_INSIDE"
+_NAME = "hostagent/debian12"
+_PACKAGES = REPOSITORY / "build/deb"
+_README = REPOSITORY / "vagrant/README.md"
+# What must be true once both machines are up, beside the commands of the README. Run on the agent host; grep decides.
+_CHECKS = {
+    "masked as the policy says": (
+        "sudo hostagent run --workload support-bot -- psql -X 'host=crm.internal dbname=crm user=crm_app sslmode=verify-full "
+        "sslrootcert=/etc/hostagent/crm-ca.pem' -Atc 'select email from customers order by id' | grep -c '@example' | grep -x 0"
+    ),
+    "a direct way is none": "! sudo hostagent run --workload support-bot -- timeout 5 bash -c '>/dev/tcp/10.255.255.1/22'",
+    "the service is governed": "sudo hostagent sql \"select count(*) > 0 as governed from sessions where workload = 'support-bot'\" --format csv | grep -i true",
+    "its password is wrong and never leaves": "! sudo grep -r none /var/lib/hostagent/journal --include=*.journal -l -w -e PGPASSWORD=none",
+}
+
+
+def main(arguments: Sequence[str]) -> int:
+    """Enter the namespaces, build what is missing, and run the story."""
+    parser = argparse.ArgumentParser(prog="make test-vagrant", description=__doc__)
+    parser.add_argument("--package", type=Path, help="a .deb to install (default: the newest in build/deb, built by make deb)")
+    given = parser.parse_args(arguments)
+    if os.geteuid() != 0:
+        print("make test-vagrant must be run as root: it builds a root file system.", file=sys.stderr)
+        return 77
+    if _INSIDE not in os.environ:
+        namespaces = ["unshare", "--net", "--mount", "--propagation", "private", "--pid", "--fork", "--kill-child", "--mount-proc"]
+        return subprocess.call([*namespaces, sys.executable, "-m", "tests.vagrant", *arguments], env={**os.environ, _INSIDE: "1"})
+    progress = Progress()
+    started = time.monotonic()
+    try:
+        _story(given.package or _newest(), progress)
+    except PhaseError as failure:
+        print(f"{failure}\ntest-vagrant: FAILED after {time.monotonic() - started:.0f} s", file=sys.stderr)
+        return 1
+    print(f"test-vagrant: {time.monotonic() - started:.0f} s")
+    return 0
+
+
+def commands() -> list[str]:
+    """Return the commands of the README's story, in order: the lines of its ``console`` blocks that a person would type."""
+    blocks = re.findall(r"```console\n(.*?)```", _README.read_text(encoding="utf-8"), re.DOTALL)
+    return [line[2:] for block in blocks for line in block.splitlines() if line.startswith("$ ")]
+
+
+def _newest() -> Path:
+    packages = sorted(_PACKAGES.glob("hostagent_*.deb"), key=lambda path: path.stat().st_mtime)
+    if not packages:
+        raise SystemExit("no package in build/deb: make deb")
+    return packages[-1]
+
+
+def _story(package: Path, progress: Progress) -> None:
+    made = box(progress)
+    with tempfile.TemporaryDirectory(prefix="vagrant-", dir=cache()) as name, Virtualization(Path(name), progress) as libvirt:
+        folder = Path(name)
+        clean = folder / "hostagent"
+        (clean / "build/deb").mkdir(parents=True)
+        archive = subprocess.run(["git", "archive", "HEAD"], cwd=REPOSITORY, capture_output=True, check=True, timeout=60).stdout
+        subprocess.run(["tar", "-x", "-C", str(clean)], input=archive, check=True, timeout=60)
+        shutil.copy(package, clean / "build/deb")
+        emulated = machine.accelerator(image(progress)) == "tcg"
+        settings = {"HOSTAGENT_BOX": _NAME, "HOSTAGENT_DRIVER": "qemu" if emulated else "kvm", "HOSTAGENT_CONSOLES": str(folder)}
+        run = libvirt.runner(clean / "vagrant", settings)
+        run(f"vagrant box add --name {_NAME} {made}", 120)
+        try:
+            for command in commands():
+                run(command, 1500)
+            for what, check in _CHECKS.items():
+                progress.say(f"check: {what}")
+                run(f"vagrant ssh agent -c {_quoted(check)}", 300)
+            progress.say("again: provisioning a second time changes nothing that matters")
+            run("vagrant provision", 900)
+            run("vagrant ssh agent -c 'sudo hostagent verify'", 300)
+        finally:
+            run("vagrant destroy -f", 120)
+
+
+def _quoted(text: str) -> str:
+    return "'" + text.replace("'", "'\\''") + "'"
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))
