@@ -18,7 +18,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from tests.vagrant.box import box
-from tests.vagrant.virtualization import Virtualization
+from tests.vagrant.virtualization import Virtualization, reap
 from tests.vm import machine
 from tests.vm.image import REPOSITORY, cache, image
 from tests.vm.progress import PhaseError, Progress
@@ -50,6 +50,7 @@ def main(arguments: Sequence[str]) -> int:
     if _INSIDE not in os.environ:
         namespaces = ["unshare", "--net", "--mount", "--propagation", "private", "--pid", "--fork", "--kill-child", "--mount-proc"]
         return subprocess.call([*namespaces, sys.executable, "-m", "tests.vagrant", *arguments], env={**os.environ, _INSIDE: "1"})
+    reap()
     progress = Progress()
     started = time.monotonic()
     try:
