@@ -9,8 +9,7 @@ TESTS_STAMP := $(VENV)/.installed-tests
 VM_STAMP := $(VENV)/.installed-vm
 VAGRANT_STAMP := $(VENV)/.installed-vagrant
 
-.PHONY: help setup setup-tests setup-vm demo test bypass lint test-fast test-compiled bench bench-quick test-regress test-vm deb test-package lifecycle lock clean
-.PHONY: help setup setup-tests setup-vm demo test bypass lint test-fast bench bench-quick test-regress test-vm test-vagrant setup-vagrant lifecycle lock clean
+.PHONY: help setup setup-tests setup-vm demo test bypass lint test-fast test-compiled bench bench-quick test-regress test-vm test-vagrant setup-vagrant deb test-package lifecycle lock clean
 
 help: ## Show this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## /{printf "  make %-14s %s\n", $$1, $$2}' $(MAKEFILE_LIST)

@@ -54,20 +54,17 @@ identity:
   purpose: answer customer tickets
 trust_files: [/etc/hostagent/crm-ca.pem]
 END
-install -m 644 /usr/share/hostagent/policy/examples/customer-data.yaml /etc/hostagent/policy/customer-data.yaml
+hostagent policy new customer-data --from-example customer-data --force
 groupadd -f hostagent-approvers
 usermod -aG hostagent-approvers,hostagent-rec vagrant
 rm -rf "$given"
 
 say "starting hostagent"
 systemctl enable -q hostagent.target
+hostagent config check
 systemctl restart hostagent.target
-for ((try = 0; try < 90; try++)); do
-  ! hostagent status >/dev/null 2>&1 || break
-  sleep 1
-done
-hostagent status >/dev/null || fail "hostagent does not come up: journalctl -u 'hostagent-*'"
-hostagent doctor || fail "hostagent doctor names what is missing on this host"
+hostagent status --wait 120 || fail "hostagent does not come up: journalctl -u 'hostagent-*'"
+hostagent doctor || [ $? = 1 ] || fail "hostagent doctor names what is missing on this host"  # 1: warnings
 
 say "waiting for the target"
 for ((try = 0; try < 120; try++)); do
