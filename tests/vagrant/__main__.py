@@ -23,7 +23,6 @@ from tests.vm import machine
 from tests.vm.image import REPOSITORY, cache, image
 from tests.vm.progress import PhaseError, Progress
 
-_INSIDE = "HOSTAGENT_VAGRANT_INSIDE"
 _NAME = "hostagent/debian12"
 _PACKAGES = REPOSITORY / "build/deb"
 _README = REPOSITORY / "vagrant/README.md"
@@ -40,26 +39,35 @@ _CHECKS = {
 
 
 def main(arguments: Sequence[str]) -> int:
-    """Enter the namespaces, build what is missing, and run the story."""
+    """Build what is missing, enter the namespaces, and run the story."""
     parser = argparse.ArgumentParser(prog="make test-vagrant", description=__doc__)
     parser.add_argument("--package", type=Path, help="a .deb to install (default: the newest in build/deb, built by make deb)")
+    parser.add_argument("--inside", nargs=2, metavar=("BOX", "DRIVER"), help=argparse.SUPPRESS)
     given = parser.parse_args(arguments)
     if os.geteuid() != 0:
         print("make test-vagrant must be run as root: it builds a root file system.", file=sys.stderr)
         return 77
-    if _INSIDE not in os.environ:
-        namespaces = ["unshare", "--net", "--mount", "--propagation", "private", "--pid", "--fork", "--kill-child", "--mount-proc"]
-        return subprocess.call([*namespaces, sys.executable, "-m", "tests.vagrant", *arguments], env={**os.environ, _INSIDE: "1"})
-    reap()
-    progress = Progress()
-    started = time.monotonic()
     try:
-        _story(given.package or _newest(), progress)
+        if given.inside:
+            reap()
+            _story(Path(given.inside[0]), given.inside[1], given.package, Progress())
+            return 0
+        return _enter(given.package or _newest())
     except PhaseError as failure:
-        print(f"{failure}\ntest-vagrant: FAILED after {time.monotonic() - started:.0f} s", file=sys.stderr)
+        print(f"{failure}\ntest-vagrant: FAILED", file=sys.stderr)
         return 1
+
+
+def _enter(package: Path) -> int:
+    """Make what needs a network, then go on in namespaces that have none."""
+    started, progress = time.monotonic(), Progress()
+    made, accelerator = box(progress), machine.accelerator(image(progress))
+    namespaces = ["unshare", "--net", "--mount", "--propagation", "private", "--pid", "--fork", "--kill-child", "--mount-proc"]
+    driver = "qemu" if accelerator == "tcg" else "kvm"
+    story = [sys.executable, "-m", "tests.vagrant", "--package", str(package), "--inside", str(made), driver]
+    code = subprocess.call([*namespaces, *story], cwd=REPOSITORY)
     print(f"test-vagrant: {time.monotonic() - started:.0f} s")
-    return 0
+    return code
 
 
 def commands() -> list[str]:
@@ -75,8 +83,7 @@ def _newest() -> Path:
     return packages[-1]
 
 
-def _story(package: Path, progress: Progress) -> None:
-    made = box(progress)
+def _story(made: Path, driver: str, package: Path, progress: Progress) -> None:
     with tempfile.TemporaryDirectory(prefix="vagrant-", dir=cache()) as name, Virtualization(Path(name), progress) as libvirt:
         folder = Path(name)
         clean = folder / "hostagent"
@@ -84,8 +91,7 @@ def _story(package: Path, progress: Progress) -> None:
         archive = subprocess.run(["git", "archive", "HEAD"], cwd=REPOSITORY, capture_output=True, check=True, timeout=60).stdout
         subprocess.run(["tar", "-x", "-C", str(clean)], input=archive, check=True, timeout=60)
         shutil.copy(package, clean / "build/deb")
-        emulated = machine.accelerator(image(progress)) == "tcg"
-        settings = {"HOSTAGENT_BOX": _NAME, "HOSTAGENT_DRIVER": "qemu" if emulated else "kvm", "HOSTAGENT_CONSOLES": str(folder)}
+        settings = {"HOSTAGENT_BOX": _NAME, "HOSTAGENT_DRIVER": driver, "HOSTAGENT_CONSOLES": str(folder)}
         run = libvirt.runner(clean / "vagrant", settings)
         run(f"vagrant box add --name {_NAME} {made}", 120)
         try:
