@@ -8,13 +8,19 @@ at one by one; for these ``extra_trigger`` widens the cheap first scan so that i
 from __future__ import annotations
 
 import functools
+import html
+import json
 import re
 import struct
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
+from itertools import chain, islice
+from typing import Final
 
 from hostagent.mask.detectors import EFFORT, Hit, Scanner, TooCostly
+from hostagent.mask.escapes import Places, deeper, quotes_only, unescaped
 from hostagent.mask.pattern import compile_bytes
 from hostagent.mask.transform import MASKED, Replace, redacted
 from hostagent.mask.types import BINARY_FORMAT, Kind, decode_integer, decode_numeric, element_of, float_digits, kind_of
@@ -125,7 +131,7 @@ class Treatment:
 _SHORTEST_NUMBER = 13  # of all detectors only a card number is made of digits alone
 
 _HEXADECIMAL = rb"\\x[0-9a-fA-F]{14}"
-_ESCAPE = rb"\\u00[0-9a-fA-F]{2}"
+_ESCAPE = rb"\\u00[0-9a-fA-F]{2}|(?::|com)\\+/"
 _SCIENTIFIC = rb"[0-9][eE]\+?[12][0-9]"
 _LENGTH_8 = rb"\x00\x00\x00\x08"
 _BINARY_INT8 = (
@@ -138,10 +144,10 @@ _HIDDEN_TEXT = b"|".join((_HEXADECIMAL, _ESCAPE, _SCIENTIFIC))
 _HIDDEN_BINARY = b"|".join((_BINARY_INT8, _BINARY_FLOAT8, _BINARY_NUMERIC))
 
 _HEXADECIMAL_RUN = re.compile(rb"\\x((?:[0-9a-fA-F]{2}){7,})")
-_ESCAPED = re.compile(rb"\\u00([0-7][0-9a-fA-F])")
 _SCIENTIFIC_RUN = re.compile(rb"[0-9][0-9.]*[eE]\+?[12][0-9]")
 _SUSPICIOUS = compile_bytes(_HIDDEN_TEXT)
-_JSON_TOKEN = compile_bytes(rb'"(?:[^"\\]|\\[\x00-\xff])*"|-?[0-9][0-9.eE+-]*')
+_JSON_NUMBER = re.compile(rb"-?[0-9][0-9.eE+-]*")
+_NUMERIC = frozenset(b"0123456789.eE+-")
 
 
 _framed = functools.lru_cache(maxsize=16)(compile_bytes)
@@ -156,15 +162,32 @@ def hidden_hits(mask: ContentMask, value: bytes) -> list[Hit]:
     """Return hits in what a text value spells in another way: hexadecimal bytes, JSON escapes, scientific numbers."""
     if _SUSPICIOUS.search(value) is None:
         return []
-    found: list[Hit] = []
-    for run in _HEXADECIMAL_RUN.finditer(value):
-        found += mask.scanner.hits(bytes.fromhex(run[1].decode()))
+    return encoded_hits(mask, value) + escaped_hits(mask, value, ())
+
+
+def encoded_hits(mask: ContentMask, value: bytes) -> list[Hit]:
+    """Return hits in what ``value`` spells as hexadecimal bytes or scientific numbers. All are scanned together."""
+    spelled = [bytes.fromhex(run[1].decode()) for run in _HEXADECIMAL_RUN.finditer(value)]
     for run in _SCIENTIFIC_RUN.finditer(value):
-        found += mask.scanner.hits(float_digits(run[0].decode()).encode())
-    if b"\\u00" in value:
-        plain = _ESCAPED.sub(lambda run: bytes([int(run[1], 16)]), value)
-        found += mask.scanner.hits(plain)
-    return found
+        digits = float_digits(run[0].decode())
+        if len(digits) >= _SHORTEST_NUMBER:
+            spelled.append(digits.encode())
+    return mask.scanner.hits(b"\x00".join(spelled)) if spelled else []
+
+
+def escaped_hits(mask: ContentMask, value: bytes, known: Sequence[bytes]) -> list[Hit]:
+    """Return hits in what ``value`` is once its JSON escapes are undone, as often as that goes; but not the texts ``known``."""
+    return _other_hits(mask, deeper(value), known) if b"\\" in value else []
+
+
+def _other_hits(mask: ContentMask, texts: Iterable[bytes], known: Sequence[bytes]) -> list[Hit]:
+    seen = Counter(known)
+    for text in texts:
+        mask.scanner.spend(len(text) >> 4)
+        hits = mask.scanner.hits(text)
+        if Counter(text[hit.start : hit.end] for hit in hits) - seen:
+            return hits
+    return []
 
 
 def _in_place(mask: ContentMask, value: bytes, hits: Sequence[Hit], offset: int) -> bytes | None:
@@ -173,6 +196,20 @@ def _in_place(mask: ContentMask, value: bytes, hits: Sequence[Hit], offset: int)
 
 def _scrub_text(mask: ContentMask, value: bytes, counts: Counts) -> bytes | None:
     return mask.text(value, counts)
+
+
+def _scrub_document(mask: ContentMask, value: bytes, counts: Counts) -> bytes | None:
+    """Scrub text of which nobody knows how it will be read: as JSON, as HTML. What only such a reader sees takes it all away."""
+    hits = mask.scanner.hits(value)
+    known = [value[hit.start : hit.end] for hit in hits]
+    hidden = escaped_hits(mask, value, known)
+    if not hidden and b"&" in value:
+        inner = html.unescape(value.decode("utf-8", "replace")).encode()
+        hidden = _other_hits(mask, chain((inner,), deeper(inner)), known)
+    counts.detected(hidden or hits)
+    if hidden:
+        return MASKED
+    return mask.replaced(value, hits) if hits else value
 
 
 def _whole(stand_in: bytes | None, shortest: int) -> Treatment:
@@ -221,38 +258,55 @@ def _hiding(stand_in: bytes | None) -> Treatment:
 
 
 def _scrub_json(mask: ContentMask, value: bytes, counts: Counts) -> bytes | None:
-    hidden = hidden_hits(mask, value)
-    hits = hidden or mask.scanner.hits(value)
-    counts.detected(hits)
-    if not hits:
-        return value
-    return redacted(Kind.JSON, 0) if hidden else _json_in_place(mask, value, hits)
-
-
-def _json_in_place(mask: ContentMask, value: bytes, hits: Sequence[Hit]) -> bytes | None:
-    """Return valid JSON with the hits replaced: inside strings in place, numbers by 0, anything else as a whole."""
-    parts: list[bytes] = []
-    at = taken = 0
-    for token in _JSON_TOKEN.finditer(value):
-        start, end = token.start(), token.end()
-        inside: list[Hit] = []
-        while taken < len(hits) and hits[taken].start < end:
-            inside.append(hits[taken])
-            taken += 1
-        if not inside:
-            continue
-        quoted = value[start] == 0x22
-        if inside[0].start < start + quoted or inside[-1].end > end - quoted:
-            return redacted(Kind.JSON, 0)
-        stand_in = mask.replaced(value[start:end], inside, start)
-        if stand_in is None:
-            return None
-        parts += (value[at:start], stand_in if quoted else b"0")
-        at = end
-    if taken < len(hits):
+    plain, places = unescaped(value)
+    mask.scanner.spend(value.count(b"\\"))
+    hits = mask.scanner.hits(plain)
+    hidden = encoded_hits(mask, plain) if _SUSPICIOUS.search(plain) is not None else []
+    if not hidden and b"\\" in plain:  # JSON inside a string
+        known = [plain[hit.start : hit.end] for hit in hits]
+        hidden = next((each for each in (escaped_hits(mask, inner, known) for inner in islice(deeper(value), 1)) if each), [])
+    counts.detected(hidden or hits)
+    if hidden:
         return redacted(Kind.JSON, 0)
+    return _json_in_place(mask, value, plain, places, hits) if hits else value
+
+
+def _json_in_place(mask: ContentMask, value: bytes, plain: bytes, places: Places, hits: Sequence[Hit]) -> bytes | None:
+    """Return valid JSON with the hits replaced: inside strings in place, numbers by 0, anything else as a whole."""
+    quotes = quotes_only(value)
+    parts: list[bytes] = []
+    at = counted = passed = 0
+    for hit in hits:
+        start, end = places.raw(hit.start, hit.end)
+        if start < at:
+            continue  # the number that was replaced before
+        passed += quotes.count(b'"', counted, start)
+        counted = start
+        if passed % 2:
+            stand_in = mask.replaced(plain[hit.start : hit.end], [hit], hit.start)
+            if stand_in is None:
+                return None
+            stand_in, whole = _in_string(stand_in), end <= quotes.find(b'"', start)
+        else:
+            number = _JSON_NUMBER.search(value, _beginning_of_number(value, start))
+            start, stop = number.span() if number is not None else (end, end)
+            stand_in, whole, end = b"0", start <= places.raw(hit.start, hit.end)[0] and end <= stop, stop
+        if not whole:
+            return redacted(Kind.JSON, 0)
+        parts += (value[at:start], stand_in)
+        at = end
     parts.append(value[at:])
     return b"".join(parts)
+
+
+def _in_string(text: bytes) -> bytes:
+    return json.dumps(text.decode("utf-8", "replace"), ensure_ascii=False)[1:-1].encode()
+
+
+def _beginning_of_number(value: bytes, at: int) -> int:
+    while at and value[at - 1] in _NUMERIC:
+        at -= 1
+    return at
 
 
 def _scrub_jsonb(mask: ContentMask, value: bytes, counts: Counts) -> bytes | None:
@@ -317,6 +371,8 @@ _COMPOSED = frozenset({Kind.ARRAY, Kind.RANGE, Kind.RECORD, Kind.UNKNOWN})
 _PLAIN = Treatment(_in_place, _scrub_text)
 TEXT = Treatment(_in_place, _scrub_text, whole=MASKED)
 """The treatment of texts beside the rows."""
+DOCUMENT: Final = Treatment(None, _scrub_document, _ESCAPE + rb"|&(?:#|commat|period|plus|lowbar|hyphen|sol|colon)", whole=MASKED)
+"""The treatment of a whole text by its media type."""
 _BINARY = {
     Kind.INT8: _decoded(_integer_text, bytes(8), _BINARY_INT8),
     Kind.FLOAT8: _decoded(_float_text, bytes(8), _BINARY_FLOAT8),

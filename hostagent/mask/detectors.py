@@ -25,6 +25,7 @@ url-password              the password of a URL
 from __future__ import annotations
 
 import functools
+from bisect import bisect_right
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from typing import NamedTuple
@@ -184,6 +185,11 @@ def expand(names: Iterable[str]) -> frozenset[str]:
     return frozenset(found)
 
 
+_APART = rb'"\n,;:<>{}\[\]=\x00\t&|'
+"""Bytes that no match of a common form contains, and beyond which none of their validators looks."""
+
+_LARGE = 4096
+
 EFFORT = 32_768
 """How much looking one large value (or row, or text) is worth; about that many microseconds. See ``Scanner.limit``."""
 
@@ -203,6 +209,9 @@ class Scanner:
         self.trigger_source = b"|".join(d.trigger for d in chosen)
         self.trigger: Pattern = compile_bytes(self.trigger_source)
         self._common = [(d, compile_bytes(d.form)) for d in chosen if d.common]
+        self._windows = compile_bytes(
+            b"[^%b]*(?:%b)[^%b]*" % (_APART, b"|".join(d.trigger for d, _ in self._common), _APART)
+        )
         self._rare = [(d, compile_bytes(d.form)) for d in chosen if not d.common]
         self._rare_trigger = compile_bytes(b"|".join(d.trigger for d, _ in self._rare)) if self._rare else None
         self._left = _UNLIMITED
@@ -232,12 +241,37 @@ class Scanner:
         """
         self.spend(16 + (len(data) >> 9))
         found: list[Hit] = []
-        for detector, form in self._common:
-            self._collect(detector, form, data, found)
+        if len(data) < _LARGE:
+            for detector, form in self._common:
+                self._collect(detector, form, data, found)
+        elif self._common:
+            self._collect_apart(data, found)
         if self._rare_trigger is not None and self._rare_trigger.search(data) is not None:
             for detector, form in self._rare:
                 self._collect(detector, form, data, found)
         return _merged(found) if len(found) > 1 else found
+
+    def _collect_apart(self, data: bytes, found: list[Hit]) -> None:
+        """Collect the hits of common forms, looking only at the pieces of ``data`` in which a trigger hits, all together."""
+        pieces: list[bytes] = []
+        begins: list[int] = []
+        shifts: list[int] = []
+        size = 0
+        for window in self._windows.finditer(data):
+            start = max(0, window.start() - 1)
+            piece = data[start : window.end() + 1]
+            pieces.append(piece)
+            begins.append(size)
+            shifts.append(start - size)
+            size += len(piece) + 1
+        joined = b"\x00".join(pieces)
+        self.spend(16 * len(pieces))
+        inside: list[Hit] = []
+        for detector, form in self._common:
+            self._collect(detector, form, joined, inside)
+        for hit in inside:
+            shift = shifts[bisect_right(begins, hit.start) - 1]
+            found.append(Hit(hit.start + shift, hit.end + shift, hit.detector))
 
     def _collect(self, detector: Detector, form: Pattern, data: bytes, found: list[Hit]) -> None:
         name, group, validate = detector.name, detector.group, detector.validate

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Final
 
-from hostagent.mask.content import LARGE, TEXT, ContentMask, Counts, Treatment, treatment
+from hostagent.mask.content import DOCUMENT, LARGE, ContentMask, Counts, Treatment, treatment
 from hostagent.mask.transform import MASKED
 from hostagent.mask.types import Kind
 
@@ -14,7 +14,7 @@ _TEXTS: Final = frozenset({"application/xml", "application/javascript", "applica
 _CHARSETS: Final = frozenset({"", "utf-8", "utf8", "us-ascii", "ascii"})
 # Endless, and encoded so that values do not show.
 _NOT_TEXT: Final = frozenset({"text/event-stream", "text/vcard", "text/calendar"})
-_STRUCTURED: Final = {"+json": _JSON, "+xml": TEXT}
+_STRUCTURED: Final = {"+json": _JSON, "+xml": DOCUMENT}
 
 
 def maskable(media_type: str) -> bool:
@@ -25,8 +25,8 @@ def maskable(media_type: str) -> bool:
 def _reader(media_type: str) -> tuple[Treatment, bool] | None:
     """Return how a body is scanned and whether line by line, None if it cannot be."""
     name, *parameters = (part.strip().lower() for part in media_type.split(";"))
-    charset = next((each.removeprefix("charset=").strip('"') for each in parameters if each.startswith("charset=")), "")
-    if charset not in _CHARSETS or name in _NOT_TEXT:
+    charsets = [each.partition("=")[2].strip(" \t\"'") for each in parameters if each.startswith("charset")]
+    if len(charsets) > 1 or not _CHARSETS.issuperset(charsets) or name in _NOT_TEXT:
         return None
     if name == "application/json":
         return _JSON, False
@@ -35,7 +35,7 @@ def _reader(media_type: str) -> tuple[Treatment, bool] | None:
     suffix = next((way for end, way in _STRUCTURED.items() if name.endswith(end)), None)
     if suffix is not None:
         return suffix, False
-    return (TEXT, False) if name.startswith("text/") or name in _TEXTS else None
+    return (DOCUMENT, False) if name.startswith("text/") or name in _TEXTS else None
 
 
 def masked_document(media_type: str, body: bytes, content: ContentMask, counts: Counts) -> bytes | None:
