@@ -212,6 +212,7 @@ def list_command(config_path: str | None, as_json: bool) -> None:
     channel binding needs the placeholder password shown here (with client_auth = "scram" in the configuration).
     """
     from hostagent.daemon.configfile import load_config, load_targets
+    from hostagent.inspectors.registry import PROTOCOLS
 
     config = load_config(config_path)
     targets = load_targets(config)
@@ -224,8 +225,8 @@ def list_command(config_path: str | None, as_json: bool) -> None:
     for item in targets.values():
         hosts = f"{', '.join(item.hosts)} port {item.port}" if item.hosts else ""
         places = ", ".join(filter(None, [hosts, *item.sockets]))
-        databases = ", ".join(sorted(item.databases)) or "any"
-        click.echo(f"{item.name}: {item.protocol} at {places}; databases: {databases}; TLS: {item.tls.value}")
+        databases = f"; databases: {', '.join(sorted(item.databases)) or 'any'}" if PROTOCOLS[item.protocol].has_catalogue else ""
+        click.echo(f"{item.name}: {item.protocol} at {places}{databases}; TLS: {item.tls.value}")
     click.echo(f"Placeholder password for clients that demand SCRAM: {placeholder}")
 
 

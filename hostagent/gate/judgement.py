@@ -126,7 +126,8 @@ def _line(operation: Operation, verdict: Verdict) -> Mapping[str, object]:
         ],
         "completeness": operation.completeness.value,
         "text": scrub(operation.redacted),  # names in quotes can hold anything
-        "fingerprint": operation.fingerprint,
+        # A hash; or words that can hold anything.
+        "fingerprint": operation.fingerprint if operation.fingerprint.isalnum() else scrub(operation.fingerprint),
         "decision": verdict.decision.value,
         "rules": list(verdict.rules),
         "reason": verdict.reason,

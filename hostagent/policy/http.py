@@ -85,7 +85,7 @@ def _query_part(name: str, matches: Matcher) -> _Part:
 def _header_part(name: str, matches: Matcher) -> _Part:
     def part(operation: Operation, strict: bool) -> bool:
         attributes: Mapping[str, str] = operation.attributes
-        value = attributes.get(f"header.{name}")
+        value = attributes.get(f"header.{name.replace('_', '-')}")
         return value is not None and _several(value.split("\n"), matches, strict=strict)
 
     return part

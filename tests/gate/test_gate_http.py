@@ -103,7 +103,7 @@ def test_a_request_is_rebuilt_with_our_credential_and_recorded_with_its_response
     talk.server(b"HTTP/1.1 201 Made\r\nContent-Length: 2\r\nAlt-Svc: h3\r\nKeep-Alive: timeout=5\r\nX: y\r\n\r\nok")
     assert talk.down == b"HTTP/1.1 201 Made\r\nX: y\r\nContent-Length: 2\r\n\r\nok"
     assert talk.records(EventKind.STATEMENT, "verb", "effects", "text", "parameters", "decision") == [
-        ("POST", ["execute", "insert"], "POST http://api.example/b?x=?&token=?", ["1", "s"], "allow")
+        ("POST", ["execute", "insert"], "POST http://api.example/b?x=?&token=?", ["1", "[masked]"], "allow")
     ]
     assert talk.records(EventKind.RESULT, "outcome", "tag", "bytes") == [("ok", "201", 2)]
     assert not talk.closed

@@ -81,7 +81,11 @@ class Echo:
 
     def fields(self, listed: Listed) -> Listed:
         """Return header fields without the credential."""
-        return [(name, self._replaced(value.encode("latin-1")).decode("latin-1")) for name, value in listed] if self._secrets else listed
+        return [(self.text(name), self.text(value)) for name, value in listed] if self._secrets else listed
+
+    def text(self, said: str) -> str:
+        """Return a piece of a head without the credential."""
+        return self._replaced(said.encode("latin-1")).decode("latin-1") if self._secrets else said
 
     def body(self, content: bytes, *, last: bool) -> bytes:
         """Return what may pass of ``content`` and of what was kept back; all of it if it is the ``last``.

@@ -19,7 +19,7 @@ from hostagent.inspectors.http.exchange import Exchange
 from hostagent.inspectors.http.fields import Listed, credential, for_looking, for_masking
 from hostagent.inspectors.http.opening import ALPN, alert, objection
 from hostagent.inspectors.http.reading import Reader
-from hostagent.inspectors.http.request import PROTOCOL, shown
+from hostagent.inspectors.http.request import PROTOCOL, recorded, shown
 from hostagent.inspectors.http.server import Responses
 from hostagent.inspectors.ports import Denial, Desk, Outcome, Ruling, Surroundings
 from hostagent.model.command import Close, Command, Connect, Forward, Pause, Resume, StartTLS
@@ -236,7 +236,7 @@ class HttpInspector:
         request = exchange.request
         exact = [request.exact, bytes(exchange.held)] if exchange.held else [request.exact]
         traces = self._desk.open(
-            ruling, exact, request.subject.operations[0].parameters, now, self._out,
+            ruling, exact, recorded(request.location.query), now, self._out,
             decision=decision, ticket=exchange.ticket, reason=reason,
         )  # fmt: skip
         exchange.trace = traces[0]
@@ -397,8 +397,11 @@ class HttpInspector:
         return 1
 
     def weigh(self) -> int:
-        """Return how many bytes wait to be understood or sent."""
-        return 3 * len(self._buffer) + sum(map(len, self._up)) + sum(map(len, self._down))
+        """Return about how many bytes wait to be understood, judged, masked or sent, and what is remembered."""
+        exchange = self._exchange
+        whole = 0 if exchange is None else len(exchange.held or b"") + len(exchange.kept)
+        waiting = sum(map(len, self._up)) + sum(map(len, self._down)) + self._responses.size
+        return 3 * len(self._buffer) + 2 * whole + waiting + self._reader.size
 
     def analysed(self, analysis: Analysis, now: float) -> list[Command]:
         """Nothing is handed out to be analysed here."""
@@ -428,7 +431,7 @@ class HttpInspector:
             self._leave("the client closed the connection", now)
         elif self._ended(exchange, now):
             self._leave("the target closed the connection after its response", now)
-        elif exchange is not None and exchange.sent and not exchange.answered:
+        elif exchange is not None and not exchange.answered:
             reason = "the target closed the connection before its response was complete"
             self._end(reason, now, problem.refused(502, reason, "Try again."), "error")
         else:
@@ -502,4 +505,5 @@ def _status(error: RemoteWireError) -> int:
 
 
 def _chunked(content: bytes, body: ChunkedBody) -> bytes:
-    return (build_chunk(content) if content else b"") + (build_last_chunk(body.trailers) if body.done else b"")
+    """Without trailers (RFC 9110 §6.5.1): servers are known to read them as header fields, and nobody judged them."""
+    return (build_chunk(content) if content else b"") + (build_last_chunk(()) if body.done else b"")

@@ -13,6 +13,8 @@ from hostagent.wire.http1.location import Location, locate
 
 _REMEMBERED: Final = 64
 _SHORT: Final = 2048
+_UNDERSTOOD: Final = 24
+"""How much larger a head is once it is understood: it is kept as bytes, fields, attributes, resources and the exact form."""
 
 
 class Request(NamedTuple):
@@ -43,6 +45,12 @@ class Reader:
         self._scheme = scheme
         self._name = name
         self._remembered: dict[bytes, Request] = {}
+        self._size = 0
+
+    @property
+    def size(self) -> int:
+        """About how many bytes are remembered."""
+        return self._size
 
     def read(self, raw: bytes) -> Request:
         """Return the request that ``raw`` (from ``take_head``) begins.
@@ -56,7 +64,9 @@ class Reader:
             if len(raw) <= _SHORT:
                 if len(self._remembered) >= _REMEMBERED:
                     self._remembered.clear()
+                    self._size = 0
                 self._remembered[raw] = found
+                self._size += _UNDERSTOOD * len(raw)
         return found
 
     def _read(self, raw: bytes) -> Request:

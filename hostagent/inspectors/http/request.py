@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Sequence
 from typing import Final
 
@@ -26,6 +27,10 @@ EFFECTS: Final[Mapping[str, frozenset[Effect]]] = {
 
 _OVERRIDES: Final = frozenset({"x-http-method-override", "x-http-method", "x-method-override"})
 _OVERRIDE_PARAMETER: Final = "_method"
+_SPELLED_OTHERWISE: Final = str.maketrans(". [", "___")
+_SECRET: Final = re.compile(
+    r"(?i)passw|passphrase|secret|token|key(?!word)|signature|auth(?!or)|credential|session|assertion|jwt|saml|^(?:pass|pwd?|sig|code|pin|otp|sid)$"
+)
 _REROUTES: Final = frozenset({"x-original-url", "x-rewrite-url", "x-original-uri"})
 
 
@@ -97,7 +102,16 @@ def read_line(text: str, fields: Sequence[tuple[str, str]]) -> Operation:
 
 
 def _overridden(query: str | None, pairs: Sequence[tuple[str, str]] | None) -> bool:
-    return _OVERRIDE_PARAMETER in (query or "") if pairs is None else any(name == _OVERRIDE_PARAMETER for name, _ in pairs)
+    """PHP takes a dot, a blank and a bracket in a parameter's name for an underscore."""
+    if pairs is None:
+        return "method" in (query or "").lower()
+    return any(name.lstrip().lower().translate(_SPELLED_OTHERWISE).rstrip("_]") == _OVERRIDE_PARAMETER for name, _ in pairs)
+
+
+def recorded(query: str | None) -> tuple[str | None, ...]:
+    """Return the parameters' values as records may keep them: not those that by their name are a secret; nor one without a name."""
+    pairs = query_pairs(query or "") or ()
+    return tuple("[masked]" if _SECRET.search(name) else value for name, value in pairs)
 
 
 def _redacted_query(query: str | None, pairs: Sequence[tuple[str, str]] | None) -> str:
@@ -117,7 +131,7 @@ def _attributes(location: Location, fields: Sequence[tuple[str, str]]) -> dict[s
         "query": location.query or "",
     }
     for name, value in fields:
-        key = f"header.{name.lower()}"
+        key = f"header.{name.lower().replace('_', '-')}"  # a gateway interface cannot tell them apart
         found[key] = f"{found[key]}\n{value}" if key in found else value
     return found
 

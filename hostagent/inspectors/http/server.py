@@ -27,6 +27,11 @@ class Responses:
         """Begin with nothing read."""
         self._buffer = bytearray()
 
+    @property
+    def size(self) -> int:
+        """How many bytes are kept that could not be read yet."""
+        return len(self._buffer)
+
     def read(self, exchange: Exchange | None, data: bytes) -> bytes:
         """Return what the client gets for ``data``; ``exchange.answered`` when that completes its response.
 
@@ -55,9 +60,11 @@ class Responses:
                 raise RemoteWireError("the target sent too many interim responses", "502")
             if head.status == _CONTINUE:
                 exchange.continued = True
-            if not exchange.head.minor or exchange.masking is not None:
+            if not exchange.head.minor or (exchange.masking is not None and head.status != _CONTINUE):
                 return b""  # HTTP/1.0 has none; and nothing in them is worth masking
-            return build_response(head.status, head.reason, exchange.echo.fields(back(head.fields)))
+            if head.status == _CONTINUE:
+                return build_response(_CONTINUE, "Continue", [])  # that is all there is to say, but a client may wait for it
+            return build_response(head.status, exchange.echo.text(head.reason), exchange.echo.fields(back(head.fields)))
         exchange.response, exchange.response_body = head, body
         said = tokens(head.values("connection"))
         if "close" in said or (not head.minor and "keep-alive" not in said) or isinstance(body, CloseBody):
@@ -69,7 +76,7 @@ class Responses:
         if exchange.masking is not None:
             _check_maskable(head, body, exchange.masking)
             return b""  # it is sent with the masked body, whose length it names
-        return build_response(head.status, head.reason, self._fields(exchange, head))
+        return build_response(head.status, exchange.echo.text(head.reason), self._fields(exchange, head))
 
     @staticmethod
     def _fields(exchange: Exchange, head: ResponseHead) -> Listed:
@@ -96,7 +103,7 @@ class Responses:
         elif isinstance(body, ChunkedBody) and exchange.head.minor:
             content = build_chunk(content) if content else b""
             if body.done:
-                content += build_last_chunk(tuple(exchange.echo.fields(list(body.trailers))))
+                content += build_last_chunk(tuple(exchange.echo.fields(back(body.trailers))))
         if body.done:
             exchange.answered = True
             if self._buffer:
@@ -160,4 +167,4 @@ def _masked_response(exchange: Exchange, masking: Masking) -> bytes:
         fields.append(("Content-Length", str(len(body))))
     if exchange.closing:
         fields.append(("Connection", "close"))
-    return build_response(head.status, masking.text(head.reason), fields) + body
+    return build_response(head.status, masking.text(exchange.echo.text(head.reason)), fields) + body

@@ -17,6 +17,7 @@ _PATH = re.compile(r"/(?:[A-Za-z0-9\-._~!$&'()*+,;=:@/]|%[0-9A-Fa-f]{2})*")
 # Beyond RFC 3986 what browsers and libraries leave as it is.
 _QUERY = re.compile(r"(?:[A-Za-z0-9\-._~!$&'()*+,;=:@/?\[\]{}|^`]|%[0-9A-Fa-f]{2})*")
 _TRIPLET = re.compile(r"%([0-9A-Fa-f]{2})")
+_EMPTY = re.compile(r"/{2,}")
 _TWICE = re.compile(r"%25[0-9A-Fa-f]{2}")
 _HOST_NAME = re.compile(r"(?=.{1,253}\Z)[a-z0-9_](?:[a-z0-9_-]{0,62})(?:\.[a-z0-9_](?:[a-z0-9_-]{0,62}))*")
 _PORT = re.compile(r"[1-9][0-9]{0,4}")
@@ -158,7 +159,7 @@ def _resolved(text: str) -> str:
                 raise RemoteWireError("the path leaves the root", "400")
             kept.pop()
         elif segment not in ("", "."):
-            if any(piece.partition(";")[0] in (".", "..") for piece in segment.split("%2F")):
+            if any(piece.partition(";")[0] in (".", "..") for piece in segment.replace("%3B", ";").split("%2F")):
                 raise RemoteWireError("dot segments that only some servers would see", "400")
             kept.append(segment)
     ends_in_slash = segments[-1] in ("", ".", "..") and bool(kept)
@@ -169,10 +170,12 @@ def readings(path: str) -> tuple[str, ...]:
     """Return every decoded text that a server may take the canonical ``path`` for; the first is the plain one."""
     plain = path.replace("%2F", "%252F")
     sliced = path.replace("%2F", "/")
-    found = [_text(plain), _text(sliced)]
-    if ";" in path:
-        found += [_text(_without_parameters(form)) for form in (plain, sliced)]
-    return tuple(dict.fromkeys(found))
+    found = [plain, sliced]
+    if ";" in path or "%3B" in path:
+        found += [_without_parameters(form.replace("%3B", ";")) for form in (plain, sliced)]
+    # What a slash or a parameter made empty, some servers leave out as canonical_path does.
+    found += [_EMPTY.sub("/", form) for form in found]
+    return tuple(dict.fromkeys(map(_text, found)))
 
 
 def _without_parameters(path: str) -> str:
