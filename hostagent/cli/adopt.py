@@ -6,7 +6,7 @@ import os
 
 import click
 
-from hostagent.model.errors import HostagentError
+from hostagent.model.errors import HostagentError, NotPermittedError
 
 
 @click.command("adopt")
@@ -65,4 +65,4 @@ def unadopt_command(unit: str) -> None:
 
 def _root() -> None:
     if os.geteuid() != 0:
-        raise HostagentError("only root may do this")
+        raise NotPermittedError("only root may do this")

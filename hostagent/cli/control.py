@@ -14,7 +14,12 @@ _LONGEST = 256 * 1024 * 1024
 
 
 class ControlError(HostagentError):
-    """The service could not be asked, or said no. ``str()`` says what happened and what to do next."""
+    """The service could not be asked, or said no. ``str()`` says what happened and what to do next; ``code`` is the exit status."""
+
+    def __init__(self, message: str, code: int = 1) -> None:
+        """Keep the exit status beside the message."""
+        super().__init__(message)
+        self.code = code
 
 
 def ask(config_path: str | None, call: str, args: Mapping[str, object] | None = None) -> object:
@@ -50,7 +55,8 @@ def ask_at(path: str, call: str, args: Mapping[str, object] | None = None) -> ob
     if not isinstance(answer, dict) or "ok" not in answer:
         raise ControlError("the service gave no answer that can be understood; see its log")
     if answer["ok"] is not True:
-        raise ControlError(str(answer.get("error") or "the service refused and gave no reason"))
+        reason = str(answer.get("error") or "the service refused and gave no reason")
+        raise ControlError(reason, 77 if reason == "only root may do this" else 1)
     return answer.get("result")
 
 

@@ -6,6 +6,8 @@ from typing import TYPE_CHECKING
 
 import click
 
+from hostagent.model.errors import NotPermittedError
+
 if TYPE_CHECKING:
     from hostagent.daemon.sealedstore import SealedStore
     from hostagent.documents import Config
@@ -115,7 +117,7 @@ def _root(config_path: str | None) -> Config:
     from hostagent.daemon.configfile import load_config
 
     if os.geteuid() != 0:
-        raise click.ClickException("only root may do this: the store and its key are root's")
+        raise NotPermittedError("only root may do this: the store and its key are root's")
     return load_config(config_path)
 
 
@@ -158,7 +160,10 @@ def _value(name: str) -> str:
 
     if sys.stdin.isatty():
         return str(click.prompt(f"Value of {name}", hide_input=True, confirmation_prompt=True))
-    text = sys.stdin.read(1_048_576)
+    try:
+        text = sys.stdin.buffer.read(1_048_576).decode()
+    except UnicodeDecodeError:
+        raise click.ClickException("standard input is not UTF-8 text; nothing was kept (for binary secrets: base64)") from None
     return text.removesuffix("\n")
 
 

@@ -7,6 +7,7 @@ import os
 import socket
 from typing import TypeVar
 
+from hostagent.cli.exits import FAILED, NOT_PERMITTED
 from hostagent.ipc import MAXIMUM_DESCRIPTORS, MAXIMUM_PACKET, Body, Failed, decode, encode
 from hostagent.model.errors import HostagentError, LocalWireError
 
@@ -22,6 +23,15 @@ class RequestError(HostagentError):
         """Keep the suggested exit status beside the message."""
         super().__init__(message)
         self.code = code
+
+
+class ClosedError(HostagentError):
+    """enforcerd closed the connection: its table does not let this user ask that, or it was stopped."""
+
+    @property
+    def code(self) -> int:
+        """The exit status: root may ask everything."""
+        return NOT_PERMITTED if os.geteuid() else FAILED
 
 
 class EnforcerConnection:
@@ -77,7 +87,7 @@ class EnforcerConnection:
         """Return the next packet's body and descriptors.
 
         Raises:
-            HostagentError: closed by enforcerd.
+            ClosedError: closed by enforcerd.
         """
         try:
             data, descriptors, _, _ = socket.recv_fds(self.socket, MAXIMUM_PACKET + 1, MAXIMUM_DESCRIPTORS)
@@ -86,7 +96,7 @@ class EnforcerConnection:
         except ConnectionResetError:
             data, descriptors = b"", []
         if not data:
-            raise HostagentError("enforcerd closed the connection: not permitted to this user, or it was stopped")
+            raise ClosedError("enforcerd closed the connection: not permitted to this user, or it was stopped")
         for descriptor in descriptors:
             os.set_inheritable(descriptor, False)
         return decode(data).body, descriptors

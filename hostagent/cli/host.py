@@ -11,7 +11,7 @@ from typing import Any
 import click
 
 from hostagent.cli.names import workload_names
-from hostagent.model.errors import HostagentError
+from hostagent.model.errors import HostagentError, NotPermittedError
 
 
 @click.command("status")
@@ -202,7 +202,7 @@ def uninstall_command(config_path: str | None, yes: bool) -> None:
 
     config = load_config(config_path)
     if os.geteuid() != 0:
-        raise HostagentError("only root may do this")
+        raise NotPermittedError("only root may do this")
     if not yes:
         click.confirm("This ends every governed workload and removes the fence. Go on?", abort=True)
     farewell.stop_adopted(config)

@@ -8,7 +8,8 @@ from typing import NamedTuple
 import click
 
 from hostagent import __version__
-from hostagent.model.errors import HostagentError
+from hostagent.cli.exits import FAILED, NOT_PERMITTED, WRONG_DOCUMENT, Stop
+from hostagent.model.errors import DocumentError, HostagentError, NotPermittedError
 
 
 class _Entry(NamedTuple):
@@ -84,10 +85,24 @@ class _LazyGroup(click.Group):
         try:
             return super().invoke(ctx)
         except HostagentError as error:
-            raise click.ClickException(str(error)) from error
+            raise Stop(str(error), _status_of(error)) from error
         except PermissionError as error:
             advice = "run this as root, or as a member of the group that owns it"
-            raise click.ClickException(f"{error.filename or error}: permission denied; {advice}") from error
+            raise Stop(f"{error.filename or error}: permission denied; {advice}", NOT_PERMITTED) from error
+        except BrokenPipeError:
+            raise  # whoever read the output has left; click ends quietly
+        except OSError as error:
+            raise click.ClickException(f"{error.filename}: {error.strerror}" if error.filename else str(error)) from error
+        except UnicodeError as error:
+            raise click.ClickException(f"something given is not UTF-8 text: {error.reason if isinstance(error, UnicodeDecodeError | UnicodeEncodeError) else error}") from error
+
+
+def _status_of(error: HostagentError) -> int:
+    """Return the exit status that says the same as ``error`` (README.md lists them)."""
+    if isinstance(error, DocumentError):
+        return WRONG_DOCUMENT
+    code = NOT_PERMITTED if isinstance(error, NotPermittedError) else getattr(error, "code", FAILED)
+    return code if isinstance(code, int) else FAILED
 
 
 @click.group(cls=_LazyGroup, context_settings={"help_option_names": ["-h", "--help"]})

@@ -7,6 +7,8 @@ from typing import TYPE_CHECKING
 
 import click
 
+from hostagent.model.errors import NotPermittedError
+
 if TYPE_CHECKING:
     from hostagent.documents import Config
 
@@ -31,7 +33,7 @@ def support_bundle_command(config_path: str | None, output: Path | None, logs: t
     from hostagent.daemon.configfile import load_config
 
     if os.geteuid() != 0:
-        raise click.ClickException("only root may do this: it must know the secrets that it strikes out")
+        raise NotPermittedError("only root may do this: it must know the secrets that it strikes out")
     config = load_config(config_path)
     now = int(time.time())
     top = f"hostagent-support-{platform.node()}-{time.strftime('%Y%m%dT%H%M%SZ', time.gmtime(now))}"

@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING
 
 import click
 
-from hostagent.cli.exits import FAILED, WRONG_DOCUMENT
-from hostagent.cli.writing import Stop, check_document, next_steps, pairs, write_document, writes
+from hostagent.cli.exits import FAILED, WRONG_DOCUMENT, Stop
+from hostagent.cli.writing import check_document, next_steps, pairs, write_document, writes
 
 if TYPE_CHECKING:
     from hostagent.documents import Config

@@ -8,19 +8,10 @@ from typing import TypeVar
 
 import click
 
-from hostagent.cli.exits import EXISTS, WRONG_DOCUMENT
+from hostagent.cli.exits import EXISTS, WRONG_DOCUMENT, Stop
 from hostagent.model.errors import DocumentError
 
 _Function = TypeVar("_Function", bound=Callable[..., object])
-
-
-class Stop(click.ClickException):
-    """Ends a command with a message and an exit status of its own."""
-
-    def __init__(self, message: str, status: int) -> None:
-        """``status`` is one of ``exits``."""
-        super().__init__(message)
-        setattr(self, "exit_code", status)  # noqa: B010 - click declares it for the class, and reads it from the instance
 
 
 def writes(function: _Function) -> _Function:

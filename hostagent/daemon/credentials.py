@@ -97,7 +97,7 @@ def next_key_place(config: Config) -> Path:
 
 def _read_private(path: Path, besides: int = 0) -> str:
     try:
-        descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW)
+        descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK)
     except OSError as error:
         raise DocumentError(f"credential {path}: {error.strerror}") from error
     try:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import secrets
 import stat
 from pathlib import Path
 
@@ -24,7 +25,7 @@ def place(path: Path, text: str, *, mode: int = 0o644, replace: bool = False) ->
     """
     if not path.parent.is_dir():
         raise HostagentError(f"{path.parent} does not exist: run `hostagent init` first")
-    fresh = path.with_name(f".{path.name}.{os.getpid()}.new")
+    fresh = path.with_name(f".{path.name}.{secrets.token_hex(4)}.new")  # a process number comes again after a crash
     descriptor = os.open(fresh, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC | os.O_NOFOLLOW, mode)
     try:
         with os.fdopen(descriptor, "w", encoding="utf-8") as file:

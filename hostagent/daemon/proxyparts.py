@@ -284,6 +284,8 @@ class Proxy:
                 return answer(args, caller.user)
             except HostagentError as error:
                 raise Refused(str(error)) from error
+            except OSError as error:
+                raise Refused(f"it could not be done: {error}") from error
 
         return handler
 

@@ -29,6 +29,7 @@ from hostagent.model.workload import IdentityKind, Workload
 from hostagent.policy import load
 from hostagent.policy.glob import matcher
 from hostagent.proxy.context import read_documents, unix_group_members
+from hostagent.proxy.issuer import OWN_CLAIMS
 from hostagent.proxy.keys import MAX_ANSWER
 from hostagent.proxy.tls import upstream_context
 from hostagent.proxy.trustedfile import read_token, read_trusted
@@ -163,6 +164,9 @@ class Survey:
     def _identity(self, file: Path, workload: Workload) -> None:
         source = workload.identity
         if source.kind is not IdentityKind.TOKEN_FILE:
+            if taken := sorted(OWN_CLAIMS & source.claims.keys()):
+                text = f"identity: claims must not contain {', '.join(taken)}: a launch would be refused"
+                self._add(file, self._line(file, "identity", "claims"), text)
             return
         try:
             read_token(workload)

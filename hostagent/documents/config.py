@@ -7,7 +7,7 @@ import tomllib
 from dataclasses import dataclass
 from typing import Annotated
 
-from pydantic import Field, ValidationError
+from pydantic import Field, ValidationError, model_validator
 
 from hostagent.documents.complaint import complain
 from hostagent.documents.named import Key, Strict
@@ -18,6 +18,8 @@ DEFAULT_CONFIG_PATH = "/etc/hostagent/hostagent.toml"
 
 
 _Path = Annotated[str, Field(pattern=r"^/[^\x00]*$")]
+_Account = Annotated[str, Field(pattern=r"^[A-Za-z_][A-Za-z0-9_.-]{0,31}$")]
+_DAY_S = 86_400  # a clock of the event loop's cannot be set to just any number
 
 
 class Paths(Strict):
@@ -25,7 +27,7 @@ class Paths(Strict):
 
     config: Annotated[_Path, Key("Folder that holds targets/, workloads/ and policy/.")] = "/etc/hostagent"
     state: Annotated[_Path, Key("Folder of the journal, the evidence, the host CA and the issuer's key.")] = "/var/lib/hostagent"
-    runtime: Annotated[_Path, Key("Folder of the sockets.")] = "/run/hostagent"
+    runtime: Annotated[_Path, Field(max_length=86), Key("Folder of the sockets.")] = "/run/hostagent"
 
 
 class Enforcement(Strict):
@@ -40,7 +42,7 @@ class Enforcement(Strict):
     table: Annotated[str, Field(pattern=r"^[a-z][a-z0-9_]{0,15}$"), Key("Name of the nft table (or the prefix of the iptables chains).")] = (
         "hostagent"
     )
-    uid_first: Annotated[int, Field(ge=1000), Key("First uid for workloads without `user`; nothing else may use them.", "uid")] = 64000
+    uid_first: Annotated[int, Field(ge=1000, le=4_000_000_000), Key("First uid for workloads without `user`; nothing else may use them.", "uid")] = 64000
     uid_count: Annotated[int, Field(ge=1, le=65536), Key("How many such uids there are: at most so many programs at once.", "uids")] = 1000
     firewall: Annotated[
         str, Field(pattern="^(auto|nft|iptables)$"), Key("auto is nft, or where that does not work iptables; or either by name.")
@@ -53,7 +55,7 @@ class Enforcement(Strict):
 class VerifySettings(Strict):
     """How often the boundary is attacked unasked (seconds; 0: never, not even after a reload), and whether failure freezes."""
 
-    every_s: Annotated[float, Field(ge=0), Key("Time between two unasked runs of `hostagent verify`; 0: only when asked.", "s", live=True)] = (
+    every_s: Annotated[float, Field(ge=0, le=365 * _DAY_S), Key("Time between two unasked runs of `hostagent verify`; 0: only when asked.", "s", live=True)] = (
         900.0
     )
     freeze: Annotated[bool, Key("Whether nothing is launched after a failed run until one passes.", live=True)] = False
@@ -72,20 +74,26 @@ class MetricsSettings(Strict):
 class Users(Strict):
     """The accounts of the two unprivileged processes; ``audit`` is the group that may read published evidence."""
 
-    proxy: Annotated[str, Key("Account of proxyd.")] = "hostagent"
-    recorder: Annotated[str, Key("Account of recorderd; members of its group may read the evidence.")] = "hostagent-rec"
+    proxy: Annotated[_Account, Key("Account of proxyd.")] = "hostagent"
+    recorder: Annotated[_Account, Key("Account of recorderd; members of its group may read the evidence.")] = "hostagent-rec"
+
+    @model_validator(mode="after")
+    def _apart(self) -> Users:
+        if "root" in (self.proxy, self.recorder) or self.proxy == self.recorder:
+            raise ValueError("proxy and recorder must be two accounts, neither of them root: what one may do the other must not")
+        return self
 
 
 class Limits(Strict):
     """Bounds of the data path. Seconds."""
 
-    connect_timeout_s: Annotated[float, Field(gt=0), Key("Until a target that does not answer is an error.", "s", live=True)] = 10.0
-    login_timeout_s: Annotated[float, Field(gt=0), Key("For the whole login, client and target; then the session is closed.", "s", live=True)] = (
+    connect_timeout_s: Annotated[float, Field(gt=0, le=_DAY_S), Key("Until a target that does not answer is an error.", "s", live=True)] = 10.0
+    login_timeout_s: Annotated[float, Field(gt=0, le=_DAY_S), Key("For the whole login, client and target; then the session is closed.", "s", live=True)] = (
         30.0
     )
     sessions_per_workload: Annotated[int, Field(ge=1), Key("Most connections of one running program at once.", "sessions", live=True)] = 500
     inbound_idle_s: Annotated[
-        float, Field(gt=0), Key("How long a connection into a workload may carry nothing; for programs started after the change.", "s", live=True)
+        float, Field(gt=0, le=365 * _DAY_S), Key("How long a connection into a workload may carry nothing; for programs started after the change.", "s", live=True)
     ] = 3600.0
     memory_per_workload_mib: Annotated[
         int, Field(ge=8), Key("What all sessions of one workload may make the proxy keep; a session beyond it is closed.", "MiB", live=True)
@@ -241,6 +249,8 @@ def parse_config(name: str, text: str) -> Config:
         raise DocumentError(f"{name}:{line[1] if line else max(1, len(text.splitlines()))}: not TOML: {error}") from error
     except ValidationError as error:
         raise complain(name, error, _Lines(text), ConfigDocument) from error
+    except (ValueError, RecursionError) as error:  # a number of thousands of digits, brackets without an end
+        raise DocumentError(f"{name}:1: not TOML that can be read: {error}") from error
     return Config(
         paths=document.paths,
         enforcement=document.enforcement,

@@ -45,7 +45,10 @@ def parse_url(url: str) -> Connection:
         raise DocumentError(
             "the URL must begin with postgresql:// or https://, as in postgresql://user@db.internal:5432/crm?sslmode=verify-full"
         )
-    parts = urlsplit(url)
+    try:
+        parts = urlsplit(url)
+    except ValueError:
+        raise DocumentError("it is no URL that can be read: look at its brackets and at letters that stand for others") from None
     parameters = dict(parse_qsl(parts.query, keep_blank_values=True)) if SCHEMES[scheme] == "postgres" else {}
     login, _, places = parts.netloc.rpartition("@")
     user, _, password = login.partition(":")
@@ -105,7 +108,7 @@ def _places(text: str) -> tuple[list[str], set[int]]:
 
 
 def _port(text: str) -> int:
-    if not text.isdigit() or not 1 <= int(text) <= 65535:
+    if not (text.isascii() and text.isdigit() and len(text) < 6) or not 1 <= int(text) <= 65535:
         raise DocumentError("its port is not a number from 1 to 65535")
     return int(text)
 

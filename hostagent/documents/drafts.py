@@ -178,4 +178,4 @@ def toml_value(value: object) -> str:
         return str(value).lower()
     if isinstance(value, list | tuple):
         return f"[{', '.join(map(toml_value, value))}]"
-    return str(value) if isinstance(value, int | float) else json.dumps(str(value), ensure_ascii=False)
+    return str(value) if isinstance(value, int | float) else json.dumps(str(value), ensure_ascii=False).replace("\x7f", "\\u007f")

@@ -123,7 +123,12 @@ def _build(walk: _Walk, node: yaml.Node, path: Path) -> object:
         return _mapping(walk, node, path)
     if isinstance(node, yaml.SequenceNode):
         return [_build(walk, item, (*path, index)) for index, item in enumerate(node.value)]
-    value = walk.loader.construct_object(node, deep=True)
+    try:
+        value = walk.loader.construct_object(node, deep=True)
+    except KeyError:  # what yaml says to `!!bool perhaps`
+        raise walk.refuse(node, f"{node.value!r} is no {node.tag.removeprefix(_STANDARD_TAG)}") from None
+    if isinstance(value, str) and "\0" in value:
+        raise walk.refuse(node, "a zero byte is in no path, name or pattern, and abstract names of sockets cannot be governed")
     if value is None and path:
         # "workload:" with nothing behind it would otherwise mean *any* workload.
         raise walk.refuse(node, f"{path[-1]!r} has no value; leave the key out, or give it one")

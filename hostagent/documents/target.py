@@ -30,6 +30,8 @@ class _Credential(Strict):
     def _exactly_one(self) -> _Credential:
         if len([value for value in (self.file, self.env, self.systemd, self.sealed) if value]) != 1:
             raise ValueError("give exactly one of file (a path), env (FILE#KEY), systemd or sealed (a credential's name)")
+        if "/" in self.systemd or "/" in self.sealed:
+            raise ValueError("systemd and sealed are names, not paths")
         if self.file and not self.file.startswith("/"):
             raise ValueError("file must be an absolute path")
         if self.env and not re.fullmatch(r"/[^#]+#[A-Za-z_][A-Za-z0-9_]*", self.env):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import ipaddress
 import re
 from typing import Annotated, Any, Literal
+from urllib.parse import urlsplit
 
 from pydantic import Field, field_validator, model_validator
 
@@ -40,6 +41,8 @@ class _Identity(Strict):
             if self.path or self.issuer or self.audience or self.jwks or self.ca_file:
                 raise ValueError("path, issuer, audience, jwks and ca_file belong to kind: token_file")
             return self
+        for url in (self.issuer, self.jwks):
+            urlsplit(url)  # a ValueError says what is wrong with it
         if not self.path or not self.audience:
             raise ValueError("kind: token_file needs path and audience")
         if not self.issuer and not self.jwks:
@@ -88,6 +91,14 @@ class WorkloadDocument(Named):
     unix_sockets: Annotated[bool, Key("false: it connects no unix socket at all (Linux 6.7 and eBPF, else a launch is refused).")] = True
     root: Annotated[_AbsolutePath | Literal[""], Key("Folder of a container image that it sees instead of the host's files.", "path")] = ""
     inbound: Annotated[list[_Inbound], Field(max_length=MAXIMUM_INBOUND)] = []
+
+    @field_validator("environment")
+    @classmethod
+    def _variables(cls, environment: dict[str, str]) -> dict[str, str]:
+        for name in environment:
+            if not name or "=" in name:
+                raise ValueError(f"{name!r} is no name of a variable")
+        return environment
 
     @model_validator(mode="after")
     def _inside(self) -> WorkloadDocument:

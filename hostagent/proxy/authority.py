@@ -12,6 +12,7 @@ import hashlib
 import ipaddress
 import os
 import platform
+import secrets
 import ssl
 import time
 from collections import OrderedDict
@@ -246,7 +247,7 @@ def _alternative(name: str) -> x509.GeneralName:
 def _write(path: Path, content: bytes, mode: int) -> None:
     """Write durably and whole or not at all; never over something that is there."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    draft = path.with_name(f".{path.name}.{os.getpid()}")
+    draft = path.with_name(f".{path.name}.{secrets.token_hex(4)}")
     descriptor = os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW, mode)
     try:
         os.fchmod(descriptor, mode)

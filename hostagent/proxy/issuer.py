@@ -28,7 +28,8 @@ from hostagent.model.workload import IdentityKind, Workload
 LIFETIME_S = 600
 FILE_NAME = "issuer.json"
 _GROUPS_CLAIM, _PURPOSE_CLAIM = "groups", "purpose"
-_OWN_CLAIMS = RESERVED_CLAIMS | {_GROUPS_CLAIM, _PURPOSE_CLAIM}
+OWN_CLAIMS = RESERVED_CLAIMS | {_GROUPS_CLAIM, _PURPOSE_CLAIM}
+"""Claims with a meaning of their own, which no document may set."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -118,7 +119,7 @@ class LocalIssuer:
         source = workload.identity
         if source.kind is not IdentityKind.LOCAL:
             raise IdentityError(f"workload {workload.name} has its identity from elsewhere, not from this host")
-        clash = sorted(_OWN_CLAIMS & source.claims.keys())
+        clash = sorted(OWN_CLAIMS & source.claims.keys())
         if clash:
             raise IdentityError(f"workload {workload.name}: claims must not contain {', '.join(clash)}")
         now = self._clock()
@@ -145,9 +146,15 @@ class LocalIssuer:
         """
         now = self._clock()
         kept = () if withdraw else (*self._retired, _Retired(*self._public(), now + self._lifetime))
+        before = self._retired, self._private
         self._retired = tuple(old for old in kept if old.until > now)
         self._private = Ed25519PrivateKey.generate()
-        self._save()
+        try:
+            self._save()
+        except OSError as error:
+            # What is not on disk would be forgotten by the next start, and a key that was withdrawn believed again.
+            self._retired, self._private = before
+            raise IdentityError(f"{self._path}: the new key cannot be kept, so the former one stays: {error.strerror}") from error
 
     def _public(self) -> tuple[str, str]:
         """Key id and public key, both as text. The id is the key's own thumbprint (RFC 7638), so it cannot repeat."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import ipaddress
 import ssl
+import stat
 from functools import lru_cache
 from pathlib import Path
 
@@ -27,6 +28,8 @@ def upstream_context(target: Target) -> ssl.SSLContext:
     try:
         status = Path(target.ca_file or ssl.get_default_verify_paths().openssl_cafile).stat()
         stamp = (status.st_mtime_ns, status.st_size)
+        if target.ca_file and stat.S_ISFIFO(status.st_mode):  # to read it would be to wait for whoever may write it
+            raise DocumentError(f"target {target.name}: ca_file {target.ca_file}: is a pipe")
     except OSError:
         stamp = (0, 0)
     try:

@@ -52,7 +52,8 @@ def test_links_folders_missing_and_oversized_files_are_refused(tmp_path: Path) -
     file = private(tmp_path / "s", "x")
     (tmp_path / "link").symlink_to(file)
     private(tmp_path / "large", "x" * 70_000)
-    for name in ("link", "missing", "large", ""):
+    os.mkfifo(tmp_path / "pipe", 0o600)  # and nobody waits for who may write to it
+    for name in ("link", "missing", "large", "pipe", ""):
         with pytest.raises(DocumentError):
             read_secret(CredentialSource("file", str(tmp_path / name)))
 

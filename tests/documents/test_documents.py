@@ -5,6 +5,8 @@ from __future__ import annotations
 import pytest
 
 from hostagent.documents import parse_config, parse_target, parse_workload
+from hostagent.documents.connection import parse_url
+from hostagent.documents.drafts import written
 from hostagent.model.errors import DocumentError
 from hostagent.model.target import CredentialSource, Login, Target, UpstreamTLS
 from hostagent.model.workload import IdentityKind, IdentitySource, Inbound, SharedPath, Workload
@@ -162,3 +164,56 @@ def test_empty_configuration_is_the_defaults_and_unknown_keys_are_errors() -> No
     for text in ("[paths]\nstat = '/x'", "[nonsense]", "[enforcement]\nslice = 'Bad Slice'", "x = ", "[paths]\nstate='rel'"):
         with pytest.raises(DocumentError):
             parse_config("c", text)
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "[enforcement]\nuid_first = 4294967000\n",  # the last of them would be (uid_t) -1, which to setresuid means: stay root
+        "[users]\nproxy = \"root\"\n",
+        "[users]\nproxy = \"both\"\nrecorder = \"both\"\n",
+        "[users]\nproxy = \"a\\nb\"\n",
+        "[limits]\nconnect_timeout_s = inf\n",
+        "[limits]\nlogin_timeout_s = 1e300\n",
+        "[verify]\nevery_s = nan\n",
+        f"[limits]\nmemory_mib = {'9' * 5000}\n",
+        "x = " + "[" * 5000,
+        f"[paths]\nruntime = \"/{'x' * 100}\"\n",
+    ],
+)
+def test_a_configuration_that_the_service_could_not_live_by_is_refused_when_it_is_read(text: str) -> None:
+    with pytest.raises(DocumentError):
+        parse_config("c", text)
+
+
+def test_what_the_supervisor_writes_down_is_read_back_whatever_it_holds() -> None:
+    config = parse_config("c", '[postgres]\nplaceholder_password = "a\\u007f\\\\\\"\\nb\\u0001"\n')
+    assert parse_config("copy", written(config)) == config
+
+
+@pytest.mark.parametrize("more", ["tls: !!bool perhaps", 'ca_file: "/a\\0b"', "port: !!int x", f"port: {'9' * 5000}"])
+def test_a_scalar_that_is_none_is_a_complaint_with_its_line(more: str) -> None:
+    with pytest.raises(DocumentError, match=r"^t:[13]: "):
+        parse_target("t", f"protocol: postgres\nhosts: [a]\n{more}\nlogin: {{user: x}}\n")
+
+
+@pytest.mark.parametrize("url", ["postgresql://u:hunter2@[::1/db", "postgresql://u:hunter2\u2100@a/db", "postgresql://u:hunter2@a:\u00b2/db"])
+def test_a_url_that_cannot_be_read_is_refused_without_being_quoted(url: str) -> None:
+    with pytest.raises(DocumentError) as refused:
+        parse_url(url)
+    assert "hunter2" not in str(refused.value)
+    assert refused.value.__suppress_context__ or refused.value.__context__ is None
+
+
+@pytest.mark.parametrize(
+    "text", ["environment: {'A=B': x}", "environment: {'': x}", "identity: {kind: token_file, path: /a, audience: a, issuer: 'https://['}"]
+)
+def test_what_no_launch_could_use_is_refused_when_it_is_read(text: str) -> None:
+    with pytest.raises(DocumentError, match="w:1: "):
+        parse_workload("w", text)
+
+
+@pytest.mark.parametrize("kind", ["systemd", "sealed"])
+def test_the_name_of_a_credential_is_no_path(kind: str) -> None:
+    with pytest.raises(DocumentError, match="names, not paths"):
+        parse_target("t", f"protocol: postgres\nhosts: [a]\nlogin: {{user: x, credential: {{{kind}: ../../etc/shadow}}}}\n")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 from dataclasses import replace
@@ -158,3 +159,20 @@ def test_a_key_file_that_is_a_link_stops_the_service(issuer: LocalIssuer, tmp_pa
     file.symlink_to(tmp_path / "elsewhere")
     with pytest.raises(IdentityError, match="symbolic links"):
         LocalIssuer(tmp_path)
+
+
+def test_a_new_key_that_cannot_be_kept_changes_nothing(
+    issuer: LocalIssuer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    before, kept = issuer.jwks, (tmp_path / FILE_NAME).read_bytes()
+
+    def full(*_: object) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    with monkeypatch.context() as patched:
+        patched.setattr(os, "fsync", full)
+        with pytest.raises(IdentityError, match="the former one stays: No space left"):
+            issuer.rotate(withdraw=True)
+    assert issuer.jwks == before
+    assert (tmp_path / FILE_NAME).read_bytes() == kept
+    assert [path.name for path in tmp_path.iterdir()] == [FILE_NAME]

@@ -123,3 +123,9 @@ def test_unusable_ca_file_is_an_error_of_the_document(tmp_path: Path, content: b
 )
 def test_name_that_the_certificate_must_be_good_for(wanted: Target, dialled: str, host: str, name: str) -> None:
     assert upstream_name(wanted, dialled, host) == name
+
+
+def test_a_ca_file_that_became_a_pipe_keeps_nobody_waiting(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "ca.pem")
+    with pytest.raises(DocumentError, match="is a pipe"):
+        upstream_context(target("db.internal", ca_file=str(tmp_path / "ca.pem")))
