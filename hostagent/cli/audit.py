@@ -7,6 +7,8 @@ from typing import TYPE_CHECKING
 
 import click
 
+from hostagent.model.errors import NotPermittedError
+
 if TYPE_CHECKING:
     import datetime as dt
     from collections.abc import Callable
@@ -100,7 +102,7 @@ def restore_command(config_path: str | None, source: Path, journal: Path | None,
     config = load_config(config_path)
     named = journal is not None or evidence is not None
     journal, evidence = journal or Path(config.journal), evidence or Path(config.evidence)
-    report = restore(source, journal, evidence, accept_breaks=accept_breaks, own=(lambda: None) if named else lambda: _give_back(config))
+    report = restore(source, journal, evidence, accept_breaks=accept_breaks, own=(lambda _: None) if named else lambda staged: _give_back(config, staged))
     click.echo(_as_text(report))
     if not report.sound and not accept_breaks:
         raise click.ClickException("nothing was restored; --accept-breaks restores it as it is")
@@ -129,7 +131,7 @@ def prune_command(config_path: str | None, before: dt.datetime, dry_run: bool) -
 
     journal, evidence = _places(config_path, None, None)
     if os.geteuid() != 0:
-        raise click.ClickException("only root may do this: the journals and their keys are their writers'")
+        raise NotPermittedError("only root may do this: the journals and their keys are their writers'")
     witness = read_witness(evidence)
     until = int(before.replace(tzinfo=dt.UTC).timestamp() * 1e9)
     for writer in writers(journal):
@@ -154,17 +156,22 @@ def _signer(config_path: str | None, writer: str) -> Callable[[bytes], bytes]:
     return Ed25519PrivateKey.from_private_bytes((place / "journal.key").read_bytes()).sign
 
 
-def _give_back(config: Config) -> None:
-    """Give restored files to those who write them, as if they had written them."""
+def _give_back(config: Config, staged: Path) -> None:
+    """Give the restored files in ``staged`` to those who write them, as if they had written them.
+
+    While they lie where nobody but root can put anything: in its owner's folder a link could stand in a file's place.
+    """
     import os
 
     from hostagent.daemon.up import prepare_folders
 
     prepare_folders(config)
-    for path in (*Path(config.journal).glob("*/*"), *sorted(Path(config.evidence).rglob("*"))):
-        owner = path.parent.stat()
-        os.chown(path, owner.st_uid, owner.st_gid)
-        path.chmod(0o750 if path.is_dir() else 0o640)
+    for name, top in (("journal", Path(config.journal)), ("evidence", Path(config.evidence))):
+        for path in sorted((staged / name).rglob("*")):
+            writer = top / path.relative_to(staged / name).parts[0]
+            owner = (writer if name == "journal" and writer.is_dir() else top).lstat()
+            os.chown(path, owner.st_uid, owner.st_gid, follow_symlinks=False)
+            path.chmod(0o750 if path.is_dir() else 0o640)
 
 
 def _rebuild(journal: Path, evidence: Path) -> None:

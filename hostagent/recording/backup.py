@@ -21,8 +21,10 @@ import io
 import json
 import os
 import shutil
+import stat
 import tarfile
-from collections.abc import Callable, Iterator, Mapping
+import zlib
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import IO, Any, Protocol
 
@@ -129,8 +131,11 @@ def _sink(draft: Path, name: str) -> Iterator[_Sink]:
 def _copy_all(journal: Path, evidence: Path, sink: _Sink, now: int, version: str) -> dict[str, Any]:
     files: dict[str, dict[str, object]] = {}
 
+    tops = {"journal": journal.resolve(), "evidence": evidence.resolve()}
+
     def copy(name: str, path: Path, size: int | None = None) -> None:
-        with path.open("rb") as file:
+        top, _, below = name.partition("/")
+        with _open_in_place(tops[top] / below, path) as file:
             length = os.fstat(file.fileno()).st_size if size is None else size
             source = _Hashing(file, length)
             sink.add(name, source, length)  # type: ignore[arg-type]  # a reader is all that is needed
@@ -149,9 +154,10 @@ def _copy_all(journal: Path, evidence: Path, sink: _Sink, now: int, version: str
             copy(f"journal/{writer}/{pruning.FILE}", journal / writer / pruning.FILE)
         last = ""
         for path in segments:
-            size = _whole_lines(path)
+            with _open_in_place(tops["journal"] / writer / path.name, path) as file:
+                size = _whole_lines(file, path)
+                last = _last_line(file, size) or last
             copy(f"journal/{writer}/{path.name}", path, size)
-            last = _last_line(path, size) or last
         heads[writer] = {"segments": len(segments), "last": last}
     document = {"format": _FORMAT, "made_at": now, "version": version, "journals": heads, "files": files}
     text = json.dumps(document, indent=1).encode()
@@ -159,23 +165,38 @@ def _copy_all(journal: Path, evidence: Path, sink: _Sink, now: int, version: str
     return document
 
 
-def _whole_lines(path: Path) -> int:
+def _open_in_place(place: Path, path: Path) -> IO[bytes]:
+    """Open ``path`` if it is the regular file at ``place`` itself: its writer owns the folder, and root's eyes are lent to nobody.
+
+    Raises:
+        RecordingError: it is a pipe, a device, or a link on the way leads elsewhere.
+    """
+    try:
+        descriptor = os.open(place, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
+    except OSError as error:
+        raise RecordingError(f"{path}: cannot be copied: {error.strerror}") from error
+    file = os.fdopen(descriptor, "rb")
+    if stat.S_ISREG(os.fstat(descriptor).st_mode) and Path(f"/proc/self/fd/{descriptor}").readlink() == place:
+        return file
+    file.close()
+    raise RecordingError(f"{path}: is not a regular file in its own folder; nothing is copied through links")
+
+
+def _whole_lines(file: IO[bytes], path: Path) -> int:
     """Return how many bytes of a segment are whole lines now; what is appended later belongs to the next backup."""
-    with path.open("rb") as file:
-        size = file.seek(0, os.SEEK_END)
-        start = max(0, size - _LAST_LINE)
-        file.seek(start)
-        end = file.read(size - start).rfind(b"\n") + 1
+    size = file.seek(0, os.SEEK_END)
+    start = max(0, size - _LAST_LINE)
+    file.seek(start)
+    end = file.read(size - start).rfind(b"\n") + 1
     if not end and start:
         raise RecordingError(f"{path}: has no line's end in its last {_LAST_LINE} bytes")
     return start + end
 
 
-def _last_line(path: Path, size: int) -> str:
+def _last_line(file: IO[bytes], size: int) -> str:
     """Return the hash of the last line before byte ``size``: where the chain stood, for whoever keeps it elsewhere."""
-    with path.open("rb") as file:
-        file.seek(max(0, size - _LAST_LINE))
-        lines = file.read(size - file.tell()).splitlines()
+    file.seek(max(0, size - _LAST_LINE))
+    lines = file.read(size - file.tell()).splitlines()
     return lines[-1][2:66].decode("ascii", "replace") if lines else ""
 
 
@@ -195,21 +216,38 @@ def unpack(source: Path, folder: Path) -> dict[str, Any]:
         try:
             with tarfile.open(source) as archive:
                 _extract(archive, folder)
-        except tarfile.TarError as error:
+        except (tarfile.TarError, EOFError, zlib.error) as error:
             raise RecordingError(f"{source}: is no backup, or is damaged: {error}") from error
     try:
         manifest = json.loads((folder / MANIFEST).read_bytes())
-        files: Mapping[str, Mapping[str, object]] = manifest["files"]
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        raise RecordingError(f"{source}: has no manifest that can be read: {error}") from error
-    found = {str(path.relative_to(folder)) for path in folder.rglob("*") if not path.is_dir()} - {MANIFEST}
-    for name in sorted(found ^ set(files)):
-        raise RecordingError(f"{source}: {name} is {'missing' if name in files else 'not in the manifest'}")
-    for name, entry in files.items():
+        digests = {str(name): str(entry["sha256"]) for name, entry in manifest["files"].items()}
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
+        raise RecordingError(f"{source}: has no manifest that can be read: {error!r}") from error
+    found = _plain_files(folder) - {MANIFEST}
+    for name in sorted(found ^ set(digests)):
+        raise RecordingError(f"{source}: {name} is {'missing' if name in digests else 'not in the manifest'}")
+    for name, digest in digests.items():
         with (folder / name).open("rb") as file:
-            if hashlib.file_digest(file, "sha256").hexdigest() != entry["sha256"]:
+            if hashlib.file_digest(file, "sha256").hexdigest() != digest:
                 raise RecordingError(f"{source}: {name} is not what was backed up: its SHA-256 differs")
     return dict(manifest)
+
+
+def _plain_files(folder: Path) -> set[str]:
+    """Return the relative paths of the files below ``folder``.
+
+    Raises:
+        RecordingError: something there is neither a folder nor a regular file: a link would lead restoring astray.
+    """
+    found = set()
+    for path in folder.rglob("*"):
+        mode = path.lstat().st_mode
+        if not stat.S_ISDIR(mode):
+            name = str(path.relative_to(folder))
+            if not stat.S_ISREG(mode):
+                raise RecordingError(f"{name}: no backup holds such an entry")
+            found.add(name)
+    return found
 
 
 def _extract(archive: tarfile.TarFile, folder: Path) -> None:
@@ -223,7 +261,7 @@ def _extract(archive: tarfile.TarFile, folder: Path) -> None:
         sink.add(entry.name, content, entry.size)
 
 
-def restore(source: Path, journal: Path, evidence: Path, *, accept_breaks: bool, own: Callable[[], None]) -> AuditReport:
+def restore(source: Path, journal: Path, evidence: Path, *, accept_breaks: bool, own: Callable[[Path], None]) -> AuditReport:
     """Put a backup in the place of an empty journal and evidence; return what verifying it found *before* it was put there.
 
     Args:
@@ -231,7 +269,7 @@ def restore(source: Path, journal: Path, evidence: Path, *, accept_breaks: bool,
         journal: the journal folder; no writer may have a segment in it.
         evidence: the evidence folder; neither database nor sealed files may be in it.
         accept_breaks: whether evidence that does not verify is put in place too (it may have been so when it was backed up).
-        own: called at the end to give folders and files to their owners.
+        own: called with the folder that holds both, before anything of it is in place: gives folders and files to their owners.
 
     Raises:
         RecordingError: the service runs, something is there already, or the backup does not hold.
@@ -245,9 +283,9 @@ def restore(source: Path, journal: Path, evidence: Path, *, accept_breaks: bool,
                 (staged / name).mkdir(exist_ok=True)
             report = verify(staged / "journal", staged / "evidence")
             if report.sound or accept_breaks:
-                for place, name in ((journal, "journal"), (evidence, "evidence")):
-                    _move_into(staged / name, place)
-                own()
+                own(staged)
+                _move_into(staged / "journal", journal, deeper=True)
+                _move_into(staged / "evidence", evidence, deeper=False)
     finally:
         shutil.rmtree(staged, ignore_errors=True)
     return report
@@ -264,7 +302,7 @@ def _nobody_writes(journal: Path, evidence: Path) -> Iterator[None]:
     """Hold the locks of the writers and of recorderd."""
     with contextlib.ExitStack() as held:
         for path in (*journal.glob("*/lock"), *evidence.glob(".lock")):
-            descriptor = os.open(path, os.O_RDWR | os.O_CLOEXEC)
+            descriptor = os.open(path, os.O_RDWR | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK)
             held.callback(os.close, descriptor)
             try:
                 fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -273,12 +311,15 @@ def _nobody_writes(journal: Path, evidence: Path) -> Iterator[None]:
         yield
 
 
-def _move_into(staged: Path, place: Path) -> None:
-    """Move what is below ``staged`` to ``place``, folder by folder: folders that are there keep their owner and mode."""
+def _move_into(staged: Path, place: Path, *, deeper: bool) -> None:
+    """Move what is in ``staged`` to ``place`` by renames; ``deeper``: folders that are there stay, and get what is in theirs.
+
+    No link is followed: a rename replaces one, or fails. ``place`` must lie in a folder of root's, and with ``deeper`` be one.
+    """
     place.mkdir(mode=0o750, parents=True, exist_ok=True)
     for path in sorted(staged.iterdir()):
         target = place / path.name
-        if path.is_dir() and target.is_dir():
-            _move_into(path, target)
+        if deeper and path.is_dir() and target.is_dir() and not target.is_symlink():
+            _move_into(path, target, deeper=False)
         else:
             path.rename(target)

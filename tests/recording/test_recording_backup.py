@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
 import stat
 import tarfile
@@ -26,7 +27,7 @@ Record = Callable[..., Store]
 
 
 def put_back(source: Path, folder: Path, *, accept_breaks: bool = False) -> bool:
-    report = restore(source, folder / "journal", folder / "evidence", accept_breaks=accept_breaks, own=lambda: None)
+    report = restore(source, folder / "journal", folder / "evidence", accept_breaks=accept_breaks, own=lambda _: None)
     return report.sound
 
 
@@ -126,7 +127,7 @@ def test_nothing_is_restored_over_evidence_or_under_a_running_service(journal: P
     store = record(journal)
     backup(journal, store.folder, tmp_path / "copy", now=1, version="v")
     with pytest.raises(RecordingError, match="never written over"):
-        restore(tmp_path / "copy", journal, store.folder, accept_breaks=False, own=lambda: None)
+        restore(tmp_path / "copy", journal, store.folder, accept_breaks=False, own=lambda _: None)
     back = tmp_path / "back"
     with JournalFile(back / "journal/proxyd-0", "proxyd-0", host="h"):
         for path in (back / "journal/proxyd-0").glob("*.journal"):
@@ -147,3 +148,74 @@ def test_an_archive_with_a_way_out_of_its_folder_is_refused(tmp_path: Path) -> N
     (tmp_path / "u2.json").write_text(json.dumps({}))
     with pytest.raises(RecordingError, match="no backup"):
         unpack(tmp_path / "u2.json", tmp_path / "u")
+
+
+@pytest.mark.parametrize("where", ["journal/proxyd-0/00000099.journal", "evidence/sealed/1/extra.parquet", "evidence/witness.json"])
+@pytest.mark.parametrize("what", ["link", "pipe"])
+def test_nothing_is_copied_through_a_link_or_from_a_pipe(where: str, what: str, journal: Path, record: Record, tmp_path: Path) -> None:
+    store = record(journal, seal=True)
+    root = {"journal": journal, "evidence": store.folder}[where.partition("/")[0]]
+    place = root / where.partition("/")[2].replace("sealed/1/", f"sealed/{min((store.folder / 'sealed').iterdir()).name}/")
+    private = tmp_path / "private"
+    private.write_bytes(b"root's own\n")
+    place.unlink(missing_ok=True)
+    place.symlink_to(private) if what == "link" else os.mkfifo(place)
+    with pytest.raises(RecordingError):
+        backup(journal, store.folder, tmp_path / "copy", now=1, version="v")
+    assert not (tmp_path / "copy").exists()
+
+
+def test_nothing_is_copied_out_of_a_folder_that_a_link_leads_to(journal: Path, record: Record, tmp_path: Path) -> None:
+    store = record(journal, seal=True)
+    other = tmp_path / "other"
+    other.mkdir()
+    (other / "manifest.json").write_text("{}")
+    (store.folder / "sealed/9").symlink_to(other)
+    with pytest.raises(RecordingError, match="through links"):
+        backup(journal, store.folder, tmp_path / "copy", now=1, version="v")
+
+
+def test_a_restore_follows_no_link_of_the_folders_owner_and_gives_nothing_of_anybodys_away(
+    journal: Path, record: Record, tmp_path: Path
+) -> None:
+    store = record(journal, seal=True)
+    backup(journal, store.folder, tmp_path / "copy", now=1, version="v")
+    store.close()
+    private = tmp_path / "private"
+    private.mkdir(mode=0o700)
+    (private / "shadow").write_text("root's own")
+    (private / "empty").mkdir()
+    back = tmp_path / "back"
+    for folder in (back / "journal/proxyd-0", back / "evidence"):
+        folder.mkdir(parents=True)
+    (back / "evidence/witness.json").symlink_to(private / "shadow")
+    (back / "evidence/sealed").symlink_to(private / "empty")
+    (back / "evidence/more").symlink_to(private / "shadow")
+    seen: list[Path] = []
+    with pytest.raises(NotADirectoryError):
+        restore(tmp_path / "copy", back / "journal", back / "evidence", accept_breaks=False, own=seen.append)
+    assert not any((private / "empty").iterdir())
+    assert (private / "shadow").read_text() == "root's own"
+    [staged] = seen
+    assert staged.parent == back  # in root's folder, before anything is in its owner's
+    assert not staged.exists()
+
+
+def test_a_backup_that_holds_a_link_is_not_restored(journal: Path, record: Record, tmp_path: Path) -> None:
+    backup(journal, record(journal).folder, tmp_path / "copy", now=1, version="v")
+    (tmp_path / "copy/evidence/sealed").symlink_to("/etc")
+    (tmp_path / "back").mkdir()
+    with pytest.raises(RecordingError, match="no backup holds"):
+        put_back(tmp_path / "copy", tmp_path / "back")
+    assert list((tmp_path / "back").iterdir()) == []
+
+
+@pytest.mark.parametrize("manifest", ["[]", '{"files": []}', '{"files": {"a": 1}}', "[" * 100_000])
+def test_a_manifest_that_is_none_is_named(manifest: str, tmp_path: Path) -> None:
+    (tmp_path / "copy").mkdir()
+    (tmp_path / "copy/manifest.json").write_text(manifest)
+    with pytest.raises(RecordingError, match="no manifest that can be read"):
+        unpack(tmp_path / "copy", tmp_path / "out")
+    (tmp_path / "cut.tgz").write_bytes(b"\x1f\x8b\x08\x00\x00\x00\x00\x00\x00\x03\xed")
+    with pytest.raises(RecordingError, match="no backup"):
+        unpack(tmp_path / "cut.tgz", tmp_path / "out2")

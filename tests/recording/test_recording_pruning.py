@@ -126,4 +126,4 @@ def test_databases_made_anew_hold_what_is_left_without_an_alarm_and_so_does_a_ba
     assert count == 60 - (first - 1)
     back = made / "back"
     back.mkdir()
-    assert restore(made / "copy.tar", back / "journal", back / "evidence", accept_breaks=False, own=lambda: None).sound
+    assert restore(made / "copy.tar", back / "journal", back / "evidence", accept_breaks=False, own=lambda _: None).sound
