@@ -20,6 +20,8 @@ from hostagent.model.errors import HostagentError
 FOLDER = Path("/etc/systemd/system")
 DROPIN = "zz-hostagent.conf"
 LAUNCHER = "/usr/bin/hostagent"
+_KILL = ("/bin/kill", "/usr/bin/kill")
+"""The commands that may stay as they are. Another program of that name is a program."""
 _NAME = re.compile(r"[A-Za-z0-9:_.\\@-]{1,200}\.service")
 _COMMANDS = ("ExecCondition", "ExecStartPre", "ExecStart", "ExecStartPost", "ExecStop", "ExecStopPost")
 _KINDS = frozenset({"simple", "exec", "idle", "oneshot", "notify", "notify-reload"})
@@ -115,7 +117,7 @@ def _commands_refused(unit: Unit) -> list[str]:
 
 def _only_signals(argv: list[str]) -> bool:
     """Whether the command does nothing but send the main process a signal, which the launcher passes on."""
-    return Path(argv[0]).name == "kill" and argv[-1] in ("$MAINPID", "${MAINPID}") and all(word.startswith("-") for word in argv[1:-1])
+    return argv[0] in _KILL and argv[-1] in ("$MAINPID", "${MAINPID}") and all(word.startswith("-") for word in argv[1:-1])
 
 
 def commands(unit: Unit, name: str) -> list[tuple[str, list[str], list[str]]]:
@@ -163,8 +165,9 @@ def quoted(word: str) -> str:
     """
     if re.fullmatch(r"[A-Za-z0-9_./:=,@+${}-]+", word):
         return word
-    escaped = word.replace("\\", "\\\\").replace('"', '\\"').replace("%", "%%").replace("\n", "\\n").replace("\t", "\\t")
-    return f'"{escaped}"'
+    escaped = word.replace("\\", "\\\\").replace('"', '\\"').replace("%", "%%")
+    # Every control character: a bare carriage return ends a line of a unit file too.
+    return '"' + re.sub(r"[\x00-\x1f\x7f]", lambda found: f"\\x{ord(found[0]):02x}", escaped) + '"'
 
 
 # -- systemd -------------------------------------------------------------------------------------------------------------------
@@ -228,7 +231,7 @@ def put(unit: Unit, text: str) -> None:
         said = call("systemctl", "show", unit.name, *(f"--property={name}" for name in _COMMANDS))
         for line in said.splitlines():
             path = re.search(r"path=(\S+)", line)
-            if path and path[1] != LAUNCHER and Path(path[1]).name != "kill":
+            if path and path[1] not in (LAUNCHER, *_KILL):
                 raise HostagentError(f"{unit.name}: another drop-in comes after ours and would run {path[1]} ungoverned; nothing was changed")
     except HostagentError:
         take_away(unit.name)

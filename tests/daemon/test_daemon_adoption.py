@@ -75,7 +75,12 @@ def test_a_reload_by_signal_stays_as_it_is() -> None:
 
 @pytest.mark.parametrize(
     ("word", "written"),
-    [("plain", "plain"), ("a b", '"a b"'), ("${HOME}/x", "${HOME}/x"), ('say "hi" \\', '"say \\"hi\\" \\\\"'), (";", '";"'), ("", '""'), ("a\nb", '"a\\nb"')],
+    [("plain", "plain"), ("a b", '"a b"'), ("${HOME}/x", "${HOME}/x"), ('say "hi" \\', '"say \\"hi\\" \\\\"'), (";", '";"'), ("", '""'), ("a\nb", '"a\\x0ab"'), ("a\r[Service]\r%n", '"a\\x0d[Service]\\x0d%%n"')],
 )
 def test_arguments_are_written_as_systemd_reads_them_back(word: str, written: str) -> None:
     assert quoted(word) == written
+
+
+def test_a_program_that_is_only_called_kill_is_governed_like_any_other() -> None:
+    found = plan(unit(ExecStopEx=command("/opt/app/kill", "-TERM", "$MAINPID")), "bot", ["root"], started_is_ready=False)
+    assert found.refused
