@@ -9,6 +9,7 @@ looks like a token or a key; what is found is struck out, and a bundle in which 
 from __future__ import annotations
 
 import base64
+import contextlib
 import dataclasses
 import http.client
 import io
@@ -19,19 +20,22 @@ import re
 import subprocess
 import sys
 import tarfile
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from importlib import metadata
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import yaml
 
 from hostagent import __version__
-from hostagent.daemon.configfile import load_targets, load_workloads
-from hostagent.daemon.credentials import gather
-from hostagent.documents import Config
+from hostagent.daemon.configfile import load_targets, load_workloads, read_document
+from hostagent.daemon.credentials import gather, open_store
+from hostagent.documents import Config, parse_target, parse_workload
+from hostagent.documents.source import read
 from hostagent.model.errors import HostagentError
 from hostagent.proxy.context import read_documents
+
+_T = TypeVar("_T")
 
 STRUCK = "[struck out]"
 _TIMEOUT_S = 20.0
@@ -271,28 +275,50 @@ def known_secrets(config: Config) -> frozenset[str]:
 
 
 def _secret_values(config: Config) -> Iterator[bytes]:
-    files = {Path(config.seal_key), Path(f"{config.seal_key}.next")}
-    try:
-        targets = load_targets(config)
-        yield from (secret.encode() for secret in gather(targets, config).values())
-        for target in targets.values():
-            source = target.login.credential
-            if source is not None and source.kind in ("file", "env"):
-                files.add(Path(source.location.partition("#")[0]))
-    except HostagentError:
-        pass
-    try:
-        for workload in load_workloads(config).values():
-            yield from (str(value).encode() for value in workload.environment.values())
-            if workload.identity.path:
-                files.add(Path(workload.identity.path))
-    except HostagentError:
-        pass
+    files = {Path(config.seal_key), Path(f"{config.seal_key}.next"), *_files_in(Path(config.paths.config, "secrets"))}
+    # One by one: a document that is wrong, for which bundles are made, must not hide what the others keep secret.
+    targets = dict(_right_ones(Path(config.targets), parse_target))
+    yield from (secret.encode() for secret in gather(targets, config).values())
+    sources = [target.login.credential for target in targets.values()]
+    files |= {Path(source.location.partition("#")[0]) for source in sources if source is not None and source.kind in ("file", "env")}
+    with contextlib.suppress(HostagentError, ValueError):
+        store = open_store(config)
+        yield from (store.get(entry.name).encode() for entry in store.entries())
+    for _, workload in _right_ones(Path(config.workloads), parse_workload):
+        if workload.identity.path:
+            files.add(Path(workload.identity.path))
+    for folder in (config.workloads, config.targets):
+        for _, source in _right_ones(Path(folder), read):
+            yield from _secret_words(source.value)
     for folder in (config.proxy_state, f"{config.paths.state}/enforcerd"):
         files |= {path for pattern in ("*.key", "issuer.json") for path in Path(folder).glob(pattern)}
     for path in sorted(files):
         yield from _in_file(path)
     yield from (value.encode() for name, value in os.environ.items() if _SECRET_NAME.search(name) and not value.startswith("/"))
+
+
+def _right_ones(folder: Path, parse: Callable[[str, str], _T]) -> Iterator[tuple[str, _T]]:
+    """Yield name and content of every document in ``folder`` that can be read."""
+    for file in sorted(folder.glob("*.yaml")):
+        with contextlib.suppress(HostagentError):
+            yield file.stem, parse(file.stem, read_document(file))
+
+
+def _files_in(folder: Path) -> list[Path]:
+    return [path for path in folder.glob("*") if path.is_file()]
+
+
+def _secret_words(value: object, *, secret: bool = False) -> Iterator[bytes]:
+    """Yield what stands in a document under a key that names something secret, whether the document may say that or not."""
+    if isinstance(value, Mapping):
+        for name, each in value.items():
+            named = name in ("environment", "claims") or (_SECRET_NAME.search(name) is not None and name != "credential")
+            yield from _secret_words(each, secret=secret or named)
+    elif isinstance(value, list):
+        for each in value:
+            yield from _secret_words(each, secret=secret)
+    elif secret and not _ORDINARY.fullmatch(text := str(value).encode()):
+        yield text
 
 
 def _in_file(path: Path) -> Iterator[bytes]:

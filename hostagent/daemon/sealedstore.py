@@ -75,7 +75,10 @@ class SealedStore:
             SealedStoreError: the file is damaged or sealed with another key.
         """
         records = self._load()["records"]
-        return [Entry(name, int(record["version"]), int(record["set_at"])) for name, record in sorted(records.items())]
+        try:
+            return [Entry(name, int(record["version"]), int(record["set_at"])) for name, record in sorted(records.items())]
+        except (ValueError, KeyError, TypeError):
+            raise SealedStoreError(f"{self._path}: is damaged; restore it, or remove it and set the credentials again") from None
 
     def get(self, name: str) -> str:
         """Return the secret of ``name``.
@@ -193,7 +196,7 @@ class SealedStore:
         try:
             document = json.loads(text)
             sound = isinstance(document["records"], dict) and document["format"] == _FORMAT and "index" in document
-        except (ValueError, KeyError, TypeError):
+        except (ValueError, KeyError, TypeError, RecursionError):
             sound, document = False, {}
         if not sound:
             raise SealedStoreError(f"{self._path}: is damaged; restore it, or remove it and set the credentials again")
