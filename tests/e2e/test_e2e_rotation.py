@@ -44,7 +44,7 @@ def test_a_sealed_credential_is_rotated_under_a_live_session_and_a_tampered_one_
     plain = document.read_text(encoding="utf-8")
     sealed = Path(service.folder) / "state/credentials/sealed.json"
     refused = service.hostagent("credential", "rotate", "crm", input="x", check=False)
-    assert refused.returncode == 1
+    assert refused.returncode == 78
     made = service.hostagent("credential", "set", "crm", input=f"{_OLD}\n").stdout
     assert "credential: {sealed: crm}" in made
     document.write_text(plain.replace(f"{{file: {world.folder / 'crm-password'}}}", "{sealed: crm}"), encoding="utf-8")
@@ -64,7 +64,7 @@ def test_a_sealed_credential_is_rotated_under_a_live_session_and_a_tampered_one_
         [row] = json.loads(service.hostagent("credential", "list", "--json").stdout)
         assert (row["name"], row["version"], row["targets"], row["problem"]) == ("crm", 2, ["crm-db"], "")
         assert service.hostagent("credential", "remove", "crm", check=False).returncode == 1
-        assert service.hostagent("credential", "list", user="dana", check=False).returncode == 1
+        assert service.hostagent("credential", "list", user="dana", check=False).returncode == 77
         _tampered(service, sealed)
         for place in (sealed, Path(service.folder) / "config/seal.key"):
             assert b"sealed-2" not in place.read_bytes()
