@@ -131,6 +131,9 @@ class HttpSettings(Strict):
         Field(ge=0, le=3600),
         Key("How long a held request waits before its client is told the ticket, to send it again once it is approved.", "s", live=True),
     ] = 3.0
+    idle_s: Annotated[
+        float, Field(gt=0, le=86_400), Key("How long a connection of HTTP may carry nothing in either direction.", "s", live=True)
+    ] = 900.0
 
 
 class _Lines:

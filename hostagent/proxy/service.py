@@ -41,6 +41,7 @@ from hostagent.proxy.dns import Resolver
 from hostagent.proxy.drain import drain
 from hostagent.proxy.flood import Flood
 from hostagent.proxy.identities import Identities
+from hostagent.proxy.idle import Watch
 from hostagent.proxy.inbound import Draw, InboundPorts, Surroundings, identity_fields
 from hostagent.proxy.kept import KeptTickets
 from hostagent.proxy.listener import Listeners
@@ -79,7 +80,7 @@ class _Served(NamedTuple):
     target: Target
     context: SessionContext
     view: CatalogueView
-    login: asyncio.TimerHandle
+    watch: Watch
     upstream: Endpoint | None
 
 
@@ -337,16 +338,11 @@ class Service:
         )
         session = Session(flow, Gate(context), self, self._turn, share=self._shares.of(flow.workload))
         leaf.sessions.add(session)
-        limit = self._parts.config.limits.login_timeout_s
-        login = asyncio.get_running_loop().call_later(limit, self._login_late, session, limit)
+        idle_s = self._parts.config.http.idle_s if target.protocol == "http" else None
+        watch = Watch(session, self._parts.config.limits.login_timeout_s, idle_s, asyncio.get_running_loop().call_later)
         upstream = upstream_of(target, flow.destination, self._parts.resolver)
-        self._sessions[session] = _Served(leaf, target, context, view, login, upstream)
+        self._sessions[session] = _Served(leaf, target, context, view, watch, upstream)
         return session
-
-    @staticmethod
-    def _login_late(session: Session, limit: float) -> None:
-        if not session.gate.signed_in:
-            session.cut(f"the login was not complete within {limit:g} s")
 
     def _start(self, session: Session, work: Coroutine[object, object, None]) -> None:
         """Run work of a session beside it. What it raises ends that session and nothing else (DESIGN §6)."""
@@ -403,10 +399,18 @@ class Service:
     def server_tls(self, session: Session, name: str) -> tuple[ssl.SSLContext, str]:
         """Return the verifying context and the name the target must prove: ``name`` if the client asked for one of its own."""
         target, dialled = self._sessions[session].target, self._upstream(session).host
+        limit = self._parts.config.limits.connect_timeout_s
+        asyncio.get_running_loop().call_later(limit, self._tls_late, session, limit)
         if name:
             return upstream_context(target), target.server_name or name
         name = upstream_name(target, dialled, self._parts.resolver.host_of(target, dialled) or "")
         return upstream_context(target), name
+
+    @staticmethod
+    def _tls_late(session: Session, limit: float) -> None:
+        pipe = session.server.tls
+        if not session.over and pipe is not None and not pipe.is_up():
+            session.connect_failed(f"TLS with the target was not up within {limit:g} s")
 
     def server_binding(self, certificate: bytes) -> bytes:
         """Return the channel binding of the target's certificate."""
@@ -477,7 +481,7 @@ class Service:
         """Forget a session that is over."""
         served = self._sessions.pop(session, None)
         if served is not None:
-            served.login.cancel()
+            served.watch.cancel()
             served.leaf.sessions.discard(session)
             self._memory.forget(served.leaf.workload, session)
             self._analysts.withdraw(served.leaf.workload, session.analysed)

@@ -7,13 +7,14 @@ from __future__ import annotations
 
 import http.server
 import json
+import socket
 import ssl
 import sys
 import threading
 from collections.abc import Callable
 from pathlib import Path
 
-TLS_PORT, OTHER_TLS_PORT, PLAIN_PORT = 8443, 8444, 8080
+TLS_PORT, OTHER_TLS_PORT, PLAIN_PORT, SILENT_PORT = 8443, 8444, 8080, 8446
 _PIECE = b"x" * 65_536
 
 
@@ -87,8 +88,10 @@ def main(certificate: str, key: str, log: str) -> None:
             context.set_alpn_protocols(["http/1.1"])
             server.socket = context.wrap_socket(server.socket, server_side=True, do_handshake_on_connect=False)
         threading.Thread(target=server.serve_forever, daemon=True).start()
-    print("listening", flush=True)
-    threading.Event().wait()
+    # Never accepted: whoever begins TLS here waits.
+    with socket.create_server(("0.0.0.0", SILENT_PORT)):
+        print("listening", flush=True)
+        threading.Event().wait()
 
 
 if __name__ == "__main__":

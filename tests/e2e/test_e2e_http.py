@@ -50,14 +50,15 @@ login: {{scheme: bearer, credential: {{file: /mnt/stage/crm-password}}}}
 """
 _PLAIN = f"protocol: http\nhosts: [{DATABASE_NAME}, {DATABASE_V4}]\nport: 8080\ntls: disable\n"
 _UNTRUSTED = f"protocol: http\nhosts: [{DATABASE_NAME}]\nport: 8444\n"  # by the system's authorities, which know nothing of it
+_SILENT = f"protocol: http\nhosts: [{DATABASE_NAME}]\nport: 8446\n"  # takes connections and says nothing
 _SECRET = "S3cret-of-the-proxy-alone"
 
 
 @pytest.fixture(scope="module")
 def settings() -> Settings:
     """Targets over TLS, without it, and one that cannot prove who it is."""
-    targets = {"api.yaml": _TLS.format(name=DATABASE_NAME), "plain.yaml": _PLAIN, "untrusted.yaml": _UNTRUSTED}
-    return Settings(policies={"http.yaml": _POLICY}, targets=targets, toml="[http]\npark_s = 60\n")
+    targets = {"api.yaml": _TLS.format(name=DATABASE_NAME), "plain.yaml": _PLAIN, "untrusted.yaml": _UNTRUSTED, "silent.yaml": _SILENT}
+    return Settings(policies={"http.yaml": _POLICY}, targets=targets, toml="[http]\npark_s = 60\n[limits]\nconnect_timeout_s = 4.0\n")
 
 
 @pytest.fixture(scope="module")
@@ -219,3 +220,8 @@ def test_a_server_that_cannot_prove_its_name_is_not_talked_to(world: World, serv
     problem = json.loads(_curl(service, f"https://{DATABASE_NAME}:8444/files/a"))
     assert (problem["status"], "TLS with the target failed" in problem["reason"]) == (502, True)
     assert _asked(world)[before:] == []
+
+
+def test_a_server_that_takes_a_connection_and_says_nothing_is_given_up(service: Service) -> None:
+    problem = json.loads(_curl(service, f"https://{DATABASE_NAME}:8446/files/a"))
+    assert (problem["status"], "TLS with the target was not up within 4 s" in problem["reason"]) == (502, True)

@@ -27,6 +27,7 @@ MAX_TARGET: Final = 16_384
 """Longest request target."""
 
 END: Final = b"\r\n\r\n"
+_BEGINNING: Final = 1024
 
 _BROKEN = re.compile(rb"\x00|(?<!\r)\n|\r(?!\n|\Z)")
 _REQUEST_LINE = re.compile(rb"([A-Z][A-Z0-9-]{0,31}) ([\x21-\x7e]+) HTTP/([0-9])\.([0-9])")
@@ -89,7 +90,9 @@ def take_head(buffer: bytearray, most: int = MAX_HEAD) -> bytes | None:
         RemoteWireError: longer than ``most`` bytes (431), or it can already be seen that it is malformed (400).
     """
     stop = buffer.find(END)
-    if _BROKEN.search(buffer, 0, len(buffer) if stop < 0 else stop + 2):
+    # All of it once it is whole; before that its beginning, or a head that comes byte by byte costs the square of its length.
+    looked_at = stop + 2 if stop >= 0 else len(buffer) if len(buffer) > most else min(len(buffer), _BEGINNING)
+    if _BROKEN.search(buffer, 0, looked_at):
         raise RemoteWireError("a line of the head does not end in CRLF, or it holds CR, LF or NUL elsewhere", "400")
     if stop > most or (stop < 0 and len(buffer) > most):
         raise RemoteWireError(f"the head is longer than {most} bytes", "431")
