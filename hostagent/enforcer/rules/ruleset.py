@@ -154,7 +154,7 @@ def shared(
                 f'oifname "lo" ip6 daddr ::1 th dport != @listeners {leaf} . meta mark @own_mark jump own_loopback',
                 # What the kernel itself refuses a connection with: it is looked up like a packet of the socket it is for.
                 'oifname "lo" tcp flags & rst == rst accept',
-                refuse,
+                "jump refused",
                 "meta l4proto tcp counter reject with tcp reset",
                 f"counter {_UNREACHABLE}",
             ),
@@ -166,7 +166,7 @@ def shared(
                 "type filter hook postrouting priority -300; policy accept;",
                 # An own-loopback server's SYN-ACK has no full socket to be marked by in the fence; `backstop` wants a mark.
                 f'oifname "lo" ct direction reply ct mark & {MARK_MASK:#010x} == {MARK_PREFIX:#010x} tcp flags & (syn | ack) == syn | ack meta mark set ct mark',
-                f'meta mark & {MARK_MASK:#010x} == {MARK_PREFIX:#010x} oifname != "lo" {refuse}',
+                f'meta mark & {MARK_MASK:#010x} == {MARK_PREFIX:#010x} oifname != "lo" jump refused',
                 f'meta mark & {MARK_MASK:#010x} == {MARK_PREFIX:#010x} oifname != "lo" counter drop',
                 # What a listener sends after its connection was forgotten (`conntrack -F`) meets no socket, and Linux sends the
                 # reset that answers it to ::1 out of the device that the address belongs to.
@@ -177,6 +177,12 @@ def shared(
                 "own_loopback",
                 f"ct direction original ct mark set {leaf} map @leaf_mark accept",
                 f"{leaf} . ct mark @own_mark accept",
+            ),
+            # Each leaf has its own rate: who makes a flood of refused packets keeps nobody else's off the record.
+            _chain(
+                "refused",
+                *(f"meta mark {_mark(item):#010x} {rule}" for _, item in names for rule in (f"{refuse} return", "return")),
+                refuse,
             ),
             _chain(
                 "guard",
@@ -201,7 +207,7 @@ def shared(
                 "ct direction reply return",
                 # A TCP connection was let in with its first packet; the ones of its handshake meet no full socket.
                 "meta l4proto tcp ct state != new return",
-                refuse,
+                "jump refused",
                 "meta l4proto tcp counter reject with tcp reset",
                 f"counter {_UNREACHABLE}",
             ),
