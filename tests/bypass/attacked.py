@@ -28,6 +28,9 @@ rules:
     then: allow
 """
 
+_ATTEMPT_S = 400
+"""For one program with its attempts: seconds on a real processor, minutes on an emulated one."""
+
 
 @dataclass
 class Tried:
@@ -76,18 +79,21 @@ class Attacked:
         """Run the hostile program as ``workload`` and return the outcome of each attempt."""
         done = subprocess.run(
             self.command(workload, *attempts),
-            env=self.environment, cwd="/", text=True, capture_output=True, stdin=subprocess.DEVNULL, timeout=120, check=False,
+            env=self.environment, cwd="/", text=True, capture_output=True, stdin=subprocess.DEVNULL, timeout=_ATTEMPT_S, check=False,
         )  # fmt: skip
         assert done.returncode == 0, done.stderr
         outcomes: dict[str, str] = json.loads(done.stdout)
         return outcomes
 
     def _tried(self, workload: str, *attempts: str) -> tuple[dict[str, str], str]:
-        """The same; a program that was ended for what it did has no outcomes but the status it ended with."""
-        done = subprocess.run(
-            self.command(workload, *attempts),
-            env=self.environment, cwd="/", text=True, capture_output=True, stdin=subprocess.DEVNULL, timeout=120, check=False,
-        )  # fmt: skip
+        """The same; a program that was ended for what it did, or never came to its end, has no outcomes but that."""
+        try:
+            done = subprocess.run(
+                self.command(workload, *attempts),
+                env=self.environment, cwd="/", text=True, capture_output=True, stdin=subprocess.DEVNULL, timeout=_ATTEMPT_S, check=False,
+            )  # fmt: skip
+        except subprocess.TimeoutExpired:
+            return {"ended": f"not done after {_ATTEMPT_S} s"}, ""
         found: dict[str, str] = {"ended": f"status {done.returncode} {done.stderr}"} if done.returncode else json.loads(done.stdout)
         return found, done.stderr
 

@@ -16,7 +16,7 @@ from tests.bypass import outcomes
 from tests.bypass.attacked import Attacked, Tried, written_by
 from tests.bypass.attacks import ATTACKS, BOTH, BY_NUMBER, HERE, OPEN
 
-pytestmark = [pytest.mark.e2e, pytest.mark.slow, pytest.mark.timeout(600)]
+pytestmark = [pytest.mark.e2e, pytest.mark.slow, pytest.mark.timeout(3600)]
 
 _ROWS_S = 12.0
 _AT_ONCE = 3

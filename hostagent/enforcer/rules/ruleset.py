@@ -181,7 +181,7 @@ def shared(
             # Each leaf has its own rate: who makes a flood of refused packets keeps nobody else's off the record.
             _chain(
                 "refused",
-                *(f"meta mark {_mark(item):#010x} {rule}" for _, item in names for rule in (f"{refuse} return", "return")),
+                *(f"meta mark {_mark(item):#010x} {rule}" for _, item in names for rule in (refuse, "return")),
                 refuse,
             ),
             _chain(
