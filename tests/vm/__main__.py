@@ -72,7 +72,10 @@ def _attacks(folder: Path, plan: Iterable[str], found: outcome.Outcome, *, keep:
     for problem in run.failed():
         print(f"not passed: {problem}")
     if keep:
-        run.write(results.FOLDER / f"{name}.json")
+        # What this run did not try stays as the last run found it.
+        kept = results.kept().get(name, {})
+        merged = {number: {**kept.get(number, {}), **run.cells.get(number, {})} for number in {**kept, **run.cells}}
+        results.Run(merged).write(results.FOLDER / f"{name}.json")
         results.README.write_text(results.readme_with(results.README.read_text(encoding="utf-8"), results.kept()), encoding="utf-8")
         counts = {suite: Counter(test.outcome for test in tests) for suite, tests in found.suites.items()}
         kernels.keep_lanes(found.kernel, time.strftime("%Y-%m-%d", time.gmtime()), counts)

@@ -24,7 +24,7 @@ _RESULTS_BYTES = 64 << 20
 _PROBE_S = 15
 _BOOT_S = 300
 # No test is silent for longer: pytest ends the slowest before that.
-_SILENCE_S = 900
+_SILENCE_S = 2700  # all numbered attacks are made before the first of them is judged
 _MARK = "hostagent-vm: "
 # What of the console is progress: our own words, one line per test, and how each suite ended. All of it is in the log.
 _TOLD = re.compile(r"hostagent-vm: |.*::.* (PASSED|FAILED|ERROR|SKIPPED|XFAIL|XPASS) |=+ (.* in .*|test session starts) =+$")
