@@ -12,7 +12,7 @@ import msgspec
 from hostagent.journal import ChainState, Fault, FaultKind, Verifier
 from hostagent.recording import pruning
 from hostagent.recording.keys import signed_by
-from hostagent.recording.reader import writers
+from hostagent.recording.reader import regular, writers
 from hostagent.recording.recorder import WITNESS, Recorder
 from hostagent.recording.store import SEALED, Store, file_digest
 
@@ -122,7 +122,7 @@ def _verify_segment(
 
 def _pieces(path: Path, stop: int) -> Iterator[bytes]:
     """Yield the file in pieces, one of which ends at byte ``stop``."""
-    with path.open("rb") as file:
+    with open(path, "rb", opener=regular) as file:
         while file.tell() < stop and (data := file.read(min(_CHUNK, stop - file.tell()))):
             yield data
         while data := file.read(_CHUNK):

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import errno
+import os
+import stat
 from dataclasses import dataclass, field, replace
 from itertools import repeat
 from pathlib import Path
@@ -117,7 +120,7 @@ class JournalReader:
     def _data(self, here: Reading, size: int, faults: list[Fault]) -> bytes | None:
         """Return what stands at the reading's position; None when the segment is not there."""
         try:
-            with self._path(here.segment).open("rb", buffering=0) as file:
+            with open(self._path(here.segment), "rb", buffering=0, opener=regular) as file:
                 end = file.seek(0, 2)
                 if end < here.position:
                     self._truncated(here, end, faults)
@@ -167,6 +170,15 @@ class JournalReader:
 
     def _path(self, segment: int) -> Path:
         return self.folder / f"{segment:08d}.journal"
+
+
+def regular(path: str, flags: int) -> int:
+    """Open a segment: its writer owns the folder, and a pipe there would make whoever reads it wait for ever."""
+    descriptor = os.open(path, flags | os.O_NOFOLLOW | os.O_NONBLOCK)
+    if not stat.S_ISREG(os.fstat(descriptor).st_mode):
+        os.close(descriptor)
+        raise OSError(errno.EINVAL, "a segment of a journal is a regular file", str(path))
+    return descriptor
 
 
 def writers(journal: Path) -> list[str]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable
 from pathlib import Path
 
@@ -13,6 +14,7 @@ from hostagent.cli.audit import audit
 from hostagent.daemon.journalfile import JournalFile, segment_numbers
 from hostagent.model.event import Event, EventKind
 from hostagent.recording.audit import rebuild, verify
+from hostagent.recording.recorder import Recorder
 from hostagent.recording.store import RecordingError, Store
 
 Record = Callable[..., Store]
@@ -144,3 +146,16 @@ def test_a_rebuild_is_refused_while_recording_runs(journal: Path, record: Record
 def test_the_rebuild_command_says_how_many(journal: Path, tmp_path: Path) -> None:
     done = CliRunner().invoke(audit, ["rebuild", "--journal", str(journal), "--evidence", str(tmp_path / "anew")])
     assert (done.exit_code, "24 events" in done.output) == (0, True)
+
+
+@pytest.mark.parametrize("what", ["pipe", "link"])
+def test_a_segment_that_is_no_file_makes_no_reader_wait(
+    what: str, journal: Path, record: Record, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    store = record(journal)
+    place = journal / "proxyd-0/00000099.journal"
+    os.mkfifo(place) if what == "pipe" else place.symlink_to("/dev/zero")
+    with pytest.raises(OSError, match=r"regular file|symbolic links"):
+        verify(journal, store.folder)
+    Recorder(journal, store, interval=0.0).turn(1.0)
+    assert "the journal of proxyd-0 cannot be read" in caplog.text
