@@ -87,7 +87,7 @@ class ContentMask:
             if treatment.repair is None and len(value) > LARGE:
                 if scanner.trigger.search(value) is None and not _hides(treatment.extra_trigger, value):
                     return value
-                scanner.spend(len(value) >> 4)  # decoding, unescaping
+                scanner.spend(len(value) >> 8)  # decoding, unescaping
             return treatment.scrub(self, value, counts)
         except TooCostly:
             counts.masked += 1
@@ -144,7 +144,7 @@ _HIDDEN_TEXT = b"|".join((_HEXADECIMAL, _ESCAPE, _SCIENTIFIC))
 _HIDDEN_BINARY = b"|".join((_BINARY_INT8, _BINARY_FLOAT8, _BINARY_NUMERIC))
 
 _HEXADECIMAL_RUN = re.compile(rb"\\x((?:[0-9a-fA-F]{2}){7,})")
-_SCIENTIFIC_RUN = re.compile(rb"[0-9][0-9.]*[eE]\+?[12][0-9]")
+_SCIENTIFIC_RUN = re.compile(rb"(?<![0-9A-Za-z.])[0-9][0-9.]*[eE]\+?[12][0-9](?![0-9A-Za-z])")  # no piece of a hexadecimal word
 _SUSPICIOUS = compile_bytes(_HIDDEN_TEXT)
 _JSON_NUMBER = re.compile(rb"-?[0-9][0-9.eE+-]*")
 _NUMERIC = frozenset(b"0123456789.eE+-")
@@ -169,6 +169,7 @@ def encoded_hits(mask: ContentMask, value: bytes) -> list[Hit]:
     """Return hits in what ``value`` spells as hexadecimal bytes or scientific numbers. All are scanned together."""
     spelled = [bytes.fromhex(run[1].decode()) for run in _HEXADECIMAL_RUN.finditer(value)]
     for run in _SCIENTIFIC_RUN.finditer(value):
+        mask.scanner.spend(1)
         digits = float_digits(run[0].decode())
         if len(digits) >= _SHORTEST_NUMBER:
             spelled.append(digits.encode())
@@ -177,6 +178,7 @@ def encoded_hits(mask: ContentMask, value: bytes) -> list[Hit]:
 
 def escaped_hits(mask: ContentMask, value: bytes, known: Sequence[bytes]) -> list[Hit]:
     """Return hits in what ``value`` is once its JSON escapes are undone, as often as that goes; but not the texts ``known``."""
+    mask.scanner.spend(value.count(b"\\"))
     return _other_hits(mask, deeper(value), known) if b"\\" in value else []
 
 
@@ -204,6 +206,7 @@ def _scrub_document(mask: ContentMask, value: bytes, counts: Counts) -> bytes | 
     known = [value[hit.start : hit.end] for hit in hits]
     hidden = escaped_hits(mask, value, known)
     if not hidden and b"&" in value:
+        mask.scanner.spend(value.count(b"&"))
         inner = html.unescape(value.decode("utf-8", "replace")).encode()
         hidden = _other_hits(mask, chain((inner,), deeper(inner)), known)
     counts.detected(hidden or hits)
@@ -258,11 +261,12 @@ def _hiding(stand_in: bytes | None) -> Treatment:
 
 
 def _scrub_json(mask: ContentMask, value: bytes, counts: Counts) -> bytes | None:
+    mask.scanner.spend(value.count(b"\\u") + value.count(b"\\/"))
     plain, places = unescaped(value)
-    mask.scanner.spend(value.count(b"\\"))
     hits = mask.scanner.hits(plain)
     hidden = encoded_hits(mask, plain) if _SUSPICIOUS.search(plain) is not None else []
     if not hidden and b"\\" in plain:  # JSON inside a string
+        mask.scanner.spend(value.count(b"\\"))
         known = [plain[hit.start : hit.end] for hit in hits]
         hidden = next((each for each in (escaped_hits(mask, inner, known) for inner in islice(deeper(value), 1)) if each), [])
     counts.detected(hidden or hits)

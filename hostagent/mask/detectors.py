@@ -258,6 +258,7 @@ class Scanner:
         shifts: list[int] = []
         size = 0
         for window in self._windows.finditer(data):
+            self.spend(8)
             start = max(0, window.start() - 1)
             piece = data[start : window.end() + 1]
             pieces.append(piece)
@@ -265,7 +266,6 @@ class Scanner:
             shifts.append(start - size)
             size += len(piece) + 1
         joined = b"\x00".join(pieces)
-        self.spend(16 * len(pieces))
         inside: list[Hit] = []
         for detector, form in self._common:
             self._collect(detector, form, joined, inside)

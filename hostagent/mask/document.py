@@ -55,5 +55,19 @@ def masked_document(media_type: str, body: bytes, content: ContentMask, counts: 
     pieces = body.split(b"\n") if by_line else [body]
     stand_in = b'"[masked]"' if reader is _JSON else MASKED
     with content.limited(len(body), 4 * LARGE):
+        if by_line and (whole := _at_once(body, content, counts)) is not None:
+            return whole
         found = [content.large(piece, reader, counts) for piece in pieces]
     return b"\n".join(stand_in if piece is None else piece for piece in found)
+
+
+def _at_once(lines: bytes, content: ContentMask, counts: Counts) -> bytes | None:
+    """Return lines of JSON masked in one pass; None when one of them would take all away: then each is looked at alone."""
+    found = Counts()
+    masked = content.large(lines, _JSON, found)
+    if masked is None or masked.count(b"\n") != lines.count(b"\n"):
+        return None
+    counts.masked += found.masked
+    for name, times in found.detections.items():
+        counts.detections[name] = counts.detections.get(name, 0) + times
+    return masked

@@ -114,3 +114,16 @@ def test_a_held_request_whose_target_hangs_up_is_told_so_and_its_ticket_is_void(
     talk.do(talk.gate.closed(Side.SERVER, NOW))
     assert (talk.problem()["status"], talk.closed) == (502, True)
     assert talk.records(EventKind.ANSWER, "granted") == [(False,)]
+
+
+def test_only_the_beginning_of_a_head_that_is_not_whole_is_looked_at_each_time_but_all_of_it_in_the_end() -> None:
+    """One that comes byte by byte would otherwise cost the square of its length: 20 s for one head."""
+    begun = b"GET /a HTTP/1.1\r\nX: " + b"y" * 1100 + b"\nHost: api.example\r\n"
+    talk = Talk()
+    talk.client(begun)
+    assert (talk.down, talk.closed) == (b"", False)
+    talk.client(b"\r\n")
+    assert (talk.problem()["status"], talk.closed, talk.up) == (400, True, b"")
+    early = Talk()
+    early.client(b"GET /a HTTP/1.1\n")
+    assert (early.problem()["status"], early.closed) == (400, True)

@@ -95,6 +95,25 @@ def test_a_character_set_that_two_readers_could_take_differently_is_none(kind: s
     assert MASKER.document(kind, b"+ADQ-111111111111111") is None
 
 
+def test_lines_of_json_are_masked_together_and_one_that_hides_a_secret_goes_alone() -> None:
+    for secret, line in (("ann@example.com", '{"b": "[masked:email]"}'), (json.dumps("x\nAKIAIOSFODNN7EXAMPLE"), '"[masked]"')):
+        lines = [json.dumps({"a": 1}), json.dumps({"b": secret}), json.dumps({"c": 2})]
+        assert masked("application/x-ndjson", "\n".join(lines)).split("\n") == [lines[0], line, lines[2]]
+
+
+def test_a_number_with_an_exponent_is_looked_at_and_a_word_that_only_looks_like_one_is_not() -> None:
+    assert masked("application/json", '[4.111111111111111e15]') == '"[masked]"'
+    word = '["00004111111111111111e00", "a4111111111111111e10", "4.111111111111111e15b"]'
+    assert masked("application/json", word) == word
+
+
+def test_a_large_response_is_masked_in_place() -> None:
+    people = [{"id": number, "mail": "bob@example.com" if number % 50 == 0 else "none", "note": "x" * 100} for number in range(6000)]
+    found = json.loads(masked("application/json", json.dumps(people)))
+    assert [each["mail"] for each in found[:51:50]] == ["[masked:email]"] * 2
+    assert len(found) == 6000
+
+
 _LEAVES = st.one_of(
     st.sampled_from([*SECRETS.values(), "a,b", "1.5e12", "x=1", "2026-01-02T03:04:05Z", "x\n", "\\", '"', "/", "é", "\U0001f600"]),
     st.text(max_size=5),
