@@ -54,9 +54,9 @@ identity:
   purpose: answer customer tickets
 trust_files: [/etc/hostagent/crm-ca.pem]
 END
-hostagent policy new customer-data --from-example customer-data --force
 groupadd -f hostagent-approvers
 usermod -aG hostagent-approvers,hostagent-rec vagrant
+hostagent policy new customer-data --from-example customer-data --force
 rm -rf "$given"
 
 say "starting hostagent"
