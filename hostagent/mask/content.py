@@ -144,7 +144,8 @@ _HIDDEN_TEXT = b"|".join((_HEXADECIMAL, _ESCAPE, _SCIENTIFIC))
 _HIDDEN_BINARY = b"|".join((_BINARY_INT8, _BINARY_FLOAT8, _BINARY_NUMERIC))
 
 _HEXADECIMAL_RUN = re.compile(rb"\\x((?:[0-9a-fA-F]{2}){7,})")
-_SCIENTIFIC_RUN = re.compile(rb"(?<![0-9A-Za-z.])[0-9][0-9.]*[eE]\+?[12][0-9](?![0-9A-Za-z])")  # no piece of a hexadecimal word
+_SCIENTIFIC_WORD = compile_bytes(rb"[0-9A-Za-z.]*[0-9][eE]\+?[12][0-9][0-9A-Za-z]*")
+_SCIENTIFIC_NUMBER = re.compile(rb"[0-9][0-9.]*[eE]\+?[12][0-9]")  # and not a piece of a hexadecimal word
 _SUSPICIOUS = compile_bytes(_HIDDEN_TEXT)
 _JSON_NUMBER = re.compile(rb"-?[0-9][0-9.eE+-]*")
 _NUMERIC = frozenset(b"0123456789.eE+-")
@@ -168,9 +169,12 @@ def hidden_hits(mask: ContentMask, value: bytes) -> list[Hit]:
 def encoded_hits(mask: ContentMask, value: bytes) -> list[Hit]:
     """Return hits in what ``value`` spells as hexadecimal bytes or scientific numbers. All are scanned together."""
     spelled = [bytes.fromhex(run[1].decode()) for run in _HEXADECIMAL_RUN.finditer(value)]
-    for run in _SCIENTIFIC_RUN.finditer(value):
-        mask.scanner.spend(1)
-        digits = float_digits(run[0].decode())
+    for run in _SCIENTIFIC_WORD.finditer(value):
+        mask.scanner.spend(2)
+        word = value[run.start() : run.end()]
+        if _SCIENTIFIC_NUMBER.fullmatch(word) is None:
+            continue
+        digits = float_digits(word.decode())
         if len(digits) >= _SHORTEST_NUMBER:
             spelled.append(digits.encode())
     return mask.scanner.hits(b"\x00".join(spelled)) if spelled else []
