@@ -41,7 +41,8 @@ def status_command(config_path: str | None, as_json: bool, wait: float) -> None:
     else:
         _print(report)
     service_problems = [report["service"].get(name) for name in ("problem", "policy_problem", "workloads_problem", "unusable")]
-    broken = report["evidence"] or report["auditor"]["problem"] or any(service_problems)
+    refused = any("on disk cannot be used" in line for line in report["service"].get("pending", ()))
+    broken = refused or report["evidence"] or report["auditor"]["problem"] or any(service_problems)
     raise SystemExit(0 if report["fence"]["loaded"] and report["proxy"] and not broken else 1)
 
 

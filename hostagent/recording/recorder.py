@@ -120,7 +120,7 @@ class Recorder:
         total = 0
         for _ in range(_ROUNDS):
             began = self._wall_ns()
-            batches = [batch for reader in self._readers.values() if (batch := _read_one(reader)) is not None]
+            batches = [batch for writer in list(self._readers) if (batch := self._read_one(writer)) is not None]
             changed = [
                 batch
                 for batch in batches
@@ -142,6 +142,16 @@ class Recorder:
                 self._read_ns = began
                 return total, False
         return total, True
+
+    def _read_one(self, writer: str) -> Batch | None:
+        """One writer's folder that cannot be read must not keep the others from being recorded."""
+        try:
+            return self._readers[writer].read(_BATCH)
+        except OSError as error:
+            log.critical("the journal of %s cannot be read: %s", writer, error)
+            # It may have gone on past events that nobody was given: the next turn begins where the last one was recorded.
+            del self._readers[writer]
+            return None
 
     def _witness(self) -> None:
         """Remember, outside the journal and outside DuckDB, how far each chain was seen; ``audit`` compares."""
@@ -169,12 +179,3 @@ def _beginning(folder: Path, writer: str) -> Reading:
     if pruned is None:
         return Reading(writer)
     return Reading(writer, segment=pruned.segment, seq=pruned.seq, head=pruned.state.head, key=bytes.fromhex(pruned.key))
-
-
-def _read_one(reader: JournalReader) -> Batch | None:
-    """One writer's folder that cannot be read must not keep the others from being recorded."""
-    try:
-        return reader.read(_BATCH)
-    except OSError as error:
-        log.critical("the journal of %s cannot be read: %s", reader.reading.writer, error)
-        return None

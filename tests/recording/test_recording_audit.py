@@ -157,5 +157,11 @@ def test_a_segment_that_is_no_file_makes_no_reader_wait(
     os.mkfifo(place) if what == "pipe" else place.symlink_to("/dev/zero")
     with pytest.raises(OSError, match=r"regular file|symbolic links"):
         verify(journal, store.folder)
-    Recorder(journal, store, interval=0.0).turn(1.0)
+    recorder = Recorder(journal, store, interval=0.0)
+    recorder.turn(1.0)
     assert "the journal of proxyd-0 cannot be read" in caplog.text
+    place.unlink()
+    with JournalFile(journal / "proxyd-0", "proxyd-0", host="h", key_file=tmp_path / "key") as file:
+        file.append([Event(EventKind.DNS, 1, "", "bot", {"name": "late", "type": "A", "outcome": "answered"})])
+    recorder.turn(2.0)
+    assert any("late" in row for row in everything(store.folder)["dns"]), "nothing that was written meanwhile is passed over"
