@@ -106,6 +106,14 @@ def test_connection_cannot_take_away_our_credential_nor_can_another_spelling_rep
     assert talk.up == b"GET /a HTTP/1.1\r\nHost: api.example\r\nX-Api-Key: ours\r\n\r\n"
 
 
+@pytest.mark.parametrize("name", ["X-Forwarded-User", "Remote_User", "X-Remote-User", "X-WEBAUTH-USER", "True-Client-IP", "X-Original-Host", "X-Host"])
+def test_a_claim_that_only_a_proxy_may_make_is_not_passed_on(name: str) -> None:
+    talk = Talk()
+    talk.client(f"GET /a HTTP/1.1\r\nHost: api.example\r\n{name}: root\r\n\r\n".encode())
+    assert b"root" not in talk.up
+    assert talk.up.startswith(b"GET /a HTTP/1.1\r\n")
+
+
 def test_a_held_request_whose_target_hangs_up_is_told_so_and_its_ticket_is_void() -> None:
     talk = Talk(Rules(by_path))
     talk.client(b"GET /a HTTP/1.1\r\nHost: api.example\r\n\r\n")

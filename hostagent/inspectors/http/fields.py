@@ -19,7 +19,12 @@ _HOP: Final = frozenset(
 )
 """About one connection only, or written anew."""
 
-_NOT_OURS: Final = frozenset({"host", "authorization", "forwarded", "x-real-ip", "x-client-cert"})
+_NOT_OURS: Final = frozenset(
+    {
+        *("host", "authorization", "forwarded", "x-real-ip", "x-client-ip", "true-client-ip", "cf-connecting-ip", "x-client-cert"),
+        *("remote-user", "x-remote-user", "x-authenticated-user", "x-webauth-user", "x-host", "x-original-host", "x-http-host-override"),
+    }
+)
 """Never taken from a workload: written anew, or a claim about who asks that only a proxy may make."""
 
 _ALSO_NOT_OURS: Final = ("x-forwarded-",)
