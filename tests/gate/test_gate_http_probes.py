@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from dataclasses import replace
+from typing import Any
 from urllib.parse import unquote
 
 import pytest
@@ -12,6 +13,8 @@ from hostagent.inspectors.http.request import operation
 from hostagent.model.event import EventKind
 from hostagent.model.flow import Side
 from hostagent.model.target import Login
+from hostagent.model.ticket import Answer
+from hostagent.model.verdict import Verdict
 from hostagent.policy.check import Subject
 from hostagent.policy.document import HttpRequest
 from hostagent.policy.http import http_checks
@@ -135,3 +138,24 @@ def test_only_the_beginning_of_a_head_that_is_not_whole_is_looked_at_each_time_b
     early = Talk()
     early.client(b"GET /a HTTP/1.1\n")
     assert (early.problem()["status"], early.closed) == (400, True)
+
+
+def test_an_approval_does_not_count_once_another_group_has_to_give_it() -> None:
+    class Changing(Rules):
+        """Rules whose approvers change."""
+
+        group = "approvers"
+
+        def evaluate(self, *asked: Any) -> Verdict:
+            """Return the verdict with the group of now."""
+            verdict = super().evaluate(*asked)
+            return verdict if verdict.hold is None else replace(verdict, hold=replace(verdict.hold, approvers=self.group))
+
+    for group, passes in (("approvers", True), ("others", False)):
+        rules = Changing(by_path)
+        talk = Talk(rules)
+        talk.client(b"GET /held HTTP/1.1\r\nHost: api.example\r\n\r\n")
+        [(ticket,)] = talk.records(EventKind.HOLD, "ticket")
+        rules.group = group
+        talk.do(talk.gate.resume(Answer(str(ticket), granted=True, by="dana"), NOW))
+        assert (b"GET /held" in talk.up, b"policy changed" in talk.down) == (passes, not passes)

@@ -374,8 +374,11 @@ class HttpInspector:
             rule = exchange.ruling.verdict.rules[0]
             self._refuse_held(exchange, problem.answered(denial, rule, exchange.ticket), denial.outcome, now)
         else:
-            ruling = self._rule(exchange)
+            ruling, terms = self._rule(exchange), exchange.ruling.verdict.hold
             refused = self._policy_objection(ruling) or self._connect_denied()
+            if refused is None and ruling.verdict.decision is Decision.HOLD and ruling.verdict.hold != terms:
+                reason = "the policy changed while it waited: now another rule holds it, which needs an approval of its own"
+                refused = problem.refused(403, reason, "Send it again.", rule=ruling.verdict.rules[0])
             if refused is not None:  # policy has changed while it waited
                 self._refuse_held(exchange, refused, "denied", now)
             else:
