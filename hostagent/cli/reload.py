@@ -15,7 +15,7 @@ def reload_command(config_path: str | None, as_json: bool) -> None:
     """Take changed configuration, targets and credentials, without a restart. Root only.
 
     \b
-    Everything is read and checked first: if anything is wrong nothing changes, and what is wrong is said (exit 1).
+    Everything is read and checked first: if anything is wrong nothing changes, and what is wrong is said (exit 1, or 78 for the configuration itself).
     Sessions go on. Those of a target that is gone or is declared otherwise end; a new credential counts from the
     next login on. Keys that count only after a restart are named, here and in `hostagent status`.
     Policy and workload documents need no reload: they are watched.

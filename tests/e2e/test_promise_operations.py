@@ -202,7 +202,7 @@ def test_limits_count_after_a_reload_and_what_needs_a_restart_is_pending_until_t
             assert talk.sql("select 1")["rows"] == [[1]]
             waiting = file.read_text(encoding="utf-8")
             file.write_text(text + "[limits2]\n", encoding="utf-8")
-            assert service.hostagent("reload", check=False).returncode == 1
+            assert service.hostagent("reload", check=False).returncode == 78
             before_it_died = service.pid("proxyd")
             os.kill(before_it_died, signal.SIGKILL)
             wait_for(lambda: "what the service was started with counts" in service.log.read_text(encoding="utf-8"), "the next proxy")
