@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from typing import TYPE_CHECKING
 
 import click
@@ -132,7 +133,8 @@ def _store(config_path: str | None, *, make: bool = False) -> tuple[Config, Seal
     config = _root(config_path)
     key, file = Path(config.seal_key), Path(config.sealed_credentials)
     if make and not key.exists() and not file.exists() and not _passed():
-        write_whole(key, new_key().hex().encode() + b"\n", 0o600)
+        with contextlib.suppress(FileExistsError):  # another first `set` at the same moment made one, and may have sealed with it
+            write_whole(key, new_key().hex().encode() + b"\n", 0o600, new=True)
         click.echo(f"Made {key}: whoever has it and {file} has the secrets. Back it up apart.")
     if make:
         import os

@@ -254,8 +254,12 @@ def parse_key(text: str, where: str) -> bytes:
     return key
 
 
-def write_whole(path: Path, content: bytes, mode: int, gid: int = -1) -> None:
-    """Put ``content`` at ``path`` in one step; on return it is on disk. A crash leaves what was there or what is there now."""
+def write_whole(path: Path, content: bytes, mode: int, gid: int = -1, *, new: bool = False) -> None:
+    """Put ``content`` at ``path`` in one step; on return it is on disk. A crash leaves what was there or what is there now.
+
+    Raises:
+        FileExistsError: with ``new``: there is such a file, which stays.
+    """
     fresh = path.with_name(f".{path.name}.{secrets.token_hex(4)}")
     descriptor = os.open(fresh, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
     try:
@@ -265,7 +269,11 @@ def write_whole(path: Path, content: bytes, mode: int, gid: int = -1) -> None:
             os.fchown(file.fileno(), -1, gid)
             os.fchmod(file.fileno(), mode)
             os.fsync(file.fileno())
-        fresh.rename(path)
+        if new:
+            os.link(fresh, path)
+            fresh.unlink()
+        else:
+            fresh.rename(path)
     except BaseException:
         fresh.unlink(missing_ok=True)
         raise

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from hostagent.daemon.credentials import gather, next_key_place, open_store, read_secret
-from hostagent.daemon.sealedstore import Entry, SealedStore, SealedStoreError, new_key, parse_key
+from hostagent.daemon.sealedstore import Entry, SealedStore, SealedStoreError, new_key, parse_key, write_whole
 from hostagent.documents import Config, parse_config
 from hostagent.model.errors import DocumentError
 from hostagent.model.target import CredentialSource, Login, Target
@@ -181,3 +181,10 @@ def test_one_secret_that_cannot_be_had_is_a_problem_of_its_target_alone(config: 
     assert "hostagent credential set none" in secrets.problems["none"]
     assert "s2" not in repr(secrets) + str(secrets.problems)
     assert read_secret(CredentialSource("sealed", "crm"), config) == "s"
+
+
+def test_a_second_key_made_at_the_same_moment_does_not_take_the_firsts_place(tmp_path: Path) -> None:
+    write_whole(tmp_path / "seal.key", b"first", 0o600, new=True)
+    with pytest.raises(FileExistsError):
+        write_whole(tmp_path / "seal.key", b"second", 0o600, new=True)
+    assert [(path.name, path.read_bytes()) for path in tmp_path.iterdir()] == [("seal.key", b"first")]
