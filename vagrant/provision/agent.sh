@@ -7,7 +7,11 @@ checkout=/hostagent
 export DEBIAN_FRONTEND=noninteractive
 
 say() { echo "agent: $*"; }
-fail() { echo "agent: $*" >&2; exit 1; }
+fail() {
+  echo "agent: $*" >&2
+  journalctl --no-pager -q -n 40 -u support-bot.service -u 'hostagent-*' >&2 2>/dev/null || true
+  exit 1
+}
 trap 'fail "provisioning stopped at line $LINENO"' ERR
 
 # -- the package
@@ -96,7 +100,7 @@ END
 systemctl daemon-reload
 hostagent adopt support-bot.service --workload support-bot
 systemctl enable -q support-bot.service
-systemctl restart support-bot.service
+systemctl restart support-bot.service || fail "support-bot does not start as a governed service"
 for ((try = 0; try < 60; try++)); do
   ! journalctl -q -u support-bot.service --since -5min | grep -q 'Ada Byron' || break
   sleep 1
