@@ -73,6 +73,9 @@ class _Cgroup:
     def kill(self) -> None:
         self.kills += 1
 
+    def occupied(self) -> None:
+        pass
+
 
 class _Stuck:
     """A leaf in which something does not end."""

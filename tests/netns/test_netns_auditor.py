@@ -252,7 +252,8 @@ def family(host: Stage, workload: str, act: str) -> Iterator[tuple[subprocess.Po
         assert process.stdout.readline() == "ready\n"
         (leaf, main), = [(each["leaf"], each["pid"]) for each in host.status()["leaves"] if each["workload"] == workload]
         place = next(Path("/sys/fs/cgroup").rglob(f"{host.slice}/{leaf}"))
-        child = int(Path(f"/proc/{main}/task/{main}/children").read_text().split()[0])
+        # None in this moment, where each lives for a moment only.
+        child = int((Path(f"/proc/{main}/task/{main}/children").read_text().split() or ["0"])[0])
         yield process, leaf, place, child
     finally:
         process.kill()

@@ -231,7 +231,7 @@ def test_the_program_sees_files_read_only_and_no_secret(host: Stage) -> None:
         "declared": "given",
         "declared_write": "Read-only file system",
         "resolver": "nameserver 127.0.0.1\n",
-        "trust": "own root\n" + (host.folder / "ca.pem").read_text(),
+        "trust": "own root\n# hostagent: this host's CA, in this workload's view alone\n" + (host.folder / "ca.pem").read_text(),
         "bundle": True,
         "whoami": "isolated",
         "proc_sys": "Read-only file system",
