@@ -190,8 +190,13 @@ def test_command(config_path: str | None, name: str, database: str, timeout: flo
     steps = [Step("document", name, ok=True, detail=f"login as {found.login.user or found.login.scheme or 'nobody'}")]
     if source is not None:
         steps.append(Step("credential", f"{source.kind}:{source.location}", ok=True, detail="read"))
-    logging.getLogger("hostagent").setLevel(logging.CRITICAL)  # each step says it better
-    steps += asyncio.run(attempt(found, secret, database or min(found.databases, default="postgres"), timeout))
+    log = logging.getLogger("hostagent")
+    before = log.level
+    log.setLevel(logging.CRITICAL)  # each step says it better
+    try:
+        steps += asyncio.run(attempt(found, secret, database or min(found.databases, default="postgres"), timeout))
+    finally:
+        log.setLevel(before)
     if as_json:
         click.echo(json.dumps([asdict(step) for step in steps], indent=2))
     else:

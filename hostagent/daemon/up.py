@@ -84,6 +84,7 @@ class Supervisor:
             return self._supervise()
         finally:
             self._end_all()
+            started.unlink(missing_ok=True)
 
     def _stop(self, _number: int, _frame: object) -> None:
         self._stopping = True

@@ -5,7 +5,7 @@ from __future__ import annotations
 import itertools
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from hostagent.model.operation import ALL_EFFECTS, Completeness, Effect, Operation
@@ -179,6 +179,7 @@ operations = st.builds(
 moments = st.integers(0, 7 * 24 * 60).map(lambda minute: PolicyContext(NOON + minute * 60.0))
 
 
+@settings(deadline=None)
 @given(st.data(), rule_subsets, operations, moments)
 def test_the_order_of_rules_changes_nothing(
     data: st.DataObject, rules: list[str], what: Operation, context: PolicyContext

@@ -30,7 +30,7 @@ _README = REPOSITORY / "vagrant/README.md"
 _CHECKS = {
     "masked as the policy says": (
         "sudo hostagent run --workload support-bot -- psql -X 'host=crm.internal dbname=crm user=crm_app sslmode=verify-full "
-        "sslrootcert=/etc/hostagent/crm-ca.pem' -Atc 'select email from customers order by id' | grep -c '@example' | grep -x 0"
+        "sslrootcert=/etc/ssl/certs/crm-ca.pem' -Atc 'select email from customers order by id' | grep -c '@example' | grep -x 0"
     ),
     "a direct way is none": "! sudo hostagent run --workload support-bot -- timeout 5 bash -c '>/dev/tcp/10.255.255.1/22'",
     "the service is governed": "sudo hostagent sql \"select count(*) > 0 as governed from sessions where workload = 'support-bot'\" --format csv | grep -i true",

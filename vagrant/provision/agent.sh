@@ -35,14 +35,14 @@ fi
 # -- the target, its credential and who may do what: the documents that a person would write
 grep -q ' crm.internal$' /etc/hosts || echo "$target crm.internal" >>/etc/hosts
 sed -i "s/^.* crm.internal$/$target crm.internal/" /etc/hosts
-install -m 644 "$given/ca.pem" /etc/hostagent/crm-ca.pem
+install -m 644 "$given/ca.pem" /etc/ssl/certs/crm-ca.pem
 install -m 600 "$given/crm-password" /etc/hostagent/secrets/crm
 cat >/etc/hostagent/targets/crm-db.yaml <<'END'
 protocol: postgres
 hosts: [crm.internal]
 port: 5432
 tls: verify
-ca_file: /etc/hostagent/crm-ca.pem
+ca_file: /etc/ssl/certs/crm-ca.pem
 databases: [crm]
 users: [crm_app]
 login:
@@ -56,7 +56,7 @@ identity:
   kind: local
   groups: [support]
   purpose: answer customer tickets
-trust_files: [/etc/hostagent/crm-ca.pem]
+trust_files: [/etc/ssl/certs/crm-ca.pem]
 END
 groupadd -f hostagent-approvers
 usermod -aG hostagent-approvers,hostagent-rec vagrant
@@ -81,7 +81,7 @@ timeout 2 bash -c ">/dev/tcp/crm.internal/5432" || fail "the target host does no
 cat >/usr/local/bin/support-bot <<'END'
 #!/bin/sh
 # Asks the database for customers, once a minute, with a password that is wrong: it needs none.
-export PGSSLMODE=verify-full PGSSLROOTCERT=/etc/hostagent/crm-ca.pem PGPASSWORD=none
+export PGSSLMODE=verify-full PGSSLROOTCERT=/etc/ssl/certs/crm-ca.pem PGPASSWORD=none
 while :; do
   psql -X -At -h crm.internal -U crm_app crm -c 'select name, email, card_number from customers order by id' || echo "support-bot: the database said no"
   sleep 60

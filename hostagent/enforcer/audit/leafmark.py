@@ -23,7 +23,7 @@ _NAME = 28
 _LENGTH = 32
 
 _LOAD_WORD = 0x61
-_STORE_WORD = 0x62  # *(u32 *)(r[destination] + offset) = value
+_STORE_WORD = 0x63  # *(u32 *)(r[destination] + offset) = r[source]; of a constant only since Linux 6.3
 _JUMP_NOT_EQUAL = 0x55
 _SET = 0xB7
 _EXIT = 0x95
@@ -62,13 +62,15 @@ def _program(number: int) -> bytes:
     return b"".join(
         (
             instruction(_LOAD_WORD, 2, 1, _LEVEL),
-            instruction(_JUMP_NOT_EQUAL, 2, 0, 5, _OUR_LEVEL),
+            instruction(_JUMP_NOT_EQUAL, 2, 0, 6, _OUR_LEVEL),
             instruction(_LOAD_WORD, 2, 1, _NAME),
-            instruction(_JUMP_NOT_EQUAL, 2, 0, 3, _OUR_OPTION + number),
-            instruction(_STORE_WORD, 1, 0, _LENGTH, _DONE),
+            instruction(_JUMP_NOT_EQUAL, 2, 0, 4, _OUR_OPTION + number),
+            instruction(_SET, 3, 0, 0, _DONE),
+            instruction(_STORE_WORD, 1, 3, _LENGTH),
             instruction(_SET, 0, 0, 0, 1),
             instruction(_EXIT),
-            instruction(_STORE_WORD, 1, 0, _LENGTH, _AS_IT_WAS),
+            instruction(_SET, 3, 0, 0, _AS_IT_WAS),
+            instruction(_STORE_WORD, 1, 3, _LENGTH),
             instruction(_SET, 0, 0, 0, 1),
             instruction(_EXIT),
         )
