@@ -78,6 +78,10 @@ _GREETING = (
 class Nowhere(asyncio.Transport):
     """A transport whose other end takes everything at once."""
 
+    def get_write_buffer_size(self) -> int:
+        """Nothing waits to be written."""
+        return 0
+
     def write(self, data: bytes | bytearray | memoryview) -> None:
         """Forget ``data``."""
 
