@@ -97,6 +97,9 @@ class _Outside:
     def connect(self, _session: Session, protocol: asyncio.Protocol) -> None:
         protocol.connection_made(Nowhere())
 
+    def keeps(self, _session: Session, _size: int) -> None:
+        """Nobody counts memory here."""
+
     def __getattr__(self, name: str) -> object:
         raise RuntimeError(f"the conversation asks for {name}")
 
