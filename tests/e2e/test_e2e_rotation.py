@@ -126,7 +126,7 @@ def test_the_host_ca_is_exchanged_under_running_workloads(service: Service, talk
     assert talk.connect(on="old-gone").get("error") is None
     assert _asks(service) == 0
     assert after["certificates"] != before["certificates"]
-    assert len(service.wait_sql("select detail from service where change = 'ca'")) == 3
+    assert service.wait_sql("select count(*) as steps from service where change = 'ca' having steps = 3")
 
 
 @pytest.mark.usefixtures("alive")
