@@ -10,7 +10,7 @@ import subprocess
 import sys
 import threading
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 FOLDER = Path(__file__).parent
@@ -18,15 +18,19 @@ NAMED = {"boundary": ("bypass", "lifecycle"), "kernel": ("netns", "enforcer")}
 _NOTHING_CHOSEN = 5
 """pytest's exit status when no test was selected: what ``-k`` names may be in one lane alone."""
 
+_FAILURE = ("FAILED ", "ERROR ")
+"""How pytest's short summary begins the line of a failed test. They are said again at the very end, below the lanes that came later."""
+
 
 @dataclass
 class Lane:
-    """One pytest. ``status`` is its exit status once it has ended, after ``seconds``."""
+    """One pytest. ``status`` is its exit status once it has ended, after ``seconds``; ``failures`` are the lines that name what failed."""
 
     name: str
     folders: tuple[str, ...]
     status: int = -1
     seconds: float = 0.0
+    failures: list[str] = field(default_factory=list)
 
     def run(self, words: list[str]) -> None:
         """Run it to its end, each line of what it prints marked with the lane's name."""
@@ -37,6 +41,8 @@ class Lane:
             for line in process.stdout:
                 sys.stdout.write(f"{self.name:<8} | {line}")
                 sys.stdout.flush()
+                if line.startswith(_FAILURE):
+                    self.failures.append(line)
         self.status, self.seconds = process.returncode, time.monotonic() - began
 
 
@@ -58,6 +64,8 @@ def main(words: list[str]) -> int:
     fine = [lane.status == 0 or (bool(words) and lane.status == _NOTHING_CHOSEN) for lane in running]
     for lane, good in zip(running, fine, strict=True):
         print(f"{lane.name:<8} | {'passed' if good else f'FAILED ({lane.status})'} in {lane.seconds:.0f} s: {' '.join(lane.folders)}")
+    for lane in running:
+        sys.stdout.writelines(f"{lane.name:<8} | {line}" for line in lane.failures)
     return 0 if all(fine) else 1
 
 

@@ -13,6 +13,7 @@ import struct
 from collections.abc import Iterator
 from typing import NamedTuple
 
+from hostagent.enforcer.rules.netlink import attributes
 from hostagent.enforcer.rules.ruleset import GUARD, INBOUND
 from hostagent.model.flow import Endpoint
 
@@ -32,7 +33,6 @@ _NLM_REQUEST = 1
 _NLM_ACK = 4
 _NLMSG_ERROR = 2
 _SNAP = 128
-_ATTRIBUTE_MASK = 0x3FFF
 
 _TRANSPORTS = {1: "icmp", 6: "tcp", 17: "udp", 33: "dccp", 58: "icmpv6", 132: "sctp", 136: "udplite"}
 _WITH_PORTS = frozenset({6, 17, 33, 132, 136})
@@ -115,10 +115,10 @@ def parse(data: bytes) -> Iterator[Refused]:
         if length < 16 or position + length > len(data):
             return
         if kind == _PACKET:
-            attributes = _attributes(data[position + 20 : position + length])
-            mark = struct.unpack(">I", attributes[_MARK])[0] if len(attributes.get(_MARK, b"")) == 4 else 0
-            prefix = attributes.get(_PREFIX, b"").rstrip(b"\0").decode(errors="replace")
-            headers = parse_headers(attributes.get(_PAYLOAD, b""))
+            found = attributes(data[position + 20 : position + length])
+            mark = struct.unpack(">I", found[_MARK])[0] if len(found.get(_MARK, b"")) == 4 else 0
+            prefix = found.get(_PREFIX, b"").rstrip(b"\0").decode(errors="replace")
+            headers = parse_headers(found.get(_PAYLOAD, b""))
             if headers is not None:
                 yield Refused(*headers, mark, prefix)
         position += (length + 3) & ~3
@@ -145,18 +145,6 @@ def parse_headers(packet: bytes) -> tuple[str, Endpoint, Endpoint] | None:
         Endpoint(str(ipaddress.ip_address(address)), port) for address, port in zip(addresses, ports, strict=True)
     )
     return _TRANSPORTS.get(protocol, f"ip-protocol-{protocol}"), source, destination
-
-
-def _attributes(data: bytes) -> dict[int, bytes]:
-    found: dict[int, bytes] = {}
-    position = 0
-    while position + 4 <= len(data):
-        length, kind = struct.unpack_from("=HH", data, position)
-        if length < 4:
-            break
-        found[kind & _ATTRIBUTE_MASK] = data[position + 4 : position + length]
-        position += (length + 3) & ~3
-    return found
 
 
 class Tally:

@@ -13,6 +13,8 @@ import socket
 import struct
 from collections.abc import Iterator
 
+from hostagent.enforcer.rules.netlink import attributes
+
 _NETLINK_NETFILTER = 12
 _SOL_NETLINK = 270
 _ADD_MEMBERSHIP = 1
@@ -24,7 +26,6 @@ _NFPROTO_INET = 1
 _TABLE_NAME = 1
 _GEN_PROC_PID = 2
 _GEN_PROC_NAME = 3
-_ATTRIBUTE_MASK = 0x3FFF
 
 _BUFFER = 8 << 20
 _MAXIMUM_DATAGRAMS = 4096
@@ -90,15 +91,15 @@ class TableWatch:
 
     def _transactions(self, data: bytes) -> Iterator[str]:
         for kind, family, message in _messages(data):
-            attributes = _attributes(message)
+            found = attributes(message)
             if kind != _NEWGEN:
-                if family == _NFPROTO_INET and attributes.get(_TABLE_NAME) == self._name:
+                if family == _NFPROTO_INET and found.get(_TABLE_NAME) == self._name:
                     self._touched = True
                     self._ours = self._ours or self._is_ours(message)
                 continue
             if self._touched and not self._ours:
-                pid = int.from_bytes(attributes.get(_GEN_PROC_PID, b""), "big")
-                name = attributes.get(_GEN_PROC_NAME, b"").rstrip(b"\0").decode(errors="replace")
+                pid = int.from_bytes(found.get(_GEN_PROC_PID, b""), "big")
+                name = found.get(_GEN_PROC_NAME, b"").rstrip(b"\0").decode(errors="replace")
                 yield f"{name} (pid {pid})"
             self._touched = self._ours = False
 
@@ -120,15 +121,3 @@ def _messages(data: bytes) -> Iterator[tuple[int, int, bytes]]:
         if kind >> 8 == _SUBSYSTEM:
             yield kind & 0xFF, data[position + 16], data[position + 20 : position + length]
         position += (length + 3) & ~3
-
-
-def _attributes(data: bytes) -> dict[int, bytes]:
-    found: dict[int, bytes] = {}
-    position = 0
-    while position + 4 <= len(data):
-        length, kind = struct.unpack_from("=HH", data, position)
-        if length < 4:
-            break
-        found.setdefault(kind & _ATTRIBUTE_MASK, data[position + 4 : position + length])
-        position += (length + 3) & ~3
-    return found
