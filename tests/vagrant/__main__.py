@@ -26,16 +26,8 @@ from tests.vm.progress import PhaseError, Progress
 _NAME = "hostagent/debian12"
 _PACKAGES = REPOSITORY / "build/deb"
 _README = REPOSITORY / "vagrant/README.md"
-# What must be true once both machines are up, beside the commands of the README. Run on the agent host; grep decides.
-_CHECKS = {
-    "masked as the policy says": (
-        "sudo hostagent run --workload support-bot -- psql -X 'host=crm.internal dbname=crm user=crm_app sslmode=verify-full "
-        "sslrootcert=/etc/ssl/certs/crm-ca.pem' -Atc 'select email from customers order by id' | grep -c '@example' | grep -x 0"
-    ),
-    "a direct way is none": "! sudo hostagent run --workload support-bot -- timeout 5 bash -c '>/dev/tcp/10.255.255.1/22'",
-    "the service is governed": "sudo hostagent sql \"select count(*) > 0 as governed from sessions where workload = 'support-bot'\" --format csv | grep -i true",
-    "its password is wrong and never leaves": "! sudo grep -r none /var/lib/hostagent/journal --include=*.journal -l -w -e PGPASSWORD=none",
-}
+_CHECKS = "tests/vagrant/checks.sh"
+"""What must be true once both machines are up, beside the commands of the README; a program for the agent host."""
 
 
 def main(arguments: Sequence[str]) -> int:
@@ -97,18 +89,12 @@ def _story(made: Path, driver: str, package: Path, progress: Progress) -> None:
         try:
             for command in commands():
                 run(command, 1500)
-            for what, check in _CHECKS.items():
-                progress.say(f"check: {what}")
-                run(f"vagrant ssh agent -c {_quoted(check)}", 300)
+            run(f"vagrant ssh agent -c 'sudo bash -s' < {clean / _CHECKS}", 600)
             progress.say("again: provisioning a second time changes nothing that matters")
             run("vagrant provision", 900)
             run("vagrant ssh agent -c 'sudo hostagent verify'", 300)
         finally:
             run("vagrant destroy -f", 120)
-
-
-def _quoted(text: str) -> str:
-    return "'" + text.replace("'", "'\\''") + "'"
 
 
 if __name__ == "__main__":
