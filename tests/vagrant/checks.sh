@@ -3,7 +3,7 @@
 set -euo pipefail
 secret=$(cat /etc/hostagent/secrets/crm)
 [ "${#secret}" -ge 32 ] || { echo "no secret to look for"; exit 1; }
-psql() { hostagent run --workload support-bot -- psql -X "host=crm.internal dbname=crm user=crm_app sslmode=verify-full sslrootcert=/etc/ssl/certs/crm-ca.pem" -Atc "$1"; }
+psql() { hostagent run --workload support-bot -- psql -X "host=crm.internal dbname=crm user=crm_app sslmode=verify-full sslrootcert=/etc/ssl/certs/crm-ca.pem" -Atc "$1" </dev/null; }
 
 # ask QUERY PATTERN: wait (30 s at most) until the evidence answers as the pattern says.
 ask() {
@@ -30,7 +30,7 @@ ask "select count(*) from statements where workload = 'support-bot' and text lik
 systemctl show -p ControlGroup support-bot.service | grep governed.slice
 
 echo "check: a direct way is refused, and on record"
-hostagent run --workload support-bot -- timeout 5 bash -c 'exec 3<>/dev/tcp/10.255.255.1/22; read -r -t 3 banner <&3; [ -z "$banner" ]' || true
+hostagent run --workload support-bot -- timeout 5 bash -c 'exec 3<>/dev/tcp/10.255.255.1/22; read -r -t 3 banner <&3; [ -z "$banner" ]' </dev/null || true
 ask "select count(*) from refusals where workload = 'support-bot' and destination like '10.255.255.1%'" '^[1-9]'
 
 echo "check: the proxy's password is where only root reads it, and nowhere in what hostagent keeps"
@@ -39,5 +39,5 @@ for folder in /var/lib/hostagent /run/hostagent /etc/hostagent/targets /var/log;
 done
 if grep -rlaF -e "$secret" /var/lib/hostagent /run/hostagent /etc/hostagent/targets /etc/hostagent/workloads /var/log; then exit 1; fi
 if journalctl -q --no-pager -o json | grep -qF -e "$secret"; then echo "the password is in the log"; exit 1; fi
-if hostagent run --workload support-bot -- cat /etc/hostagent/secrets/crm; then echo "a workload reads it"; exit 1; fi
+if hostagent run --workload support-bot -- cat /etc/hostagent/secrets/crm </dev/null; then echo "a workload reads it"; exit 1; fi
 echo "all checks passed"
