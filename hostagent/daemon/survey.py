@@ -151,15 +151,22 @@ class Survey:
             for index, item in enumerate(workload.paths):
                 if not Path(item.path).exists():
                     self._add(file, self._line(file, "paths", index), f"paths: {item.path} does not exist: a launch would fail")
-            for index, path in enumerate(workload.trust_files):
-                if not (Path(workload.root or "/") / path.lstrip("/")).is_file():
-                    self._add(file, self._line(file, "trust_files", index), f"trust_files: {path} is no file: a launch would fail")
+            self._trust_files(file, workload, config)
             if workload.root and not Path(workload.root).is_dir():
                 self._add(file, self._line(file, "root"), f"root: {workload.root} is no folder")
             for index, inbound in enumerate(workload.inbound):
                 if inbound.port in taken:
                     self._add(file, self._line(file, "inbound", index), f"inbound: port {inbound.port} is that of a target on loopback")
             self._identity(file, workload)
+
+    def _trust_files(self, file: Path, workload: Workload, config: Config) -> None:
+        unseen = [Path(each) for each in (config.paths.config, config.paths.state, config.paths.runtime)]
+        for index, path in enumerate(workload.trust_files):
+            line = self._line(file, "trust_files", index)
+            if not (Path(workload.root or "/") / path.lstrip("/")).is_file():
+                self._add(file, line, f"trust_files: {path} is no file: a launch would fail")
+            elif not workload.root and any(Path(path).resolve().is_relative_to(folder.resolve()) for folder in unseen):
+                self._add(file, line, f"trust_files: {path} is in a folder that no workload can look into: put it into /etc/ssl/certs")
 
     def _identity(self, file: Path, workload: Workload) -> None:
         source = workload.identity

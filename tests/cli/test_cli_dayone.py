@@ -156,7 +156,7 @@ def test_config_check_names_every_problem_with_its_place(toml: str) -> None:
     assert good.exit_code == 0, good.output
     (folder / "targets" / "a.yaml").write_text("protocol: postgres\nhostz: [a]\nhosts: [a]\nlogin: {user: x, credential: {file: /nope}}\n")
     (folder / "targets" / "b.yaml").write_text("protocol: postgres\nhosts: [b]\nlogin:\n  user: x\n  credential: {file: /nope}\n")
-    (folder / "workloads" / "w.yaml").write_text("launchers: [nobody-here]\npaths:\n  - path: /nope\n")
+    (folder / "workloads" / "w.yaml").write_text(f"launchers: [nobody-here]\npaths:\n  - path: /nope\ntrust_files: [{toml}]\n")
     (folder / "policy" / "p.yaml").write_text("version: 1\nrules:\n  - id: a\n    who: {workload: nope}\n    then: deny\n  - {id: b, tehn: deny}\n")
     found = run(toml, "config", "check", "--json")
     problems = [(Path(each["file"]).name, each["line"], each["severity"], each["message"]) for each in json.loads(found.stdout)["problems"]]
@@ -166,6 +166,7 @@ def test_config_check_names_every_problem_with_its_place(toml: str) -> None:
         ("b.yaml", 5, "error", "login.credential: credential /nope: No such file or directory"),
         ("w.yaml", 1, "error", "launchers: there is no user nobody-here"),
         ("w.yaml", 3, "error", "paths: /nope does not exist: a launch would fail"),
+        ("w.yaml", 4, "error", f"trust_files: {toml} is in a folder that no workload can look into: put it into /etc/ssl/certs"),
         ("p.yaml", 6, "error", "rules.1.then: this key is required"),
         ("p.yaml", 6, "error", "rules.1.tehn: unknown key; did you mean then?"),
         ("p.yaml", 4, "warning", "no workload is called nope: this rule applies to nothing"),
