@@ -18,8 +18,7 @@ import threading
 from pathlib import Path
 from typing import Self
 
-FIRST_UID = 64000
-"""Where the uids of workloads begin."""
+from tests.stage.uids import FIRST_UID
 
 
 class HostDoors:

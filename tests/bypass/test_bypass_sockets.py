@@ -15,6 +15,7 @@ import pytest
 from tests.bypass.attacked import Attacked, bpf_setting
 from tests.bypass.attacks import HERE
 from tests.stage import Service, Settings
+from tests.stage.uids import COUNT, FIRST_UID
 from tests.stage.world import AGENT_V4, wait_for
 
 pytestmark = [pytest.mark.e2e, pytest.mark.slow]
@@ -43,7 +44,7 @@ def declared(attacked: Attacked) -> Iterator[Service]:
             "isolated.yaml": f"{_DOCUMENT}inbound: [{{port: {_PORT}, listen: {AGENT_V4}, opaque: true}}]\n",
             "shared.yaml": f"{_DOCUMENT}placement: shared\n",
         },
-        toml=f'table = "ha_sockets"\nuid_first = 62000\n{bpf_setting()}',
+        toml=f'table = "ha_sockets"\nuid_first = {FIRST_UID + COUNT // 2}\n{bpf_setting()}',
     )
     with Service(attacked.world, settings, name="sockets") as service:
         yield service

@@ -59,6 +59,7 @@ def main(text: str) -> None:
         runtime=given["runtime"],
         proxy_uid=given["proxy_uid"],
         proxy_gid=given["proxy_uid"],
+        uid_first=given["uid_first"],
         journal=Lines(given["journal"]),
         workloads=lambda: {each["name"]: workload(each) for each in given["workloads"]},
         loopback_ports=lambda: frozenset(loopback_ports(given)),

@@ -19,6 +19,7 @@ from pyroute2 import IPRoute
 
 from hostagent.enforcer import kernel
 from hostagent.enforcer.removal import remove_everything
+from tests.stage.uids import FIRST_UID
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 FIREWALL = os.environ.get("HOSTAGENT_TEST_FIREWALL", "auto")
@@ -77,6 +78,7 @@ class Stage:
         self.settings: dict[str, Any] = {
             "runtime": str(self.runtime),
             "proxy_uid": PROXY_UID,
+            "uid_first": FIRST_UID,
             "slice": self.slice,
             "table": f"ha{self.tag}",
             "journal": str(self.journal),

@@ -15,6 +15,7 @@ import pytest
 
 from hostagent.enforcer import kernel
 from tests.netns.stage import REPOSITORY, Stage, stage, unix_socket_pair, wait_for
+from tests.stage.uids import FIRST_UID
 
 pytestmark = pytest.mark.root
 
@@ -160,7 +161,7 @@ def test_the_program_has_no_privilege_no_descriptor_and_sees_no_other_process(ho
     os.close(read)
     os.close(write)
     assert given == {
-        "uid": 64000,
+        "uid": FIRST_UID,
         "groups": [],
         "caps": ["0" * 16] * 5,
         "no_new_privs": "1",
@@ -178,8 +179,8 @@ def test_the_program_has_no_privilege_no_descriptor_and_sees_no_other_process(ho
 def test_two_programs_of_one_workload_have_uids_of_their_own(host: Stage) -> None:
     first = host.start("isolated", "sh", "-c", "id -u; read x", stdin=subprocess.PIPE)
     assert first.stdout is not None
-    assert first.stdout.readline() == "64000\n"
-    assert host.run("isolated", "id", "-u").stdout == "64001\n"
+    assert first.stdout.readline() == f"{FIRST_UID}\n"
+    assert host.run("isolated", "id", "-u").stdout == f"{FIRST_UID + 1}\n"
     first.communicate("\n")
 
 
@@ -271,7 +272,7 @@ def test_writable_paths_keep_their_owner_on_the_host(place: Path) -> None:
     with stage(place, [{"name": "isolated", "paths": [[str(given), True]]}]) as host:
         done = host.run("isolated", "sh", "-c", f"echo made > {given}/file; stat -c %u {given}/file")
     status = (given / "file").stat()
-    assert (done.stdout, status.st_uid, status.st_gid, (given / "file").read_text()) == ("64000\n", 1234, 1234, "made\n")
+    assert (done.stdout, status.st_uid, status.st_gid, (given / "file").read_text()) == (f"{FIRST_UID}\n", 1234, 1234, "made\n")
 
 
 def test_a_listening_unix_socket_left_in_view_cannot_be_reached(host: Stage) -> None:

@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Self
 
+from tests.stage.uids import FIRST_UID
 from tests.stage.world import DATABASE_NAME, DATABASE_V4, DATABASE_V6, World, wait_for
 
 _TARGET = """\
@@ -180,9 +181,10 @@ class Service:
             for name, text in files.items():
                 (self.config / folder / name).write_text(text, encoding="utf-8")
         bpf = "" if "bpf = " in self._settings.toml else f'bpf = "{BPF}"\n'
+        uids = "" if "uid_first = " in self._settings.toml else f"uid_first = {FIRST_UID}\n"
         (self.folder / "hostagent.toml").write_text(
             f'[paths]\nconfig = "{self.config}"\nstate = "{self.folder}/state"\nruntime = "{self.folder}/run"\n'
-            f'[enforcement]\nslice = "{self.slice}"\nfirewall = "{FIREWALL}"\n{bpf}{self._settings.toml}',
+            f'[enforcement]\nslice = "{self.slice}"\nfirewall = "{FIREWALL}"\n{bpf}{uids}{self._settings.toml}',
             encoding="utf-8",
         )
 
