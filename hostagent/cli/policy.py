@@ -105,6 +105,7 @@ def test_command(ctx: click.Context, folder: Path | None, as_json: bool) -> None
 @click.option("--purpose", default="", help="Purpose of the identity.")
 @click.option("--claim", multiple=True, metavar="KEY=VALUE", help="Claim of the identity.")
 @click.option("--header", multiple=True, metavar="NAME=VALUE", help="Header field of the request.")
+@click.option("--body", default="", help="Body of the request; a header says of what type.")
 @click.option("--parameter", multiple=True, help="Bind value, in order.")
 @click.option("--context", "context_values", multiple=True, metavar="KEY=VALUE", help="Context attribute.")
 @click.option("--at", metavar="TIME", help="When, as 2026-03-04T10:00:00Z. [default: now]")
@@ -179,7 +180,7 @@ def _case_operations(case: Case) -> list[Operation]:
     if case.request is not None:
         from hostagent.inspectors.http.request import read_line
 
-        return [read_line(case.request, list(case.headers.items()))]
+        return [read_line(case.request, list(case.headers.items()), case.body)]
     return _operations(case.sql or "", case.target.protocol, case.parameters, case.attributes)
 
 
@@ -263,7 +264,7 @@ def _table(ctx: click.Context, sql: str, about: dict[str, object]) -> dict[str, 
             {
                 "who": {**who, "groups": list(_words(groups)), "claims": _pairs(about["claim"])},
                 "where": {**where, "labels": {**labels, **_pairs(about["label"])}},
-                **_question(sql, about["header"]),
+                **_question(sql, about["header"], str(about["body"])),
                 "parameters": list(_words(parameters)),
                 "context": _pairs(about["context_values"]),
                 "at": about["at"] or datetime.fromtimestamp(time.time(), UTC).isoformat(),
@@ -273,10 +274,10 @@ def _table(ctx: click.Context, sql: str, about: dict[str, object]) -> dict[str, 
     }
 
 
-def _question(text: str, headers: object) -> dict[str, object]:
+def _question(text: str, headers: object, body: str) -> dict[str, object]:
     """SQL, or a request if it reads like one: no statement begins with a word and a URL."""
     if re.match(r"\s*\S+ https?://", text):
-        return {"request": text, "headers": _pairs(headers)}
+        return {"request": text, "headers": _pairs(headers), "body": body}
     return {"sql": text}
 
 

@@ -104,15 +104,16 @@ class Judgement:
     def _enforceable(subject: Subject, verdict: Verdict, masking: Obliged) -> tuple[Verdict, int]:
         """Deny what the obligations cannot be enforced on; say how far the statements can show masked data."""
         exposed = 0 if subject.statements else int(Exposure.MASKED)
+        refusal = masking.unenforceable(subject.operations[0].protocol) if subject.operations else None
         for statement in subject.statements:
-            refusal = masking.refuses(statement)
+            refusal = refusal or masking.refuses(statement)
             if refusal:
-                rules = tuple(dict.fromkeys(each.rule for each in verdict.obligations))
-                denial = replace(
-                    verdict, decision=Decision.DENY, rules=rules + verdict.rules, reason=refusal, hold=None
-                )
-                return denial, int(Exposure.MASKED)
+                break
             exposed = max(exposed, masking.exposed(statement))
+        if refusal:
+            rules = tuple(dict.fromkeys(each.rule for each in verdict.obligations))
+            denial = replace(verdict, decision=Decision.DENY, rules=rules + verdict.rules, reason=refusal, hold=None)
+            return denial, int(Exposure.MASKED)
         return verdict, exposed
 
 

@@ -50,6 +50,10 @@ class Obliged:
         _SHARED[asked] = (catalogue, made)
         return made
 
+    def unenforceable(self, protocol: str) -> str | None:
+        """Return why the obligations cannot be enforced on anything of ``protocol``, or None."""
+        return self._masker.unenforceable(protocol)
+
     def refuses(self, statement: Statement) -> str | None:
         """Return why masking could not be enforced on ``statement``, or None."""
         return self._masker.refuses(statement)

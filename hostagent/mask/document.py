@@ -22,6 +22,18 @@ def maskable(media_type: str) -> bool:
     return _reader(media_type) is not None
 
 
+def is_json(media_type: str) -> bool:
+    """Return whether a body of that type is one JSON document."""
+    way = _reader(media_type)
+    return way is not None and way == (_JSON, False)
+
+
+def is_lines(media_type: str) -> bool:
+    """Return whether a body of that type is lines of JSON."""
+    way = _reader(media_type)
+    return way is not None and way[1]
+
+
 def _reader(media_type: str) -> tuple[Treatment, bool] | None:
     """Return how a body is scanned and whether line by line, None if it cannot be."""
     name, *parameters = (part.strip().lower() for part in media_type.split(";"))

@@ -69,13 +69,31 @@ class Resource:
     access: Access = Access.USE
 
 
+class ContentKind(enum.StrEnum):
+    """What a request carries, as far as it was understood. ``OPAQUE``: something that could be anything."""
+
+    NOTHING = "nothing"
+    JSON = "json"
+    FORM = "form"
+    OPAQUE = "opaque"
+
+
+@dataclass(frozen=True, slots=True)
+class Content:
+    """The body of a request. ``value``: the JSON value (``hostagent.wire.jsontext``), or the form's fields (``hostagent.wire.forms``)."""
+
+    kind: ContentKind
+    value: object = None
+
+
 @dataclass(frozen=True, slots=True)
 class Operation:
     """One unit of judgement.
 
     ``text`` is exact and must never be stored; ``redacted`` is the same with every literal replaced and may be.
     ``fingerprint`` groups operations that differ only in literals. ``parameters`` are bind values as text, exact,
-    never stored; ``None`` is SQL NULL, ``bytes`` a binary value of a type that could not be decoded.
+    never stored; ``None`` is SQL NULL, ``bytes`` a binary value of a type that could not be decoded. ``content`` is what a request
+    carries beside its head, exact, never stored; None while nobody has looked.
     """
 
     protocol: str
@@ -88,6 +106,7 @@ class Operation:
     fingerprint: str = ""
     parameters: tuple[str | bytes | None, ...] = ()
     attributes: Mapping[str, str] = field(default_factory=dict)
+    content: Content | None = None
 
     @property
     def judged_effects(self) -> frozenset[Effect]:

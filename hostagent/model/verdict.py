@@ -38,7 +38,16 @@ class MaskContent:
     transform: str = "redact"
 
 
-Obligation = MaskColumn | MaskContent
+@dataclass(frozen=True, slots=True)
+class MaskPath:
+    """Replace what stands at ``path`` (``hostagent.wire.jsonpath``) in every JSON document that comes back."""
+
+    rule: str
+    path: str
+    transform: str = "redact"
+
+
+Obligation = MaskColumn | MaskContent | MaskPath
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,7 +66,7 @@ class Verdict:
     ``rules`` names every rule that matched, the deciding one first; empty means the default (deny) decided.
     ``policy`` is the hash of the rule set. ``cacheable`` is False when the answer read time, context, parameters or
     anything else that is not fixed for (identity, workload, target, operation without parameters).
-    ``hint`` tells the person what to do next.
+    ``hint`` tells the person what to do next. ``reads_content``: a rule looks at what the operation carries, which was not known.
     """
 
     decision: Decision
@@ -68,3 +77,4 @@ class Verdict:
     hold: HoldTerms | None = None
     hint: str = ""
     cacheable: bool = True
+    reads_content: bool = False

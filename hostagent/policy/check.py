@@ -36,12 +36,16 @@ class Subject:
 
 
 class Check(NamedTuple):
-    """One condition. ``label`` is its path in the document; ``wants`` says in words what it demands."""
+    """One condition. ``label`` is its path in the document; ``wants`` says in words what it demands.
+
+    ``content``: it looks at what the operation carries, which may not be known yet.
+    """
 
     label: str
     wants: str
     test: Callable[[Subject, bool], bool | None]
     volatile: bool = False
+    content: bool = False
 
     def passes(self, subject: Subject, *, strict: bool) -> bool:
         """Return whether the rule may go on: True is needed if ``strict``, otherwise anything but False."""

@@ -8,6 +8,7 @@ from typing import Annotated, Any, Literal
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, model_validator
 
 from hostagent.model.operation import Access, Effect
+from hostagent.wire.jsonpath import parse_path
 
 NAME = r"^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$"
 ATTRIBUTE = r"^[a-z][a-z0-9_]{0,63}$"
@@ -110,6 +111,29 @@ def _object_patterns(value: object) -> object:
     return [{"name": item} if isinstance(item, str) else item for item in items]
 
 
+def _json_path(text: str) -> str:
+    parse_path(text)
+    return text
+
+
+_JsonPath = Annotated[str, Field(min_length=1, max_length=1000), AfterValidator(_json_path)]
+
+
+class HttpBody(Strict):
+    """What a request carries. Every part given must hold."""
+
+    json_: dict[_JsonPath, Patterns] = Field(
+        default={}, alias="json", description="What stands at each JSON path ($.kind, $.items[*].id, $..id) matches one of the globs."
+    )
+    form: dict[str, Patterns] = Field(default={}, description="Each named field of the form (urlencoded or multipart) matches one of the globs.")
+
+    @model_validator(mode="after")
+    def _consistent(self) -> HttpBody:
+        if bool(self.json_) == bool(self.form):
+            raise ValueError("give either json or form: no body is both")
+        return self
+
+
 class HttpRequest(Strict):
     """Which HTTP requests a rule is about. Every part given must hold."""
 
@@ -120,11 +144,12 @@ class HttpRequest(Strict):
     )
     query: dict[str, Patterns] = Field(default={}, description="Each named parameter matches one of the globs.")
     headers: dict[str, Patterns] = Field(default={}, description="Each named header field matches one of the globs.")
+    body: HttpBody | None = Field(default=None, description="Members of a JSON body, or fields of a form, of at most 1 MiB.")
 
     @model_validator(mode="after")
     def _consistent(self) -> HttpRequest:
         if self == HttpRequest.model_construct():
-            raise ValueError("give at least one of methods, hosts, paths, query and headers")
+            raise ValueError("give at least one of methods, hosts, paths, query, headers and body")
         if wrong := [path for path in self.paths or () if not path.startswith(("/", "*"))]:
             raise ValueError(f"a path begins with / (or *): {wrong[0]!r}")
         if wrong := [name for name in self.headers if name != name.lower()]:
@@ -228,12 +253,18 @@ class Mask(Strict):
         ]
         | None
     ) = Field(default=None, description="Content detectors by name, or all.")
+    json_: (
+        Annotated[
+            tuple[_JsonPath, ...], Field(min_length=1), BeforeValidator(_listed, json_schema_input_type=_JsonPath | list[_JsonPath])
+        ]
+        | None
+    ) = Field(default=None, alias="json", description="JSON paths ($.iban, $.people[*].name, $..token) in the bodies of HTTP responses.")
     transform: str = Field(default="redact", description="redact, null, partial or hash.")
 
     @model_validator(mode="after")
     def _something(self) -> Mask:
-        if not self.columns and not self.detectors:
-            raise ValueError("name columns or detectors")
+        if not self.columns and not self.detectors and not self.json_:
+            raise ValueError("name columns, detectors or json")
         return self
 
 
@@ -285,7 +316,7 @@ class RuleForm(Strict):
                     "limit it by who, where and when, and by the columns it names"
                 ),
             ),
-            (mask and self.mask is None, "a mask rule must say what to mask (mask: columns or detectors)"),
+            (mask and self.mask is None, "a mask rule must say what to mask (mask: columns, detectors or json)"),
             (self.then is Action.DENY and self.mask is not None, "a deny rule has nothing to mask"),
         )
 

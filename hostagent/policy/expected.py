@@ -18,7 +18,7 @@ from hostagent.model.errors import DocumentError
 from hostagent.model.identity import Identity
 from hostagent.model.operation import Effect, Operation
 from hostagent.model.target import Login, Target
-from hostagent.model.verdict import Decision, MaskContent, Obligation, Verdict
+from hostagent.model.verdict import Decision, MaskContent, MaskPath, Obligation, Verdict
 from hostagent.policy.combine import combine
 from hostagent.policy.context import ContextValue, PolicyContext
 from hostagent.policy.document import Scalar, Strict, Text
@@ -58,6 +58,7 @@ class CaseForm(Strict):
     sql: str | None = Field(default=None, description="Statements; several are judged together.")
     request: str | None = Field(default=None, description="An HTTP request: METHOD URL.")
     headers: dict[str, Text] = Field(default={}, description="Header fields of the request.")
+    body: str = Field(default="", description="Body of the request; its headers say of what type.")
     connect: bool = Field(default=False, description="The start of a session, instead of a statement.")
     effects: frozenset[Effect] | None = Field(default=None, description="Bare effects, instead of a statement.")
     parameters: tuple[Text | None, ...] = ()
@@ -65,14 +66,14 @@ class CaseForm(Strict):
     context: dict[str, Text] | None = None
     expect: Literal["allow", "hold", "deny"]
     rules: tuple[str, ...] = Field(default=(), description="Rules that must have matched; the first must have decided.")
-    masks: tuple[str, ...] | None = Field(default=None, description="All that is masked: TABLE.COLUMN or detectors.")
+    masks: tuple[str, ...] | None = Field(default=None, description="All that is masked: TABLE.COLUMN, json PATH or detectors.")
 
     @model_validator(mode="after")
     def _one_operation(self) -> CaseForm:
         if (self.sql is not None) + (self.request is not None) + self.connect + (self.effects is not None) != 1:
             raise ValueError("give exactly one of sql, request, connect: true and effects")
-        if self.headers and self.request is None:
-            raise ValueError("headers belong to a request")
+        if (self.headers or self.body) and self.request is None:
+            raise ValueError("headers and body belong to a request")
         return self
 
 
@@ -100,6 +101,7 @@ class Case:
     sql: str | None
     request: str | None
     headers: dict[str, str]
+    body: str
     effects: frozenset[Effect]
     parameters: tuple[str | None, ...]
     expect: Decision
@@ -158,8 +160,14 @@ def run_table(policy: Policy, table: Table, operations: Callable[[Case], Sequenc
 
 
 def describe(obligation: Obligation) -> str:
-    """Return how a table writes ``obligation``: ``table.column`` or ``detectors``, with the transform if not redact."""
-    what = "detectors" if isinstance(obligation, MaskContent) else f"{obligation.table}.{obligation.column}"
+    """Return how a table writes ``obligation``: ``table.column``, ``json PATH`` or ``detectors``, with the transform if not redact."""
+    match obligation:
+        case MaskContent():
+            what = "detectors"
+        case MaskPath():
+            what = f"json {obligation.path}"
+        case _:
+            what = f"{obligation.table}.{obligation.column}"
     return what if obligation.transform == "redact" else f"{what} {obligation.transform}"
 
 
@@ -220,6 +228,7 @@ def _case(table: TableForm, form: CaseForm, origin: str) -> Case:
         sql=form.sql,
         request=form.request,
         headers=dict(form.headers),
+        body=form.body,
         effects=form.effects or (frozenset({Effect.CONNECT}) if form.connect else frozenset()),
         parameters=form.parameters,
         expect=Decision(form.expect),

@@ -1,4 +1,4 @@
-"""The check of ``what: http``: method, host, path, query and header fields of an HTTP request.
+"""The check of ``what: http``: method, host, path, query, header fields and body of an HTTP request.
 
 A path that servers may read in several ways, a parameter or field that is given several times: a rule that permits needs all of
 them to match, any other rule one.
@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 
 from hostagent.model.operation import Completeness, Operation
+from hostagent.policy.body import body_checks
 from hostagent.policy.check import Check, Subject
 from hostagent.policy.document import HttpRequest
 from hostagent.policy.glob import Matcher, matcher, path_matcher
@@ -36,7 +37,7 @@ def http_checks(form: HttpRequest | None) -> list[Check]:
         checks.append(_check(f"what.http.query.{name}", _any_of(patterns), _query_part(name, matcher(patterns))))
     for name, patterns in form.headers.items():
         checks.append(_check(f"what.http.headers.{name}", _any_of(patterns), _header_part(name, matcher(patterns))))
-    return checks
+    return checks + body_checks(form.body)
 
 
 def _any_of(values: Sequence[str]) -> str:

@@ -31,6 +31,17 @@ class Rule:
     hint: str = ""
 
     @property
+    def reads_content(self) -> bool:
+        """Whether one of its conditions is about what the operation carries."""
+        return any(check.content for check in self.checks)
+
+    def looks_into(self, subject: Subject, judged: frozenset[Effect]) -> bool:
+        """Return whether what the operation carries may decide if the rule applies, given that ``concerns`` said yes."""
+        if self.effects is not None and judged.isdisjoint(self.effects):
+            return False
+        return all(check.content or check.passes(subject, strict=False) for check in self.checks)
+
+    @property
     def permits(self) -> bool:
         """Whether the rule is asked strictly: it permits, so whatever cannot be told speaks against it."""
         return self.action is Action.ALLOW

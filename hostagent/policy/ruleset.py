@@ -10,6 +10,7 @@ a door that no rule mentions. Which rules concern an identity, workload and targ
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
+from dataclasses import replace
 from typing import NamedTuple
 
 from hostagent.model.identity import Identity
@@ -32,7 +33,10 @@ _NOW = PolicyContext(0.0)
 
 
 class Candidates(NamedTuple):
-    """The rules that concern one identity, workload and target. ``Policy`` keeps the three alive, so ids stay theirs."""
+    """The rules that concern one identity, workload and target. ``Policy`` keeps the three alive, so ids stay theirs.
+
+    ``looking`` are those that look at what an operation carries.
+    """
 
     identity: Identity
     target: Target
@@ -40,6 +44,7 @@ class Candidates(NamedTuple):
     hold: tuple[Rule, ...]
     deny: tuple[Rule, ...]
     mask: tuple[Rule, ...]
+    looking: tuple[Rule, ...]
 
 
 class Finding(NamedTuple):
@@ -99,6 +104,12 @@ class Policy:
         subject = Subject(identity, workload, target, operation, context)
         chosen = self._concerned(subject)
         matches = _Matches(subject)
+        verdict = self._evaluate(chosen, matches)
+        if chosen.looking and operation.content is None and any(rule.looks_into(subject, matches.judged) for rule in chosen.looking):
+            return replace(verdict, reads_content=True)
+        return verdict
+
+    def _evaluate(self, chosen: Candidates, matches: _Matches) -> Verdict:
         masks = matches.among(chosen.mask, strict=False)
         denies = matches.among(chosen.deny, strict=False)
         holds = matches.among(chosen.hold, strict=False)
@@ -154,6 +165,7 @@ class Policy:
             of(Action.HOLD),
             of(Action.DENY),
             of(Action.MASK),
+            tuple(rule for rule in concerned if rule.reads_content),
         )
 
     def _held(self, matches: _Matches, chosen: Candidates, holds: list[Rule], others: list[Rule]) -> Verdict:

@@ -32,7 +32,7 @@ def test_a_path_that_some_server_takes_for_another_is_also_that_one(path: str) -
 
 def test_trailers_are_not_passed_on_because_servers_read_them_as_fields() -> None:
     talk = Talk()
-    talk.client(b"POST /a HTTP/1.1\r\nHost: api.example\r\nTransfer-Encoding: chunked\r\n\r\n2\r\nok\r\n0\r\nX-HTTP-Method-Override: DELETE\r\n\r\n")
+    talk.client(b"POST /a HTTP/1.1\r\nHost: api.example\r\nContent-Type: text/plain\r\nTransfer-Encoding: chunked\r\n\r\n2\r\nok\r\n0\r\nX-HTTP-Method-Override: DELETE\r\n\r\n")
     assert talk.up.endswith(b"\r\n\r\n2\r\nok\r\n0\r\n\r\n")
     talk.server(b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n0\r\nAlt-Svc: h3\r\nX: y\r\n\r\n")
     assert talk.down.endswith(b"0\r\nX: y\r\n\r\n")

@@ -34,6 +34,9 @@ HEAD = "version: 1\nrules:\n"
         (HEAD + "- {id: a, then: deny, what: {effects: []}}", "d.yaml:3: rules.0.what.effects: "),
         (HEAD + "- {id: a, then: deny, who: {groups: []}}", "d.yaml:3: rules.0.who.groups: "),
         (HEAD + "- {id: a b, then: deny}", "d.yaml:3: rules.0.id: "),
+        (HEAD + "- {id: a, then: deny, what: {http: {body: {json: {a: b}}}}}", "d.yaml:3: rules.0.what.http.body.json.a"),
+        (HEAD + "- {id: a, then: mask, mask: {json: '$.a[?x]'}}", "d.yaml:3: rules.0.mask.json"),
+        (HEAD + "- {id: a, then: deny, what: {http: {body: {}}}}", "d.yaml:3: rules.0.what.http.body: give either json or form"),
         (HEAD + "- {then: deny}", "d.yaml:3: rules.0.id: this key is required"),
         (HEAD + "- {id: a, then: allow}", "d.yaml:3: rules.0: an allow rule must name the effects it allows"),
         (HEAD + "- {id: a, then: hold}", "d.yaml:3: rules.0: a rule holds and no approver is configured"),
@@ -48,7 +51,7 @@ HEAD = "version: 1\nrules:\n"
         (HEAD + "- {id: a, then: mask}", "d.yaml:3: rules.0: a mask rule must say what to mask"),
         (
             HEAD + "- {id: a, then: mask, mask: {transform: redact}}",
-            "d.yaml:3: rules.0.mask: name columns or detectors",
+            "d.yaml:3: rules.0.mask: name columns, detectors or json",
         ),
         (HEAD + "- {id: a, then: deny, mask: {detectors: all}}", "d.yaml:3: rules.0: a deny rule has nothing to mask"),
         (

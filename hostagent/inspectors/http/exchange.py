@@ -1,36 +1,74 @@
-"""One request and its response, as far as both have come."""
+"""One request and its response, as far as both have come; and the line on which they travel, whatever the version of HTTP."""
 
 from __future__ import annotations
 
+from typing import Protocol
+
+from hostagent.inspectors.http.content import Tripwire
 from hostagent.inspectors.http.echo import Echo
+from hostagent.inspectors.http.fields import Listed
+from hostagent.inspectors.http.problem import Problem
 from hostagent.inspectors.http.reading import Request
-from hostagent.inspectors.ports import Masking, Ruling, Trace
+from hostagent.inspectors.ports import Desk, Masking, Ruling, Trace
 from hostagent.wire.http1.body import Body
 from hostagent.wire.http1.head import RequestHead, ResponseHead
+
+
+class Incoming(Protocol):
+    """A request's body that is being read: as far as a judgement needs to know of it."""
+
+    @property
+    def done(self) -> bool:
+        """Whether all of it was read."""
+
+
+class Line(Protocol):
+    """What a version of HTTP does for a judgement. Every method appends to what is sent."""
+
+    def reply(self, exchange: Exchange, refused: Problem) -> None:
+        """Answer here, instead of the target."""
+
+    def invite(self, exchange: Exchange) -> None:
+        """Tell a client that waits for it to send the body (100 Continue)."""
+
+    def forward(self, exchange: Exchange, fields: Listed, kept: bytes | None) -> None:
+        """Have the request go to the target; ``kept`` is what was kept of its body, None if nothing was."""
+
+    def content(self, exchange: Exchange, content: bytes) -> None:
+        """Have a piece of the body go to the target; the last one if the body is done."""
+
+    def forget(self, exchange: Exchange) -> None:
+        """The body of a request that goes nowhere is still to come, or never will."""
 
 
 class Exchange:
     """``request`` is what its head says, ``body`` reads what follows.
 
-    ``dropped``: the request goes nowhere, its body is read and forgotten. ``held`` is the body of a request that waits for a
-    person, None if it does not. ``closing``: the connection ends with this exchange. ``continued``: the client was told to
-    send its body. ``answered``: the client has had a whole response. ``masking``: what the response must not show, None if it
-    passes as it is; ``kept`` is its body until all of it was seen. ``echo`` looks for our credential in it.
+    ``dropped``: the request goes nowhere, its body is read and forgotten. ``kept`` is the body of a request that is judged by
+    it or waits for a person, None if it is not kept; ``rebuilt``: it is written anew from
+    what was understood of it; ``tripwire`` watches one that passes unkept. ``closing``: the connection ends with
+    this exchange. ``continued``: the client was told to send its body. ``answered``: the client has had a whole response.
+    ``masking``: what the response must not show, None if it passes as it is; ``whole`` is its body until all of it was seen.
+    ``echo`` looks for our credential in it. ``desk`` judges, records and holds for this exchange alone.
     """
 
     __slots__ = (
-        *("answered", "body", "closing", "continued", "dropped", "echo", "held", "interim", "kept", "masking", "request"),
-        *("response", "response_body", "ruling", "sent", "ticket", "trace"),
+        *("answered", "body", "closing", "continued", "desk", "dropped", "echo", "interim", "kept", "line", "masking", "rebuilt"),
+        *("request", "response", "response_body", "ruling", "sent", "ticket", "trace", "tripwire", "whole"),
     )
 
-    def __init__(self, request: Request, body: Body, echo: Echo) -> None:
+    def __init__(self, request: Request, body: Incoming, echo: Echo, line: Line, desk: Desk) -> None:
         """Begin unjudged."""
         self.request = request
         self.body = body
         self.echo = echo
+        self.line = line
+        self.desk = desk
         self.ruling: Ruling | None = None
         self.trace: Trace | None = None
-        self.held: bytearray | None = None
+        self.kept: bytearray | None = None
+        self.rebuilt = False
+        self.tripwire: Tripwire | None = None
         self.ticket = ""
         self.dropped = False
         self.sent = False
@@ -39,7 +77,7 @@ class Exchange:
         self.answered = False
         self.interim = 0
         self.masking: Masking | None = None
-        self.kept = bytearray()
+        self.whole = bytearray()
         self.response: ResponseHead | None = None
         self.response_body: Body | None = None
 
@@ -47,6 +85,11 @@ class Exchange:
     def head(self) -> RequestHead:
         """The request's head."""
         return self.request.head
+
+    @property
+    def held(self) -> bool:
+        """Whether a person was asked about it and has not answered."""
+        return self.kept is not None and self.ticket != ""
 
     @property
     def waits_to_send(self) -> bool:

@@ -70,6 +70,11 @@ def for_looking(fields: Listed) -> Listed:
     return fields if len(kept) == len(fields) else [*kept, ("Accept-Encoding", "identity")]
 
 
+def for_rebuilding(fields: Listed) -> Listed:
+    """Return a request's ``fields`` for a body that is written anew: nothing about the bytes that the client sent."""
+    return [each for each in fields if each[0].lower() not in _ABOUT_BYTES]
+
+
 def for_masking(fields: Listed) -> Listed:
     """Return a request's ``fields`` so that the response can be masked: whole and uncoded."""
     return [*(each for each in fields if each[0].lower() not in _ABOUT_PARTS), ("Accept-Encoding", "identity")]

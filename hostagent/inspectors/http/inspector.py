@@ -10,35 +10,29 @@ still be told apart from what was already sent.
 
 from __future__ import annotations
 
-from dataclasses import replace
-from typing import Final
+from typing import Final, cast
 
 from hostagent.inspectors.http import problem
-from hostagent.inspectors.http.echo import Echo, forms
+from hostagent.inspectors.http.echo import Echo
 from hostagent.inspectors.http.exchange import Exchange
-from hostagent.inspectors.http.fields import Listed, credential, for_looking, for_masking
+from hostagent.inspectors.http.fields import Listed
+from hostagent.inspectors.http.judge import Judge
 from hostagent.inspectors.http.opening import ALPN, alert, objection
+from hostagent.inspectors.http.problem import Problem
 from hostagent.inspectors.http.reading import Reader
-from hostagent.inspectors.http.request import PROTOCOL, recorded, shown
 from hostagent.inspectors.http.server import Responses
-from hostagent.inspectors.ports import Denial, Desk, Outcome, Ruling, Surroundings
+from hostagent.inspectors.ports import Denial, Desk, Surroundings
 from hostagent.model.command import Close, Command, Connect, Forward, Pause, Resume, StartTLS
 from hostagent.model.errors import RemoteWireError
 from hostagent.model.flow import Side
-from hostagent.model.operation import Effect, Operation
 from hostagent.model.target import UpstreamTLS
-from hostagent.model.verdict import Decision, MaskContent
 from hostagent.sql import Analysis
-from hostagent.wire.http1.body import ChunkedBody, SizedBody, build_chunk, build_last_chunk, request_body
+from hostagent.wire.http1.body import Body, ChunkedBody, SizedBody, build_chunk, build_last_chunk, request_body
 from hostagent.wire.http1.head import build_request, build_response, take_head
 from hostagent.wire.tls_hello import RECORD_HANDSHAKE, read_client_hello
 
 _PAUSE_ABOVE: Final = 65_536
 """Unread bytes of a client above which it is not read any more."""
-_MAX_HELD: Final = 1_048_576
-"""Longest body of a request that a person can be asked about: they must be able to see it."""
-
-Problem = tuple[int, dict[str, object]]
 
 
 class HttpInspector:
@@ -48,12 +42,8 @@ class HttpInspector:
         """Begin before the first byte."""
         self._desk = desk
         self._target = surroundings.target
-        self._secrets = forms(surroundings.target.login, surroundings.secret)
-        self._credential = credential(surroundings.target.login, surroundings.secret)
         self._tls = surroundings.target.tls is UpstreamTLS.VERIFY
         self._scheme = "https" if self._tls else "http"
-        self._park_s = surroundings.park_s
-        self._wall_offset_s = surroundings.wall_offset_ns / 1e9
         self._name = ""
         self._reader = Reader(self._target, self._scheme, "")
         self._buffer = bytearray()
@@ -66,6 +56,7 @@ class HttpInspector:
         self._up: list[bytes] = []
         self._down: list[bytes] = []
         self._out: list[Command] = []
+        self._judge = Judge(surroundings, self._out)
         self.signed_in = False
         self.failed = False
 
@@ -96,7 +87,8 @@ class HttpInspector:
 
     def _taken(self) -> list[Command]:
         self._flush()
-        taken, self._out = self._out, []
+        taken = self._out[:]
+        self._out.clear()
         return taken
 
     def _flush(self) -> None:
@@ -184,126 +176,64 @@ class HttpInspector:
     def _begin(self, raw: bytes, now: float) -> None:
         self.signed_in = True
         request = self._reader.read(raw)
-        exchange = self._exchange = Exchange(request, request_body(request.head), Echo(self._secrets))
-        self._judge(exchange, now)
+        exchange = Exchange(request, request_body(request.head), Echo(self._judge.secrets), self, self._desk)
+        self._exchange = exchange
+        self._judge.begin(exchange, now)
 
-    def _judge(self, exchange: Exchange, now: float) -> None:
-        request = exchange.request
-        ruling = exchange.ruling = self._rule(exchange)
-        if wrong := request.elsewhere or request.refusal:
-            exchange.closing = True  # whoever asks for that means something else by what follows
-            status = 421 if request.elsewhere else 403
-            refused = problem.refused(status, wrong, "Ask this target for what it is declared for.")
-            self._deny(exchange, ruling, refused, now)
-        elif self._credential is None:
-            reason = f"the credential of target {self._target.name} cannot be used"
-            self._deny(exchange, ruling, problem.refused(502, reason, "Tell whoever keeps the targets."), now)
-        elif (denied := self._policy_objection(ruling)) is not None:
-            self._deny(exchange, ruling, denied, now)
-        elif ruling.verdict.decision is Decision.HOLD:
-            self._collect(exchange, ruling, now)
-        elif (denied := self._connect_denied()) is not None:
-            self._deny(exchange, ruling, denied, now)
-        else:
-            self._send(exchange, ruling, now)
+    def _body(self, exchange: Exchange, now: float) -> bool:
+        """Take in what there is of a request's body; False: nothing more can be done now."""
+        body = cast("Body", exchange.body)
+        if body.done or (exchange.sent and not self._ready):
+            return False
+        content = body.read(self._buffer)
+        if content or body.done:
+            self._judge.content(exchange, content, now)
+        return exchange.body.done
 
-    def _rule(self, exchange: Exchange) -> Ruling:
-        subject = exchange.request.subject
-        return self._desk.rule(subject, subject.operations[0].parameters)
+    # -- what a judgement asks for (``exchange.Line``) -------------------------------------------------------------------
 
-    @staticmethod
-    def _policy_objection(ruling: Ruling) -> Problem | None:
-        verdict = ruling.verdict
-        if verdict.decision is Decision.DENY:
-            return problem.denied(verdict)
-        columns = {each.rule for each in verdict.obligations if not isinstance(each, MaskContent)}
-        if columns:
-            masks = ", ".join(sorted(columns))
-            reason = f"rule {masks} masks columns of tables, which no HTTP response shows as such"
-            return problem.refused(403, reason, "Limit that rule to other targets (where: protocol).", rule=masks)
-        return None
+    def reply(self, exchange: Exchange, refused: Problem) -> None:
+        """Answer here, instead of the target."""
+        self._down.append(problem.build(refused, exchange.head.method, close=exchange.closing))
 
-    def _connect_denied(self) -> Problem | None:
-        """A rule that denies or holds ``connect`` counts here as well, though no rule needs to allow it."""
-        if self._dialled:
-            return None
-        verdict = self._desk.judge(Operation(PROTOCOL, "connect", frozenset({Effect.CONNECT})))
-        if verdict.decision is Decision.ALLOW or not verdict.rules:
-            return None
-        return problem.denied(verdict)
+    def invite(self, exchange: Exchange) -> None:
+        """Tell a client that waits for it to send the body."""
+        self._down.append(build_response(100, "Continue", []))
 
-    def _record(self, exchange: Exchange, ruling: Ruling, now: float, decision: str = "", reason: str = "") -> None:
-        request = exchange.request
-        exact = [request.exact, bytes(exchange.held)] if exchange.held else [request.exact]
-        traces = self._desk.open(
-            ruling, exact, recorded(request.location.query), now, self._out,
-            decision=decision, ticket=exchange.ticket, reason=reason,
-        )  # fmt: skip
-        exchange.trace = traces[0]
-
-    def _deny(self, exchange: Exchange, ruling: Ruling, refused: Problem, now: float) -> None:
-        """Answer a request here. Its body, if it has one, is still to come and is forgotten."""
-        if exchange.trace is None:
-            by_policy = ruling.verdict.decision is Decision.DENY
-            self._record(exchange, ruling, now, "deny", "" if by_policy else str(refused[1]["reason"]))
-        exchange.dropped = True
+    def forget(self, exchange: Exchange) -> None:
+        """The body of a request that goes nowhere is read and forgotten, if it comes at all."""
         if exchange.waits_to_send:
             exchange.closing = True  # whether the body still comes, only the client knows (RFC 9110 §10.1.1)
             exchange.body = SizedBody(0)
-        self._reply(exchange, refused, "denied", now)
 
-    def _reply(self, exchange: Exchange, refused: Problem, outcome: str, now: float) -> None:
-        self._down.append(problem.build(refused, exchange.head.method, close=exchange.closing))
-        exchange.answered = True
-        self._shut(exchange, Outcome(outcome, str(refused[0]), "", self._desk.scrub(str(refused[1]["reason"]))), now)
-
-    def _shut(self, exchange: Exchange, outcome: Outcome, now: float) -> None:
-        if exchange.trace is not None:
-            self._desk.shut(exchange.trace, outcome, now, self._out)
-            exchange.trace = None
-
-    def _send(self, exchange: Exchange, ruling: Ruling, now: float) -> None:
-        """Record the request and have it go to the target."""
-        if exchange.trace is None:
-            self._record(exchange, ruling, now)
-        exchange.sent = True
-        exchange.masking = ruling.masking
-        target = exchange.request.location.target
-        self._up.append(build_request(exchange.head.method, target, self._upstream_fields(exchange)))
-        if exchange.held is not None:
-            self._up.append(bytes(exchange.held))
-            exchange.held = None
+    def forward(self, exchange: Exchange, fields: Listed, kept: bytes | None) -> None:
+        """Have the request go to the target."""
+        location = exchange.request.location
+        lines = [("Host", location.authority.written(self._scheme)), *fields]
+        whole = kept if exchange.body.done else None
+        if kept is not None:
+            lines = [each for each in lines if each[0].lower() != "expect"]
+        if whole is not None:
+            lines.append(("Content-Length", str(len(whole))))
+        elif isinstance(exchange.body, ChunkedBody):
+            lines.append(("Transfer-Encoding", "chunked"))
+        elif isinstance(exchange.body, SizedBody) and exchange.head.values("content-length"):
+            lines.append(("Content-Length", str(exchange.body.size)))
+        if exchange.closing:
+            lines.append(("Connection", "close"))
+        self._up.append(build_request(exchange.head.method, location.target, [*lines, *(self._judge.credential or ())]))
+        if whole is not None:
+            self._up.append(whole)
+        elif kept:
+            self.content(exchange, kept)
         if not self._dialled:
             self._dialled = True
             self._out.append(Connect())
 
-    def _upstream_fields(self, exchange: Exchange) -> Listed:
-        request = exchange.request
-        own = request.own if exchange.masking is None else for_masking(request.own)
-        own = for_looking(own) if self._secrets and exchange.masking is None else own
-        fields = [("Host", request.location.authority.written(self._scheme)), *own]
-        if exchange.held is not None:
-            fields = [each for each in fields if each[0].lower() != "expect"]
-            fields.append(("Content-Length", str(len(exchange.held))))
-        elif isinstance(exchange.body, ChunkedBody):
-            fields.append(("Transfer-Encoding", "chunked"))
-        elif isinstance(exchange.body, SizedBody) and exchange.head.values("content-length"):
-            fields.append(("Content-Length", str(exchange.body.size)))
-        if exchange.closing:
-            fields.append(("Connection", "close"))
-        return [*fields, *(self._credential or ())]
-
-    def _body(self, exchange: Exchange, now: float) -> bool:
-        """Pass on, keep or forget what there is of a request's body; False: nothing more can be done now."""
+    def content(self, exchange: Exchange, content: bytes) -> None:
+        """Have a piece of the body go to the target."""
         body = exchange.body
-        if body.done or (exchange.sent and not self._ready):
-            return False
-        content = body.read(self._buffer)
-        if exchange.held is not None:
-            self._keep(exchange, exchange.held, content, now)
-        elif exchange.sent:
-            self._up.append(_chunked(content, body) if isinstance(body, ChunkedBody) else content)
-        return body.done
+        self._up.append(_chunked(content, body) if isinstance(body, ChunkedBody) else content)
 
     # -- the target ------------------------------------------------------------------------------------------------------
 
@@ -311,84 +241,14 @@ class HttpInspector:
         exchange = self._exchange
         self._down.append(self._responses.read(exchange, data))
         if exchange is not None and exchange.answered:
-            self._completed(exchange, now)
-
-    def _completed(self, exchange: Exchange, now: float) -> None:
-        response = exchange.response
-        assert response is not None
-        exchange.echo.count(exchange.trace)
-        self._shut(exchange, Outcome("ok" if response.status < 400 else "error", str(response.status)), now)
-
-    # -- holds -----------------------------------------------------------------------------------------------------------
-
-    def _collect(self, exchange: Exchange, ruling: Ruling, now: float) -> None:
-        """Begin to keep the body of a request that a person is to be asked about."""
-        exchange.held = bytearray()
-        if exchange.body.done:
-            self._ask(exchange, ruling, now)
-        elif exchange.request.expects:
-            exchange.continued = True
-            self._down.append(build_response(100, "Continue", []))
-
-    def _keep(self, exchange: Exchange, held: bytearray, content: bytes, now: float) -> None:
-        held += content
-        ruling = exchange.ruling
-        assert ruling is not None
-        if len(held) > _MAX_HELD:
-            exchange.held = None
-            reason = f"a request with more than {_MAX_HELD} bytes cannot be held: nobody could look at all of it"
-            self._deny(exchange, ruling, problem.refused(403, reason, "Send less at once."), now)
-        elif exchange.body.done:
-            self._ask(exchange, ruling, now)
-
-    def _ask(self, exchange: Exchange, ruling: Ruling, now: float) -> None:
-        """Put the whole request before a person."""
-        judged = exchange.request.subject.operations[0]
-        text, beside = shown(judged, exchange.request.own, bytes(exchange.held or b""))
-        whole = replace(judged, text=text, parameters=(*judged.parameters, *beside))
-        earlier = self._desk.earlier(ruling, (whole,), now)
-        exchange.ticket = self._desk.ticket() if earlier is None else earlier.ticket.ticket_id
-        self._record(exchange, ruling, now, "hold")
-        assert exchange.trace is not None
-        if earlier is None:
-            trace = exchange.trace.statement
-            self._desk.hold(exchange.ticket, ruling, (whole,), trace, now, self._out, notice_s=self._park_s)
-        elif earlier.answer is None:
-            self._refuse_held(exchange, problem.waiting(earlier.ticket, self._wall(now)), "denied", now)
-        elif not earlier.answer.granted:
-            self._refuse_held(exchange, problem.was_refused(earlier.ticket, earlier.answer), "denied", now)
-        elif (refused := self._connect_denied()) is not None:
-            self._refuse_held(exchange, refused, "denied", now)
-        else:
-            self._send(exchange, ruling, now)
-
-    def _wall(self, now: float) -> float:
-        return now + self._wall_offset_s
+            self._judge.completed(exchange, now)
 
     def release(self, denial: Denial | None, now: float) -> list[Command]:
         """The held request was answered: send it (None), or refuse it."""
-        exchange = self._exchange
-        if self.failed or exchange is None or exchange.held is None or exchange.ruling is None:
+        if self.failed or self._exchange is None:
             return []
-        if denial is not None:
-            rule = exchange.ruling.verdict.rules[0]
-            self._refuse_held(exchange, problem.answered(denial, rule, exchange.ticket), denial.outcome, now)
-        else:
-            ruling, terms = self._rule(exchange), exchange.ruling.verdict.hold
-            refused = self._policy_objection(ruling) or self._connect_denied()
-            if refused is None and ruling.verdict.decision is Decision.HOLD and ruling.verdict.hold != terms:
-                reason = "the policy changed while it waited: now another rule holds it, which needs an approval of its own"
-                refused = problem.refused(403, reason, "Send it again.", rule=ruling.verdict.rules[0])
-            if refused is not None:  # policy has changed while it waited
-                self._refuse_held(exchange, refused, "denied", now)
-            else:
-                self._send(exchange, ruling, now)
+        self._judge.release(self._exchange, denial, now)
         return self.feed(Side.CLIENT, b"", now)
-
-    def _refuse_held(self, exchange: Exchange, refused: Problem, outcome: str, now: float) -> None:
-        exchange.held = None
-        exchange.dropped = True
-        self._reply(exchange, refused, outcome, now)
 
     def cancel_wanted(self) -> bool:
         """Return False: HTTP/1.1 has no way to take back a request but to close the connection."""
@@ -402,7 +262,7 @@ class HttpInspector:
     def weigh(self) -> int:
         """Return about how many bytes wait to be understood, judged, masked or sent, and what is remembered."""
         exchange = self._exchange
-        whole = 0 if exchange is None else len(exchange.held or b"") + len(exchange.kept)
+        whole = 0 if exchange is None else len(exchange.kept or b"") + len(exchange.whole)
         waiting = sum(map(len, self._up)) + sum(map(len, self._down)) + self._responses.size
         return 3 * len(self._buffer) + 2 * whole + waiting + self._reader.size
 
@@ -412,15 +272,9 @@ class HttpInspector:
 
     def notice(self, text: str, now: float) -> list[Command]:
         """A held request was parked long enough: tell the client its ticket, and keep that for when it comes again."""
-        exchange = self._exchange
-        if self.failed or exchange is None or exchange.held is None or exchange.ticket == "":
+        if self.failed or self._exchange is None:
             return []
-        ticket = self._desk.keep(now, self._out)
-        if ticket is None:
-            refused = problem.refused(403, "too many requests of this program wait for an answer", "Wait for those answers.")
-        else:
-            refused = problem.waiting(ticket, self._wall(now))
-        self._refuse_held(exchange, refused, "denied", now)
+        self._judge.parked(self._exchange, now)
         return self.feed(Side.CLIENT, b"", now)
 
     # -- the end ---------------------------------------------------------------------------------------------------------
@@ -451,7 +305,7 @@ class HttpInspector:
         if rest is None or exchange is None:
             return False
         self._down.append(rest)
-        self._completed(exchange, now)
+        self._judge.completed(exchange, now)
         return True
 
     def cut(self, reason: str, now: float) -> list[Command]:
@@ -480,23 +334,16 @@ class HttpInspector:
         begun = exchange is not None and exchange.response is not None and exchange.masking is None
         if exchange is not None and not exchange.answered and not begun:
             exchange.closing = True
-            self._withdraw(exchange, reason, now)
-            self._reply(exchange, refused, outcome, now)
+            self._judge.withdraw(exchange, reason, now)
+            self._judge.reply(exchange, refused, outcome, now)
         self._leave(reason, now)
-
-    def _withdraw(self, exchange: Exchange, reason: str, now: float) -> bool:
-        waits = exchange.held is not None and exchange.ticket != ""
-        if waits:
-            self._desk.withdraw(reason, now, self._out)
-        return waits
 
     def _leave(self, reason: str, now: float) -> None:
         if self.failed:
             return
         exchange, self._exchange = self._exchange, None
         if exchange is not None:
-            withdrawn = self._withdraw(exchange, reason, now)
-            self._shut(exchange, Outcome("withdrawn" if withdrawn else "aborted"), now)
+            self._judge.abandon(exchange, reason, now)
         self._flush()
         self.failed = True
         self._out.append(Close(reason))

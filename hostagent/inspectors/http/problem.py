@@ -27,7 +27,11 @@ REASONS: Final = {
 }
 
 
-def refused(status: int, reason: str, next_step: str = "", **more: object) -> tuple[int, dict[str, object]]:
+Problem = tuple[int, dict[str, object]]
+"""A status and the document that says why."""
+
+
+def refused(status: int, reason: str, next_step: str = "", **more: object) -> Problem:
     """Return the status and document of a refusal that no policy can change."""
     document: dict[str, object] = {
         "type": "urn:hostagent:refused",
@@ -40,7 +44,7 @@ def refused(status: int, reason: str, next_step: str = "", **more: object) -> tu
     return status, document | more
 
 
-def denied(verdict: Verdict) -> tuple[int, dict[str, object]]:
+def denied(verdict: Verdict) -> Problem:
     """Return the status and document of a verdict that denies."""
     by = f"rule {verdict.rules[0]}" if verdict.rules else "default"
     status, document = refused(403, verdict.reason, verdict.hint or "Ask whoever keeps the policy for a rule that allows this.")
@@ -52,14 +56,14 @@ def denied(verdict: Verdict) -> tuple[int, dict[str, object]]:
     return status, document
 
 
-def answered(denial: Denial, rule: str, ticket: str) -> tuple[int, dict[str, object]]:
+def answered(denial: Denial, rule: str, ticket: str) -> Problem:
     """Return the status and document of a held request that was not let through."""
     status, document = refused(403, denial.message.removeprefix("hostagent: "), denial.hint, rule=rule, ticket=ticket)
     document["type"] = "urn:hostagent:denied"
     return status, document
 
 
-def was_refused(ticket: Ticket, answer: Answer) -> tuple[int, dict[str, object]]:
+def was_refused(ticket: Ticket, answer: Answer) -> Problem:
     """Return the status and document for a request that a human has decided against."""
     why = f": {answer.reason}" if answer.reason else ""
     status, document = refused(403, f"denied by {answer.by}{why}", "Do without it.", rule=ticket.rule, ticket=ticket.ticket_id)
@@ -67,7 +71,7 @@ def was_refused(ticket: Ticket, answer: Answer) -> tuple[int, dict[str, object]]
     return status, document
 
 
-def waiting(ticket: Ticket, now: float) -> tuple[int, dict[str, object]]:
+def waiting(ticket: Ticket, now: float) -> Problem:
     """Return the status and document for a request that a human has not yet decided about."""
     reason = f"held by rule {ticket.rule}, waiting for approval by group {ticket.approvers}: {ticket.reason}"
     step = "Send exactly the same request again once it is approved; it is then carried out once."
@@ -77,7 +81,7 @@ def waiting(ticket: Ticket, now: float) -> tuple[int, dict[str, object]]:
     return status, document
 
 
-def build(problem: tuple[int, dict[str, object]], method: str, *, close: bool) -> bytes:
+def build(problem: Problem, method: str, *, close: bool) -> bytes:
     """Return the whole response to a ``method`` request."""
     status, document = problem
     body = json.dumps(document).encode() + b"\n"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Final, NamedTuple
 
+from hostagent.inspectors.http.content import NOTHING, carries_form, carries_json
 from hostagent.inspectors.http.fields import Listed, workloads_own
 from hostagent.inspectors.http.request import check, operation
 from hostagent.inspectors.ports import Subject
@@ -23,6 +24,7 @@ class Request(NamedTuple):
     ``own`` is what of its fields is the workload's to say, which is what is judged. ``exact`` is the canonical head, for the
     keyed digest. ``refusal`` says why no policy can let it pass, ``elsewhere`` why it is not for this connection; both empty
     for an ordinary one. ``expects``: the client waits for a word before it sends the body. ``last``: it sends no other request.
+    ``form`` and ``json``: a server may find another method in its body.
     """
 
     head: RequestHead
@@ -34,6 +36,8 @@ class Request(NamedTuple):
     elsewhere: str
     expects: bool
     last: bool
+    form: bool
+    json: bool
 
 
 class Reader:
@@ -75,16 +79,20 @@ class Reader:
         asked = head.target if head.method != "CONNECT" else "/"
         location = locate(head.method, asked, head.values("host")[0], self._scheme)
         own = workloads_own(head.fields, self._target.login)
+        empty = not head.values("transfer-encoding") and head.values("content-length") in ([], ["0"])
+        meant = operation(head.method, location, own, NOTHING if empty else None)
         return Request(
             head=head,
             location=location,
             own=own,
-            subject=Subject(b"", (), (operation(head.method, location, own),)),
+            subject=Subject(b"", (), (meant,)),
             exact=build_request(head.method, location.url, own),
             refusal=refusal,
             elsewhere=self._elsewhere(location),
             expects=bool(head.values("expect")),
             last="close" in tokens(head.values("connection")) or not head.minor,
+            form=carries_form(head.method, own),
+            json=carries_json(head.method, own),
         )
 
     def _elsewhere(self, location: Location) -> str:

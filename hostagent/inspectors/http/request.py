@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import Final
 
+from hostagent.inspectors.http.content import OVERRIDE, carries_form, carries_json, overrides, read_content
 from hostagent.model.errors import RemoteWireError
-from hostagent.model.operation import Access, Completeness, Effect, Operation, Resource
+from hostagent.model.operation import Access, Completeness, Content, ContentKind, Effect, Operation, Resource
+from hostagent.wire.forms import spelled
 from hostagent.wire.http1.head import RequestHead
 from hostagent.wire.http1.location import DEFAULT_PORTS, Location, locate, query_pairs, readings
 
@@ -26,8 +29,6 @@ EFFECTS: Final[Mapping[str, frozenset[Effect]]] = {
 """What each method does. One that is not here could do anything."""
 
 _OVERRIDES: Final = frozenset({"x-http-method-override", "x-http-method", "x-method-override"})
-_OVERRIDE_PARAMETER: Final = "_method"
-_SPELLED_OTHERWISE: Final = str.maketrans(". [", "___")
 _SECRET: Final = re.compile(
     r"(?i)passw|passphrase|secret|token|key(?!word)|signature|auth(?!or)|credential|session|assertion|jwt|saml|^(?:pass|pwd?|sig|code|pin|otp|sid)$"
 )
@@ -54,8 +55,8 @@ def check(head: RequestHead) -> str:
     return ""
 
 
-def operation(method: str, location: Location, fields: Sequence[tuple[str, str]]) -> Operation:
-    """Return the operation to judge.
+def operation(method: str, location: Location, fields: Sequence[tuple[str, str]], content: Content | None = None) -> Operation:
+    """Return the operation to judge. ``content`` is its body, None while it is not known.
 
     Its resources are the URL in every way a server may read its path. ``attributes`` hold scheme, host, port, path (canonical),
     query and ``header.NAME`` (small letters; values of one name with a line feed between them).
@@ -81,11 +82,25 @@ def operation(method: str, location: Location, fields: Sequence[tuple[str, str]]
         fingerprint=redacted,
         parameters=tuple(value for _, value in pairs or ()),
         attributes=_attributes(location, fields),
+        content=content,
     )
 
 
-def read_line(text: str, fields: Sequence[tuple[str, str]]) -> Operation:
-    """Return the operation of a request that a person wrote as ``METHOD URL``.
+def with_content(asked: Operation, content: Content) -> Operation:
+    """Return ``asked`` with a body, which was not known before. One that may name another method makes it anything."""
+    hidden = asked.verb == "POST" and _may_override(asked, content)
+    return replace(asked, content=content, completeness=Completeness.OPAQUE if hidden else asked.completeness)
+
+
+def _may_override(asked: Operation, content: Content) -> bool:
+    if content.kind is not ContentKind.OPAQUE:
+        return overrides(content)
+    fields = [("Content-Type", value) for value in asked.attributes.get("header.content-type", "").split("\n") if value]
+    return carries_form("POST", fields) or carries_json("POST", fields)
+
+
+def read_line(text: str, fields: Sequence[tuple[str, str]], body: str = "") -> Operation:
+    """Return the operation of a request that a person wrote as ``METHOD URL``, with its fields and body.
 
     Raises:
         ValueError: it is not that, or no such request would be looked at.
@@ -96,16 +111,16 @@ def read_line(text: str, fields: Sequence[tuple[str, str]]) -> Operation:
     if not separator or scheme not in DEFAULT_PORTS:
         raise ValueError(f"{text!r} is not METHOD URL, such as GET https://api.example.com/v1/items?limit=10")
     try:
-        return operation(method, locate(method, url, host, scheme), fields)
+        asked = operation(method, locate(method, url, host, scheme), fields)
+        return with_content(asked, read_content(list(fields), body.encode()))
     except RemoteWireError as error:
         raise ValueError(f"{text}: refused before any rule is asked: {error}") from error
 
 
 def _overridden(query: str | None, pairs: Sequence[tuple[str, str]] | None) -> bool:
-    """PHP takes a dot, a blank and a bracket in a parameter's name for an underscore."""
     if pairs is None:
         return "method" in (query or "").lower()
-    return any(name.lstrip().lower().translate(_SPELLED_OTHERWISE).rstrip("_]") == _OVERRIDE_PARAMETER for name, _ in pairs)
+    return any(spelled(name) == OVERRIDE for name, _ in pairs)
 
 
 def recorded(query: str | None) -> tuple[str | None, ...]:

@@ -113,8 +113,8 @@ class Responses:
     @staticmethod
     def _masked(exchange: Exchange, masking: Masking, content: bytes) -> bytes:
         """Keep ``content``; return head and masked body once all of it is there."""
-        exchange.kept += content
-        if len(exchange.kept) > MAX_MASKED:
+        exchange.whole += content
+        if len(exchange.whole) > MAX_MASKED:
             raise RemoteWireError(f"a response of more than {MAX_MASKED} bytes cannot be masked", "502")
         assert exchange.response_body is not None
         return _masked_response(exchange, masking) if exchange.response_body.done else b""
@@ -131,7 +131,7 @@ class Responses:
         rest = exchange.echo.body(b"", last=True)
         if exchange.masking is None:
             return rest
-        exchange.kept += rest
+        exchange.whole += rest
         return _masked_response(exchange, exchange.masking)
 
 
@@ -153,8 +153,8 @@ def _check_maskable(head: ResponseHead, body: Body, masking: Masking) -> None:
 def _masked_response(exchange: Exchange, masking: Masking) -> bytes:
     head = exchange.response
     assert head is not None
-    body = bytes(exchange.kept)
-    exchange.kept = bytearray()
+    body = bytes(exchange.whole)
+    exchange.whole = bytearray()
     if body:
         found = masking.document(head.values("content-type")[0], body)
         if found is None:

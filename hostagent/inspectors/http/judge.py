@@ -1,0 +1,271 @@
+"""The judgement of requests, whatever the version of HTTP that brings them: allow, deny, hold; and the body if a rule looks at it.
+
+An ``Exchange`` comes with its head read. It is refused here, or sent to the target with our credential, or kept: until its body
+is whole, because a rule looks at it or a person will; and then until that person has answered, or the client's patience ends.
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Final
+
+from hostagent.inspectors.http import problem
+from hostagent.inspectors.http.content import MAX_LOOKED_AT, OVERRIDE, UNREADABLE, Tripwire, read_content, rebuilt
+from hostagent.inspectors.http.echo import forms
+from hostagent.inspectors.http.exchange import Exchange
+from hostagent.inspectors.http.fields import Listed, credential, for_looking, for_masking, for_rebuilding
+from hostagent.inspectors.http.problem import Problem
+from hostagent.inspectors.http.request import PROTOCOL, recorded, shown, with_content
+from hostagent.inspectors.ports import Denial, Outcome, Ruling, Subject, Surroundings
+from hostagent.model.command import Command
+from hostagent.model.errors import RemoteWireError
+from hostagent.model.operation import Content, Effect, Operation
+from hostagent.model.verdict import Decision, MaskColumn
+
+_TOO_LONG: Final = f"a request with more than {MAX_LOOKED_AT} bytes cannot be held: nobody could look at all of it"
+
+
+class Judge:
+    """Judges the requests of one connection.
+
+    ``credential`` are the fields by which the target knows us, ``secrets`` what no response may show. ``dialled``: a request was let
+    through, so that the target was to be dialled.
+    """
+
+    def __init__(self, surroundings: Surroundings, out: list[Command]) -> None:
+        """Append commands to ``out``, which stays the same list."""
+        self._target = surroundings.target
+        self.credential = credential(surroundings.target.login, surroundings.secret)
+        self.secrets = forms(surroundings.target.login, surroundings.secret)
+        self._park_s = surroundings.park_s
+        self._wall_offset_s = surroundings.wall_offset_ns / 1e9
+        self._out = out
+        self.dialled = False
+
+    # -- a request comes -------------------------------------------------------------------------------------------------
+
+    def begin(self, exchange: Exchange, now: float) -> None:
+        """Judge a request by its head, as far as that goes."""
+        request = exchange.request
+        ruling = self._rule(exchange)
+        if wrong := request.elsewhere or request.refusal:
+            exchange.closing = True  # whoever asks for that means something else by what follows
+            status = 421 if request.elsewhere else 403
+            refused = problem.refused(status, wrong, "Ask this target for what it is declared for.")
+            self._deny(exchange, ruling, refused, now)
+        elif self.credential is None:
+            reason = f"the credential of target {self._target.name} cannot be used"
+            self._deny(exchange, ruling, problem.refused(502, reason, "Tell whoever keeps the targets."), now)
+        elif (ruling.verdict.reads_content or request.form) and not exchange.body.done:
+            self._collect(exchange)
+        else:
+            self._decide(exchange, ruling, now)
+
+    def content(self, exchange: Exchange, content: bytes, now: float) -> None:
+        """Take in a piece of a request's body: keep it, pass it on, or forget it."""
+        if exchange.kept is not None:
+            self._keep(exchange, exchange.kept, content, now)
+        elif exchange.sent:
+            if exchange.tripwire is not None and exchange.tripwire.touched(content):
+                raise RemoteWireError(f"a JSON body that names another method ({OVERRIDE}), after rules judged this one", "403")
+            exchange.line.content(exchange, content)
+
+    def _decide(self, exchange: Exchange, ruling: Ruling, now: float) -> None:
+        """Do what ``ruling`` says, which knows of the body what it needs to know."""
+        if (denied := self._policy_objection(ruling)) is not None:
+            self._deny(exchange, ruling, denied, now)
+        elif ruling.verdict.decision is Decision.HOLD:
+            if exchange.kept is None:
+                self._collect(exchange)
+            if len(exchange.kept or b"") > MAX_LOOKED_AT:
+                self._deny(exchange, ruling, problem.refused(403, _TOO_LONG, "Send less at once."), now)
+            elif exchange.body.done:
+                self._ask(exchange, ruling, now)
+        elif (denied := self._connect_denied(exchange)) is not None:
+            self._deny(exchange, ruling, denied, now)
+        else:
+            self._send(exchange, ruling, now)
+
+    def _rule(self, exchange: Exchange, subject: Subject | None = None) -> Ruling:
+        subject = subject or exchange.request.subject
+        exchange.ruling = exchange.desk.rule(subject, subject.operations[0].parameters)
+        return exchange.ruling
+
+    @staticmethod
+    def _policy_objection(ruling: Ruling) -> Problem | None:
+        verdict = ruling.verdict
+        if verdict.decision is Decision.DENY:
+            return problem.denied(verdict)
+        columns = {each.rule for each in verdict.obligations if isinstance(each, MaskColumn)}
+        if columns:
+            masks = ", ".join(sorted(columns))
+            reason = f"rule {masks} masks columns of tables, which no HTTP response shows as such"
+            return problem.refused(403, reason, "Limit that rule to other targets (where: protocol).", rule=masks)
+        return None
+
+    def _connect_denied(self, exchange: Exchange) -> Problem | None:
+        """A rule that denies or holds ``connect`` counts here as well, though no rule needs to allow it."""
+        if self.dialled:
+            return None
+        verdict = exchange.desk.judge(Operation(PROTOCOL, "connect", frozenset({Effect.CONNECT})))
+        if verdict.decision is Decision.ALLOW or not verdict.rules:
+            return None
+        return problem.denied(verdict)
+
+    # -- its end here, or its way on -------------------------------------------------------------------------------------
+
+    def _record(self, exchange: Exchange, ruling: Ruling, now: float, decision: str = "", reason: str = "") -> None:
+        request = exchange.request
+        exact = [request.exact, bytes(exchange.kept)] if exchange.kept else [request.exact]
+        traces = exchange.desk.open(
+            ruling, exact, recorded(request.location.query), now, self._out,
+            decision=decision, ticket=exchange.ticket, reason=reason,
+        )  # fmt: skip
+        exchange.trace = traces[0]
+
+    def _deny(self, exchange: Exchange, ruling: Ruling, refused: Problem, now: float) -> None:
+        """Answer a request here. Its body, if it has one, is still to come and is forgotten."""
+        if exchange.trace is None:
+            by_policy = ruling.verdict.decision is Decision.DENY
+            self._record(exchange, ruling, now, "deny", "" if by_policy else str(refused[1]["reason"]))
+        self._refuse(exchange, refused, "denied", now)
+
+    def _refuse(self, exchange: Exchange, refused: Problem, outcome: str, now: float) -> None:
+        exchange.kept = None
+        exchange.dropped = True
+        exchange.line.forget(exchange)
+        self.reply(exchange, refused, outcome, now)
+
+    def reply(self, exchange: Exchange, refused: Problem, outcome: str, now: float) -> None:
+        """Have the client told ``refused`` instead of a response."""
+        exchange.line.reply(exchange, refused)
+        exchange.answered = True
+        self.shut(exchange, Outcome(outcome, str(refused[0]), "", exchange.desk.scrub(str(refused[1]["reason"]))), now)
+
+    def shut(self, exchange: Exchange, outcome: Outcome, now: float) -> None:
+        """Record how it ended, once."""
+        if exchange.trace is not None:
+            exchange.desk.shut(exchange.trace, outcome, now, self._out)
+            exchange.trace = None
+
+    def completed(self, exchange: Exchange, now: float) -> None:
+        """The target's response is complete."""
+        assert exchange.response is not None
+        exchange.echo.count(exchange.trace)
+        status = exchange.response.status
+        self.shut(exchange, Outcome("ok" if status < 400 else "error", str(status)), now)
+
+    def _send(self, exchange: Exchange, ruling: Ruling, now: float) -> None:
+        """Record the request and have it go to the target."""
+        if exchange.trace is None:
+            self._record(exchange, ruling, now)
+        exchange.sent = True
+        if exchange.request.json and exchange.kept is None:
+            exchange.tripwire = Tripwire()
+        exchange.masking = ruling.masking
+        kept, exchange.kept = exchange.kept, None
+        self.dialled = True
+        exchange.line.forward(exchange, self._upstream_fields(exchange), None if kept is None else bytes(kept))
+
+    def _upstream_fields(self, exchange: Exchange) -> Listed:
+        """Return what of the workload's own fields goes on: neither Host nor what frames the body, nor the credential."""
+        own = exchange.request.own
+        if exchange.masking is not None:
+            own = for_masking(own)
+        elif self.secrets:
+            own = for_looking(own)
+        if exchange.rebuilt:
+            own = for_rebuilding(own)
+        return own
+
+    # -- bodies that are looked at ---------------------------------------------------------------------------------------
+
+    @staticmethod
+    def _collect(exchange: Exchange) -> None:
+        """Begin to keep the body of a request: a rule looks at it, or a person will."""
+        exchange.kept = bytearray()
+        if exchange.request.expects and not exchange.body.done and not exchange.continued:
+            exchange.continued = True
+            exchange.line.invite(exchange)
+
+    def _keep(self, exchange: Exchange, kept: bytearray, content: bytes, now: float) -> None:
+        kept += content
+        if len(kept) > MAX_LOOKED_AT:
+            self._judged(exchange, UNREADABLE, now)
+        elif exchange.body.done:
+            self._judged(exchange, read_content(exchange.request.own, bytes(kept)), now)
+
+    def _judged(self, exchange: Exchange, content: Content, now: float) -> None:
+        """Judge a request by its whole body, or without it because it is too long to be looked at."""
+        asked = exchange.request.subject.operations[0]
+        ruling = self._rule(exchange, Subject(b"", (), (with_content(asked, content),)))
+        if (better := rebuilt(content)) is not None:
+            exchange.kept, exchange.rebuilt = bytearray(better), True
+        self._decide(exchange, ruling, now)
+
+    # -- holds -----------------------------------------------------------------------------------------------------------
+
+    def _ask(self, exchange: Exchange, ruling: Ruling, now: float) -> None:
+        """Put the whole request before a person."""
+        judged = ruling.operations[0]
+        text, beside = shown(judged, exchange.request.own, bytes(exchange.kept or b""))
+        whole = replace(judged, text=text, parameters=(*judged.parameters, *beside))
+        desk = exchange.desk
+        earlier = desk.earlier(ruling, (whole,), now)
+        exchange.ticket = desk.ticket() if earlier is None else earlier.ticket.ticket_id
+        self._record(exchange, ruling, now, "hold")
+        assert exchange.trace is not None
+        if earlier is None:
+            trace = exchange.trace.statement
+            desk.hold(exchange.ticket, ruling, (whole,), trace, now, self._out, notice_s=self._park_s)
+        elif earlier.answer is None:
+            self._refuse(exchange, problem.waiting(earlier.ticket, self._wall(now)), "denied", now)
+        elif not earlier.answer.granted:
+            self._refuse(exchange, problem.was_refused(earlier.ticket, earlier.answer), "denied", now)
+        elif (refused := self._connect_denied(exchange)) is not None:
+            self._refuse(exchange, refused, "denied", now)
+        else:
+            self._send(exchange, ruling, now)
+
+    def _wall(self, now: float) -> float:
+        return now + self._wall_offset_s
+
+    def release(self, exchange: Exchange, denial: Denial | None, now: float) -> None:
+        """The held request was answered: send it (None), or refuse it."""
+        if exchange.kept is None or exchange.ruling is None:
+            return
+        before = exchange.ruling
+        if denial is not None:
+            self._refuse(exchange, problem.answered(denial, before.verdict.rules[0], exchange.ticket), denial.outcome, now)
+            return
+        ruling, terms = self._rule(exchange, Subject(b"", (), before.operations)), before.verdict.hold
+        refused = self._policy_objection(ruling) or self._connect_denied(exchange)
+        if refused is None and ruling.verdict.decision is Decision.HOLD and ruling.verdict.hold != terms:
+            reason = "the policy changed while it waited: now another rule holds it, which needs an approval of its own"
+            refused = problem.refused(403, reason, "Send it again.", rule=ruling.verdict.rules[0])
+        if refused is not None:  # policy has changed while it waited
+            self._refuse(exchange, refused, "denied", now)
+        else:
+            self._send(exchange, ruling, now)
+
+    def parked(self, exchange: Exchange, now: float) -> None:
+        """A held request was parked long enough: tell the client its ticket, and keep that for when it comes again."""
+        if not exchange.held:
+            return
+        ticket = exchange.desk.keep(now, self._out)
+        if ticket is None:
+            refused = problem.refused(403, "too many requests of this program wait for an answer", "Wait for those answers.")
+        else:
+            refused = problem.waiting(ticket, self._wall(now))
+        self._refuse(exchange, refused, "denied", now)
+
+    def withdraw(self, exchange: Exchange, reason: str, now: float) -> bool:
+        """Void the ticket of a request that waits for a person; return whether it does."""
+        if exchange.held:
+            exchange.desk.withdraw(reason, now, self._out)
+        return exchange.held
+
+    def abandon(self, exchange: Exchange, reason: str, now: float) -> None:
+        """Nobody waits for its response any more."""
+        withdrawn = self.withdraw(exchange, reason, now)
+        self.shut(exchange, Outcome("withdrawn" if withdrawn else "aborted"), now)
