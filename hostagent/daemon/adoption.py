@@ -129,8 +129,9 @@ def _dropin(unit: Unit, workload: str) -> str:
     lines = [
         f"# Written by `hostagent adopt {unit.name} --workload {workload}`; `hostagent unadopt {unit.name}` takes it away.",
         "[Unit]",
-        "Requires=hostagent-enforcerd.service",
-        "Wants=hostagent-proxyd.service",
+        # Not Requires=: a restart of enforcerd ends no workload, and systemd would restart what requires it.
+        "Wants=hostagent-enforcerd.service hostagent-proxyd.service",
+        "StopPropagatedFrom=hostagent.target",
         "After=hostagent-enforcerd.service hostagent-proxyd.service",
         "",
         "[Service]",

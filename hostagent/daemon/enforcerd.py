@@ -68,7 +68,7 @@ def serve(config_path: str | None, ready_fd: int | None, *, systemd: bool = Fals
         f"{config.journal}/{WRITER}", WRITER, key_file=Path(config.paths.state) / "enforcerd" / "journal.key"
     )
     with journal:
-        settings = replace(settings_from(config, journal, config_path), systemd=systemd)
+        settings = replace(settings_from(config, journal, config_path), systemd=systemd, store=notifier if notifier.listening else None)
         return Server(settings).run(ready, notifier.alive)
 
 

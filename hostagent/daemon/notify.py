@@ -1,5 +1,7 @@
 """Tells systemd how a process of ours is: ready, alive, stopping (sd_notify(3), one datagram of ``KEY=value`` lines).
 
+It also keeps descriptors for the next process of the same unit (``FDSTORE=1``), which finds them as sd_listen_fds(3) says.
+
 Outside systemd every call does nothing. The watchdog's word is only ever sent by whoever runs the process's real loop, so
 that a loop that hangs is found out.
 """
@@ -10,9 +12,12 @@ import logging
 import os
 import socket
 import time
+from collections.abc import Mapping, Sequence
 
 log = logging.getLogger(__name__)
 
+_FIRST = 3
+"""SD_LISTEN_FDS_START."""
 _PER_TIMEOUT = 4
 """Words per watchdog timeout: three may be lost before the process counts as hung."""
 
@@ -30,6 +35,25 @@ class Notifier:
         self.interval_s = int(timeout) / 1e6 / _PER_TIMEOUT if self._path and ours and timeout.isdigit() else 0.0
         """Seconds between two calls of ``alive``; 0: nobody watches."""
         self._due = 0.0
+        self._kept = _inherited()
+
+    @property
+    def listening(self) -> bool:
+        """Whether there is somebody to tell."""
+        return bool(self._path)
+
+    def take(self) -> Mapping[str, Sequence[int]]:
+        """Return, once, the descriptors that were kept, by name; they are the caller's."""
+        kept, self._kept = self._kept, {}
+        return kept
+
+    def keep(self, name: str, descriptors: Sequence[int]) -> None:
+        """Have systemd keep duplicates under ``name``, hung up or not (``FDPOLL=0``, systemd 246)."""
+        self._send(f"FDSTORE=1\nFDPOLL=0\nFDNAME={name}", descriptors)
+
+    def drop(self, name: str) -> None:
+        """Have systemd let go of what it keeps under ``name``."""
+        self._send(f"FDSTOREREMOVE=1\nFDNAME={name}")
 
     def ready(self) -> None:
         """Requests are served from now on."""
@@ -49,12 +73,25 @@ class Notifier:
             self._due = now + self.interval_s
             self._send("WATCHDOG=1")
 
-    def _send(self, text: str) -> None:
+    def _send(self, text: str, descriptors: Sequence[int] = ()) -> None:
         if not self._path:
             return
         try:
             with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM | socket.SOCK_CLOEXEC) as line:
                 line.settimeout(1.0)
-                line.sendto(text.encode(), self._path)
+                line.connect(self._path)
+                socket.send_fds(line, [text.encode()], descriptors)
         except OSError as error:  # then systemd finds us hung and starts us anew, which is what it is for
             log.warning("systemd does not hear: %s", error)
+
+
+def _inherited() -> dict[str, list[int]]:
+    """Return the descriptors that systemd gave this process, by name, and take their variables out of the environment."""
+    count, names = os.environ.pop("LISTEN_FDS", ""), os.environ.pop("LISTEN_FDNAMES", "")
+    if os.environ.pop("LISTEN_PID", "") != str(os.getpid()) or not count.isdigit():
+        return {}
+    found: dict[str, list[int]] = {}
+    for descriptor, name in zip(range(_FIRST, _FIRST + int(count)), names.split(":"), strict=False):
+        os.set_inheritable(descriptor, False)
+        found.setdefault(name, []).append(descriptor)
+    return found

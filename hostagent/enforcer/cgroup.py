@@ -137,6 +137,14 @@ class Leaf:
         with contextlib.suppress(OSError):
             (self.path / "cgroup.freeze").write_text("1")
 
+    @property
+    def frozen(self) -> bool:
+        """Whether it was told to stop."""
+        try:
+            return (self.path / "cgroup.freeze").read_text().strip() == "1"
+        except OSError:
+            return False
+
     def kill(self) -> None:
         """End every process inside at once (``cgroup.kill``, Linux 5.14)."""
         with contextlib.suppress(FileNotFoundError):

@@ -24,12 +24,15 @@ _BACKLOG = 128
 class InboundDoor:
     """A listener of the host's, for one inbound port of a leaf."""
 
-    def __init__(self, declared: Inbound) -> None:
-        """Bind in the host's network; nobody can dial before ``open``.
+    def __init__(self, declared: Inbound, returned: socket.socket | None = None) -> None:
+        """Bind in the host's network; nobody can dial before ``open``. ``returned``: an earlier enforcerd's listener there, instead.
 
         Raises:
             HostagentError: somebody else is there already, or the host has no such address.
         """
+        if returned is not None:
+            self.listener = returned
+            return
         six = ipaddress.ip_address(declared.listen).version == 6
         family = socket.AF_INET6 if six else socket.AF_INET
         self.listener = socket.socket(family, socket.SOCK_STREAM | socket.SOCK_CLOEXEC | socket.SOCK_NONBLOCK)
@@ -63,7 +66,9 @@ class InboundDoor:
         self.listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, int(shared))
 
     def close(self) -> None:
-        """Give the port back."""
+        """Give the port back, also while somebody else still has a duplicate."""
+        self.shut()
+        self._share(shared=True)
         self.listener.close()
 
 

@@ -65,7 +65,7 @@ class Governed:
 
     ``cgroup`` is the id by which eBPF programs know it, 0 unless they do.
     ``backstop`` says why a leaf in shared placement has no second no behind the table, empty when it has; ``unheard`` why its
-    denied system calls make no rows, empty when they do.
+    denied system calls make no rows, empty when they do. ``returned``: an earlier enforcerd launched it (``takeover``).
     """
 
     leaf: Leaf
@@ -93,6 +93,7 @@ class Governed:
     unix: list[UnixDoor] = field(default_factory=list)
     cgroup: int = 0
     unheard: str = ""
+    returned: bool = False
 
     @property
     def isolated(self) -> bool:

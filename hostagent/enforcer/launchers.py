@@ -23,6 +23,14 @@ class Launchers:
         self._asked[governed.leaf.name] = (peer, packet_id)
         peer.table.state = State.LAUNCHING
 
+    def returned(self, leaf: str, peer: Peer, packet_id: int) -> None:
+        """``peer`` launched this leaf, which runs, by its request ``packet_id`` to an earlier enforcerd."""
+        self._asked[leaf] = (peer, packet_id)
+
+    def asked(self, leaf: str) -> tuple[Peer, int] | None:
+        """Return who launched it, and by which request; None: nobody who is there still."""
+        return self._asked.get(leaf)
+
     def leaves_of(self, peer: Peer) -> list[str]:
         """Return the names of the leaves that ``peer`` launched."""
         return [name for name, (launcher, _) in self._asked.items() if launcher is peer]

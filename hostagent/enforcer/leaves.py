@@ -13,12 +13,12 @@ import selectors
 import time
 from pathlib import Path
 
-from hostagent.enforcer import doors
+from hostagent.enforcer import doors, takeover
 from hostagent.enforcer.admission import STEP_S, Admission
 from hostagent.enforcer.audit.auditor import Auditor
 from hostagent.enforcer.bpf import kept
 from hostagent.enforcer.bpf.programs import Programs
-from hostagent.enforcer.confinement.launch import Report, children, receive, start
+from hostagent.enforcer.confinement.launch import Report, children, receive, start, wait
 from hostagent.enforcer.cutting import Cutting
 from hostagent.enforcer.fence import Fence
 from hostagent.enforcer.fencewatch import FenceWatch
@@ -30,7 +30,7 @@ from hostagent.enforcer.proxylink import ProxyLink
 from hostagent.enforcer.quarantine import Quarantine
 from hostagent.enforcer.removal import remove_runtime
 from hostagent.enforcer.reporting.attempts import AttemptWatch
-from hostagent.enforcer.reporting.connects import BpfWatch
+from hostagent.enforcer.reporting.connects import BpfWatch, expect, register
 from hostagent.enforcer.reporting.evidence import Evidence
 from hostagent.enforcer.reporting.lineage import Lineage
 from hostagent.enforcer.reporting.watch import RefusalWatch
@@ -40,6 +40,7 @@ from hostagent.enforcer.verify.verification import Own, Verification
 from hostagent.ipc import (
     Admitted,
     Draw,
+    Exited,
     Failed,
     Launch,
     Leave,
@@ -95,19 +96,25 @@ class Leaves:
 
     # -- the service's own life ------------------------------------------------------------------------------------
 
-    def begin(self) -> None:
-        """Make the slice, end what an earlier enforcerd left in it, load and prove the fence.
+    def begin(self) -> list[Peer]:
+        """Make the slice, load and prove the fence, and go on with what an earlier enforcerd left; return the launchers of that.
 
-        The leaves of an enforcerd that died are fenced but cannot be taken over: their listeners died with it.
+        A leaf whose descriptors nobody kept is fenced but cannot be taken over, because its listeners died: it is ended.
 
         Raises:
             HostagentError: the host cannot be fenced.
         """
         self.slice.create()
-        doors.clear(self._settings.runtime)
+        found = self._returned()
+        doors.clear(self._settings.runtime, takeover.doors_of(found))
+        for each in found:
+            self._leaves[each.governed.leaf.name] = each.governed
+            expect(self.programs, each.governed)
         self.programs.install()
-        self.fence.load([], self._settings.loopback_ports())
+        self.fence.load(self.live(), self._settings.loopback_ports())
         for name in self.slice.leaves():
+            if name in self._leaves:
+                continue
             processes = self.slice.leaf(name).processes()
             self.slice.leaf(name).remove()
             detail = f"leaf {name} of an earlier enforcerd ended ({len(processes)} processes)"
@@ -116,6 +123,47 @@ class Leaves:
         self.watch.begin()
         self.bpf.begin()
         self._fence_watch.begin(self._selector, self.slice)
+        return self._take_over(found)
+
+    def _returned(self) -> list[takeover.Returned]:
+        """Return the leaves that go on; tell the launchers of those that ended while nobody was here."""
+        found = takeover.returned(self._settings, self.slice)
+        for each in found:
+            if each.governed.stage is Stage.ENDED:
+                self._evidence.exit(each.governed)
+                each.peer.send(each.request_id, Exited(each.governed.leaf.name, each.governed.status or 0))
+                each.peer.close()
+        return [each for each in found if each.governed.stage is Stage.RUNNING]
+
+    def _take_over(self, found: list[takeover.Returned]) -> list[Peer]:
+        """Go on with leaves that run. One that cannot be governed as before is ended."""
+        self.auditor.former = takeover.former_servers(found)
+        ports = self._settings.loopback_ports()
+        if found:
+            self._link.expected(time.monotonic())
+        for each in found:
+            governed = each.governed
+            assert governed.process is not None
+            self._launchers.returned(governed.leaf.name, each.peer, each.request_id)
+            self.auditor.returned(governed.leaf.name, each.unmarked)
+            self.watch.add(governed)
+            self._selector.register(governed.process.control, selectors.EVENT_READ, lambda governed=governed: self._reported(governed))
+            try:
+                for path, descriptor in each.heard:
+                    if path:
+                        self.attempts.hear_dials(governed, descriptor, path)
+                    else:
+                        self.attempts.hear_calls(governed, descriptor)
+                if governed.isolated:
+                    governed.load_isolated(self._settings, ports)
+                governed.loopback_ports = ports
+                register(self.programs, governed)
+                self.lineage.begin(governed)
+            except (HostagentError, OSError) as error:
+                self.end(governed, f"it cannot go on under a new enforcerd: {error}")
+                continue
+            self._evidence.service("started", f"leaf {governed.leaf.name} of an earlier enforcerd goes on")
+        return [each.peer for each in found]
 
     def abandon(self) -> None:
         """We stop: programs, fence and what the proxy serves stay as they are, as if we had been killed."""
@@ -400,9 +448,20 @@ class Leaves:
             governed.forget_request()
             if not self._launchers.started(governed, descriptors) and governed.leaf.name in self._own:
                 self._own[governed.leaf.name].started(os.dup(descriptors[1]))
+            self._keep(governed)
         finally:
             for descriptor in descriptors:
                 os.close(descriptor)
+
+    def _keep(self, governed: Governed) -> None:
+        """Have what belongs to a leaf that runs outlast us. One of our own, or without a launcher, need not."""
+        asked = self._launchers.asked(governed.leaf.name)
+        if self._settings.store is not None and asked is not None:
+            name = governed.leaf.name
+            try:
+                takeover.keep(self._settings.store, governed, asked, self.attempts.heard(name), self.auditor.unmarked(name), self.auditor.former)
+            except (OSError, ValueError) as error:
+                log.warning("leaf %s ends with this enforcerd, it cannot be kept: %s", name, error)
 
     def hear_ends(self) -> None:
         """Take every report that has come, outside of the loop."""
@@ -420,9 +479,9 @@ class Leaves:
     def _finish(self, governed: Governed) -> None:
         """The first process is gone, and with it everything in its pid namespace."""
         assert governed.process is not None
-        _, wait_status = os.waitpid(governed.process.pid, 0)
+        code = wait(governed.process)
         if governed.status is None:
-            governed.status = os.waitstatus_to_exitcode(wait_status) or -9
+            governed.status = code or -9
         ran = governed.stage is Stage.RUNNING
         self._release(governed)
         if ran:
@@ -456,6 +515,8 @@ class Leaves:
         self.bpf.end(governed)
         self.lineage.end(governed)
         self._leaves.pop(governed.leaf.name, None)
+        if self._settings.store is not None:
+            self._settings.store.drop(governed.leaf.name)
         was_shared = not governed.isolated and governed.listeners is not None
         try:
             governed.release()

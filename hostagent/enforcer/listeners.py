@@ -38,16 +38,20 @@ class Listeners:
     ``doors`` are those that come after them.
     """
 
-    def __init__(self, port: int, dns_port: int) -> None:
+    def __init__(self, port: int, dns_port: int, returned: Iterable[socket.socket] = ()) -> None:
         """Bind, in the network namespace that the calling process is in; nothing is dialled through until ``open``.
+
+        ``returned``: the six of an earlier enforcerd, in their order, instead.
 
         Raises:
             OSError: a port is taken (EADDRINUSE).
         """
         self.port = port
         self.dns_port = dns_port
-        self._sockets: list[socket.socket] = []
+        self._sockets: list[socket.socket] = list(returned)
         self.doors: list[Door] = []
+        if self._sockets:
+            return
         try:
             for kind, number in ((socket.SOCK_STREAM, port), (socket.SOCK_DGRAM, dns_port), (socket.SOCK_STREAM, dns_port)):
                 for family, address in _LOOPBACK:
@@ -55,6 +59,11 @@ class Listeners:
         except OSError:
             self.close()
             raise
+
+    @property
+    def own(self) -> list[socket.socket]:
+        """The six."""
+        return list(self._sockets)
 
     @property
     def descriptors(self) -> list[int]:

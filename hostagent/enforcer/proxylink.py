@@ -31,6 +31,11 @@ class ProxyLink:
         self._leaving = False
         self._shut_at = 0.0
 
+    def expected(self, now: float) -> None:
+        """We are new here, and listeners are open: a proxy is to come as after one that said that it would go."""
+        self._leaving = True
+        self.detached(now)
+
     def leaving(self) -> None:
         """It has said that it is about to go, and that another will follow."""
         self._leaving = True

@@ -81,7 +81,7 @@ class Server:
         self._listener: socket.socket | None = None
 
     def run(self, ready: Callable[[], None] = lambda: None, alive: Callable[[], None] = lambda: None) -> bool:
-        """Load the fence, end what an earlier enforcerd left in the slice, and serve until SIGTERM, SIGINT or an uninstall.
+        """Load the fence, go on with what an earlier enforcerd left in the slice or end it, and serve until SIGTERM, SIGINT or an uninstall.
 
         Returns whether it was an uninstall: then the fence is gone, and to be started again is not wanted.
 
@@ -93,8 +93,11 @@ class Server:
             HostagentError: the host cannot be fenced.
         """
         kernel.become_subreaper()
-        self._leaves.begin()
+        launchers = self._leaves.begin()
         self._listener = listen(self._settings.socket_path)
+        for peer in launchers:
+            self._door.enter(peer, time.monotonic())
+            self._selector.register(peer.connection, selectors.EVENT_READ, lambda peer=peer: self._readable(peer))
         self._selector.register(self._listener, selectors.EVENT_READ, self._accept)
         self._watch_signals()
         self._evidence.service("started", "")

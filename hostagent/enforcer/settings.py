@@ -2,15 +2,28 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import NamedTuple
+from typing import NamedTuple, Protocol
 
 from hostagent.model.ports import Journal
 from hostagent.model.workload import Workload
 
 ISOLATED_PORT = 901
 """Where an isolated leaf's listeners are, on loopback inside its namespace; DNS is on the port after."""
+
+
+class DescriptorStore(Protocol):
+    """Keeps descriptors for the next enforcerd, as a service manager does (sd_pid_notify_with_fds(3))."""
+
+    def take(self) -> Mapping[str, Sequence[int]]:
+        """Return, once, what an earlier enforcerd had kept, by name; the descriptors are the caller's."""
+
+    def keep(self, name: str, descriptors: Sequence[int]) -> None:
+        """Keep duplicates under ``name``."""
+
+    def drop(self, name: str) -> None:
+        """Let go of what is kept under ``name``."""
 
 
 class Reread(NamedTuple):
@@ -38,6 +51,7 @@ class Settings:
     of root's; empty: a restart forgets them. ``firewall`` is "nft", "iptables", or "auto" for the first of them that works.
     ``verify_every_s``: seconds between two verifications that nobody asked for (0: none, and none after a reload); ``verify_freeze``: while the last one failed,
     nothing is launched; both may be replaced by what ``reread`` (asked at each reload) finds; ``target_names`` are host names that a workload must be able to resolve.
+    ``store`` keeps what running leaves need over our own end (``takeover``); None: they end when the next enforcerd starts.
     """
 
     runtime: str
@@ -65,6 +79,7 @@ class Settings:
     target_names: Callable[[], tuple[str, ...]] = tuple
     bpf: str = "auto"
     reread: Callable[[], Reread] | None = None
+    store: DescriptorStore | None = None
 
     @property
     def socket_path(self) -> str:

@@ -52,7 +52,8 @@ class TrustWatch:
         except (HostagentError, OSError):
             return False  # no proxy has been here yet; one that removes it changes nothing for those who run
         first, self._seen, self._authority = not self._authority, stamp, authority
-        return not first
+        # Whoever runs already under an earlier enforcerd may have an older one.
+        return not first or any(each.returned for each in self._live())
 
     def _renew(self) -> None:
         live = {each.leaf.name: each for each in self._live()}

@@ -9,6 +9,7 @@ import asyncio
 import errno
 import ipaddress
 import logging
+import os
 import socket
 import struct
 from collections.abc import Callable, Mapping, Sequence
@@ -108,6 +109,12 @@ class Listeners:
                 loop.add_reader(listener.fileno(), self._accept, listener)
 
         loop.call_later(_PAUSE_S, resume)
+
+
+def same_socket(bound: socket.socket) -> tuple[int, int]:
+    """Return what two descriptors have in common if they are of the same socket (device and inode)."""
+    status = os.fstat(bound.fileno())
+    return status.st_dev, status.st_ino
 
 
 def original_destination(connection: socket.socket) -> Endpoint:

@@ -44,7 +44,7 @@ from hostagent.proxy.identities import Identities
 from hostagent.proxy.idle import Watch
 from hostagent.proxy.inbound import Draw, InboundPorts, Surroundings, identity_fields
 from hostagent.proxy.kept import KeptTickets
-from hostagent.proxy.listener import Listeners
+from hostagent.proxy.listener import Listeners, same_socket
 from hostagent.proxy.memory import Keeper, Memory
 from hostagent.proxy.secrets import Secrets
 from hostagent.proxy.session import Session
@@ -61,7 +61,7 @@ _CANCELS = 16
 
 @dataclass
 class Leaf:
-    """One governed leaf, as enforcerd announced it."""
+    """One governed leaf, as enforcerd announced it. ``sockets``: what of the kernel's its listeners are."""
 
     name: str
     workload: str
@@ -70,6 +70,7 @@ class Leaf:
     flood: Flood
     inbound: InboundPorts
     uid: int
+    sockets: frozenset[tuple[int, int]]
     sessions: set[Session] = field(default_factory=set)
 
 
@@ -133,7 +134,7 @@ class Service:
         uid: int = -1,
         inbound: Mapping[Endpoint, socket.socket] = MappingProxyType({}),
     ) -> None:
-        """Serve a leaf's listeners from now on; a leaf announced again gets the new ones.
+        """Serve a leaf's listeners from now on; a leaf announced again gets the new ones, unless they are those that it has.
 
         Args:
             name: the leaf.
@@ -144,6 +145,11 @@ class Service:
             uid: the leaf's; only that may dial the unix listeners.
             inbound: the host's listeners for connections into the leaf, by where they are bound.
         """
+        announced = frozenset(same_socket(each) for each in (*sockets, *paths.values(), *inbound.values()))
+        if name in self._leaves and self._leaves[name].sockets == announced:  # another enforcerd goes on with it
+            for each in (*sockets, *paths.values(), *inbound.values()):
+                each.close()
+            return
         self.retire(name, "announced anew")
 
         def accepted(connection: socket.socket, peer: Endpoint, destination: Endpoint) -> None:
@@ -152,7 +158,7 @@ class Service:
         flood = Flood(name, workload, self._parts.journal.append)
         places = {Endpoint(path, 0): listener for path, listener in paths.items()}
         ports = InboundPorts(name, workload, inbound, self._parts.journal, self._around(workload))
-        leaf = Leaf(name, workload, launcher, Listeners(name, workload, sockets, accepted, places), flood, ports, uid)
+        leaf = Leaf(name, workload, launcher, Listeners(name, workload, sockets, accepted, places), flood, ports, uid, announced)
         self._leaves[name] = leaf
         leaf.listeners.start()
         ports.start()

@@ -34,7 +34,7 @@ def test_the_drop_in_makes_the_launcher_the_main_process() -> None:
     assert 'ExecStart=/usr/bin/hostagent run --workload bot --as-service -- /opt/report --every "60 s" "100%%"' in lines
     assert "ExecStartPre=-/usr/bin/hostagent run --workload bot --as-service -- /bin/mkdir -p /tmp/a" in lines
     assert lines.index("ExecStart=") < next(number for number, line in enumerate(lines) if line.startswith("ExecStart=/"))
-    assert {"Requires=hostagent-enforcerd.service", "Type=notify", "RestartSec=3s", "RestartForceExitStatus=125"} <= set(lines)
+    assert {"Wants=hostagent-enforcerd.service hostagent-proxyd.service", "StopPropagatedFrom=hostagent.target", "Type=notify", "RestartSec=3s", "RestartForceExitStatus=125"} <= set(lines)
 
 
 @pytest.mark.parametrize(

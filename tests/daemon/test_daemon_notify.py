@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import contextlib
 import logging
+import os
 import socket
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -36,6 +39,25 @@ def test_ready_and_watchdog_are_heard_and_no_child_inherits_the_line(tmp_path: P
         manager.setblocking(False)
         with pytest.raises(BlockingIOError):
             manager.recv(100)
+
+
+def test_descriptors_are_kept_by_name_and_found_by_the_next_process(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    with _listener(tmp_path / "notify") as manager:
+        monkeypatch.setenv("NOTIFY_SOCKET", str(tmp_path / "notify"))
+        notifier = Notifier()
+        read, write = os.pipe()
+        notifier.keep("leaf-1.scope", [read, write])
+        notifier.drop("leaf-1.scope")
+        text, kept, _, _ = socket.recv_fds(manager, 200, 10)
+        assert (text, len(kept)) == (b"FDSTORE=1\nFDPOLL=0\nFDNAME=leaf-1.scope", 2)
+        assert manager.recv(200) == b"FDSTOREREMOVE=1\nFDNAME=leaf-1.scope"
+        for descriptor in (*kept, read, write):
+            os.close(descriptor)
+    code = "import fcntl, os\nfrom hostagent.daemon.notify import Notifier\nfound = Notifier().take()\n"
+    code += "print(found, fcntl.fcntl(3, fcntl.F_GETFD), 'LISTEN_FDS' in os.environ)"
+    start = 'export LISTEN_FDS=2 LISTEN_FDNAMES=leaf:leaf LISTEN_PID=$$; exec "$0" -c "$1" 3</dev/null 4</dev/null'
+    done = subprocess.run(["/bin/sh", "-c", start, sys.executable, code], capture_output=True, text=True, check=True)
+    assert done.stdout == "{'leaf': [3, 4]} 1 False\n"
 
 
 def test_a_journal_entry_has_priority_and_fields_also_when_its_text_has_lines(tmp_path: Path) -> None:

@@ -15,6 +15,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from hostagent.daemon.notify import Notifier
 from hostagent.enforcer import Server, Settings
 from hostagent.model.errors import JournalError
 from hostagent.model.event import Event
@@ -55,6 +56,7 @@ def main(text: str) -> None:
     given = json.loads(text)
     logging.basicConfig(level=logging.INFO, format="%(name)s: %(message)s", stream=sys.stderr)
     os.makedirs(given["runtime"], exist_ok=True)
+    notifier = Notifier()
     settings = Settings(
         runtime=given["runtime"],
         proxy_uid=given["proxy_uid"],
@@ -74,6 +76,7 @@ def main(text: str) -> None:
         verify_every_s=given.get("verify_every_s", 0.0),
         verify_freeze=given.get("verify_freeze", False),
         bpf=given.get("bpf", "auto"),
+        store=notifier if notifier.listening else None,
     )
     Server(settings).run(lambda: print("ready", flush=True))
 

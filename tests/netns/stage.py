@@ -19,6 +19,7 @@ from pyroute2 import IPRoute
 
 from hostagent.enforcer import kernel
 from hostagent.enforcer.removal import remove_everything
+from tests.netns.manager import Manager
 from tests.stage.uids import FIRST_UID
 
 REPOSITORY = Path(__file__).resolve().parents[2]
@@ -92,6 +93,7 @@ class Stage:
         self.enforcer: subprocess.Popen[str] | None = None
         self.proxy: subprocess.Popen[bytes] | None = None
         self.sink: subprocess.Popen[bytes] | None = None
+        self.manager: Manager | None = None
 
     @property
     def socket_path(self) -> str:
@@ -142,10 +144,15 @@ class Stage:
         wait_for("the sink", lambda: self.sink_log.exists() and self.sink_log.read_text())
 
     def start_enforcer(self) -> None:
+        words: list[str] = []
+        options: dict[str, Any] = {}
+        if self.manager is not None:
+            self.manager.hear()
+            words, descriptors = self.manager.command()
+            options = {"env": {**os.environ, "NOTIFY_SOCKET": str(self.manager.path)}, "pass_fds": descriptors}
+        words += ["tests.netns.enforcer_process", json.dumps(self.settings)]
         with open(self.folder / "enforcer.log", "a") as log:
-            self.enforcer = self._spawn(
-                "tests.netns.enforcer_process", json.dumps(self.settings), network=self.host, stdout=subprocess.PIPE, stderr=log, text=True
-            )
+            self.enforcer = self._spawn(*words, network=self.host, stdout=subprocess.PIPE, stderr=log, text=True, **options)
         assert self.enforcer.stdout is not None
         line = self.enforcer.stdout.readline()
         assert line == "ready\n", (self.folder / "enforcer.log").read_text()
@@ -251,6 +258,9 @@ class Stage:
                 process.wait(20)
             if process is not None and process.stdout is not None:
                 process.stdout.close()
+        if self.manager is not None:
+            self.manager.hear()
+            self.manager.close()
         with kernel.in_network(self.host):
             remove_everything(self.slice, self.settings["table"], str(self.runtime))
         os.close(self.host)

@@ -97,6 +97,7 @@ class Auditor:
         """
         self.due = 0.0
         self.problem = ""
+        self.former: frozenset[int] = frozenset()
         self._settings = settings
         self._evidence = evidence
         self._live = live
@@ -121,6 +122,15 @@ class Auditor:
         except OSError as error:
             self._unmarked[governed.leaf.name] = str(error)
             log.warning("leaf %s: its sockets carry no mark: %s", governed.leaf.name, error)
+
+    def unmarked(self, leaf: str) -> str:
+        """Return why a leaf's sockets carry no mark, empty when they do."""
+        return self._unmarked.get(leaf, "")
+
+    def returned(self, leaf: str, unmarked: str) -> None:
+        """Go on with a leaf that an earlier enforcerd marked; ``unmarked`` says why it could not."""
+        if unmarked:
+            self._unmarked[leaf] = unmarked
 
     def step(self, now: float) -> None:
         """Look on for a few milliseconds; when everything was looked at, rest until the next ``due``."""
@@ -272,6 +282,7 @@ class Auditor:
             uid=governed.account.uid if governed.account.own else -1,
             # Both live as long as this look: neither number can be another's.
             servers=frozenset({os.getpid(), governed.process.pid}),
+            former=self.former,
             server_uid=self._settings.proxy_uid,
             has=lambda pid: pid in governed.leaf.processes(),
         )

@@ -41,7 +41,8 @@ class Inside:
 
     ``number`` the leaf's, in its mark; ``marked`` whether the kernel can answer for it; ``cookie`` the network namespace's;
     ``uid`` the workload's own uid, or -1 for a login user, whom others share; ``servers`` the pids, ``server_uid`` the uid behind
-    the unix sockets that we put into a workload's view; ``has`` whether a process is in the leaf.
+    the unix sockets that we put into a workload's view; ``former`` the pids, which may be others' by now, of enforcers before us, of
+    root alone; ``has`` whether a process is in the leaf.
     """
 
     number: int
@@ -49,6 +50,7 @@ class Inside:
     cookie: int
     uid: int
     servers: frozenset[int]
+    former: frozenset[int]
     server_uid: int
     has: Callable[[int], bool]
 
@@ -143,7 +145,7 @@ def _elsewhere(held: socket.socket, owner: int, inside: Inside) -> str:
 def _foreign_peer(held: socket.socket, inside: Inside) -> str:
     """Return who is at the other end, if that is somebody outside who is not one of our own servers."""
     pid, uid = _peer(held)
-    if uid in (_NOBODY, inside.server_uid) or pid in inside.servers:
+    if uid in (_NOBODY, inside.server_uid) or pid in inside.servers or (uid == 0 and pid in inside.former):
         return ""
     if inside.uid >= 0:
         return "" if uid == inside.uid else f"uid {uid}, pid {pid}"

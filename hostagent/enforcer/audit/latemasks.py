@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import secrets
 import signal
 import socket
 import stat
@@ -65,13 +66,12 @@ def look(first: int, path: str) -> InView | None:
     return InView(path, place, status.st_dev, status.st_ino, read_only)
 
 
-def cover(first: int, found: Sequence[InView], number: int) -> list[socket.socket]:
+def cover(first: int, found: Sequence[InView]) -> list[socket.socket]:
     """Put a listener that nobody serves over each of ``found`` and return them, in that order.
 
     Args:
         first: pid of the workload's first process.
         found: what to cover.
-        number: how many were covered so before; names the new ones.
 
     Raises:
         HostagentError: at least one is not covered.
@@ -82,7 +82,7 @@ def cover(first: int, found: Sequence[InView], number: int) -> list[socket.socke
     with ours, theirs:
         child = os.fork()
         if child == 0:
-            _child(mounts, theirs, found, number)
+            _child(mounts, theirs, found)
         os.close(mounts)
         theirs.close()
         try:
@@ -110,7 +110,7 @@ def _received(ours: socket.socket, wanted: int) -> list[socket.socket]:
     return listeners
 
 
-def _child(mounts: int, theirs: socket.socket, found: Sequence[InView], number: int) -> None:
+def _child(mounts: int, theirs: socket.socket, found: Sequence[InView]) -> None:
     """Cover and report; never returns."""
     try:
         signal.set_wakeup_fd(-1)
@@ -118,8 +118,8 @@ def _child(mounts: int, theirs: socket.socket, found: Sequence[InView], number: 
             signal.signal(number_of, signal.SIG_DFL)
         signal.alarm(_TIMEOUT_S)
         kernel.setns(mounts, kernel.CLONE_NEWNS)
-        for offset, each in enumerate(found):
-            listener = _refusing(f"{STAGE}/late-{number + offset}", each.place)
+        for each in found:
+            listener = _refusing(f"{STAGE}/late-{secrets.token_hex(8)}", each.place)
             socket.send_fds(theirs, [b"covered"], [listener.fileno()])
     except BaseException as error:  # noqa: BLE001 - told to whoever started us
         with contextlib.suppress(OSError):

@@ -125,7 +125,7 @@ class Newcomers:
 
     def _cover(self, governed: Governed, leaf: _Leaf, found: list[InView]) -> None:
         assert governed.process is not None
-        listeners = cover(governed.process.pid, found, leaf.masks)
+        listeners = cover(governed.process.pid, found)
         for each, listener in zip(found, listeners, strict=True):
             self._hear(governed, leaf, listener, each.path)
 

@@ -106,6 +106,15 @@ def start(plan: Plan) -> Process:
     return Process(pid, ours)
 
 
+def wait(process: Process) -> int | None:
+    """Wait for a first process whose ``control`` is closed; return its exit code or minus its signal, None for an earlier enforcerd's."""
+    try:
+        _, status = os.waitpid(process.pid, 0)
+    except ChildProcessError:
+        return None
+    return os.waitstatus_to_exitcode(status)
+
+
 def receive(control: socket.socket) -> Report | None:
     """Return the next report, or None when the other end is closed.
 

@@ -10,7 +10,7 @@ import contextlib
 import os
 import secrets
 import socket
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from pathlib import Path
 
 from hostagent.enforcer import kernel
@@ -20,22 +20,28 @@ _BACKLOG = 512
 
 
 class UnixDoor:
-    """One listener and its file."""
+    """One listener and its file, ``place``."""
 
-    def __init__(self, folder: Path, path: str) -> None:
-        """Bind, for ``path`` in the workload's view; nobody can dial before ``open``.
+    def __init__(self, place: Path, path: str, returned: socket.socket | None = None) -> None:
+        """Bind at ``place``, for ``path`` in the workload's view; nobody can dial before ``open``.
+
+        ``returned``: the listener of an earlier enforcerd, bound there and in view already, instead.
 
         Raises:
             OSError: the kernel refused a step.
         """
         self.path = path
-        self._file = folder / secrets.token_hex(8)
+        self.place = place
         self._tree = -1
         self._place = -1
+        if returned is not None:
+            self.listener = returned
+            self._place = os.open(place, os.O_PATH | os.O_NOFOLLOW | os.O_CLOEXEC)
+            return
         self.listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM | socket.SOCK_CLOEXEC | socket.SOCK_NONBLOCK)
         try:
-            self.listener.bind(str(self._file))
-            self._place = os.open(self._file, os.O_PATH | os.O_NOFOLLOW | os.O_CLOEXEC)
+            self.listener.bind(str(self.place))
+            self._place = os.open(self.place, os.O_PATH | os.O_NOFOLLOW | os.O_CLOEXEC)
             self._permit(0)
             self._tree = kernel.open_tree(self._place)
             add = kernel.MOUNT_ATTR_RDONLY | kernel.MOUNT_ATTR_NOSUID | kernel.MOUNT_ATTR_NODEV
@@ -70,7 +76,7 @@ class UnixDoor:
     def close(self) -> None:
         """Give everything back."""
         self.listener.close()
-        self._file.unlink(missing_ok=True)
+        self.place.unlink(missing_ok=True)
         for descriptor in (self._tree, self._place):
             if descriptor >= 0:
                 os.close(descriptor)
@@ -91,7 +97,7 @@ def unix_doors(runtime: str, paths: Sequence[str]) -> list[UnixDoor]:
     with contextlib.ExitStack() as undo:
         made = []
         for path in paths:
-            made.append(UnixDoor(folder, path))
+            made.append(UnixDoor(folder / secrets.token_hex(8), path))
             undo.callback(made[-1].close)
         undo.pop_all()
     return made
@@ -102,9 +108,11 @@ def folder_in(runtime: str) -> Path:
     return Path(runtime) / "sockets"
 
 
-def clear(runtime: str) -> None:
-    """Remove what an enforcerd that was killed left behind."""
+def clear(runtime: str, kept: Collection[str] = ()) -> None:
+    """Remove what an enforcerd that was killed left behind, but for the files ``kept``."""
     with contextlib.suppress(FileNotFoundError):
         for left in folder_in(runtime).iterdir():
-            left.unlink()
-        folder_in(runtime).rmdir()
+            if str(left) not in kept:
+                left.unlink()
+        if not kept:
+            folder_in(runtime).rmdir()

@@ -33,10 +33,11 @@ _Key = tuple[str, str, str]
 
 @dataclass(slots=True)
 class _Leaf:
-    """What is heard of one leaf. ``tokens`` is what is left of its budget; ``paused`` whether it must wait for the next tick."""
+    """What is heard of one leaf. ``paths``: where the sources are (empty: its denied calls); ``tokens`` is what is left of its budget; ``paused`` whether it must wait for the next tick."""
 
     workload: str
     sources: dict[CallListener | socket.socket, Callable[[], None]] = field(default_factory=dict)
+    paths: list[tuple[str, CallListener | socket.socket]] = field(default_factory=list)
     counts: dict[_Key, int] = field(default_factory=dict)
     tokens: float = _AT_ONCE
     paused: bool = False
@@ -56,13 +57,18 @@ class AttemptWatch:
     def hear_calls(self, governed: Governed, descriptor: int) -> None:
         """Answer a leaf's denied system calls, which arrive at ``descriptor``, from now on."""
         listener = CallListener(descriptor, ARCHITECTURES[os.uname().machine])
-        self._add(governed, listener, lambda: self._calls(governed.leaf.name, listener))
+        self._add(governed, listener, "", lambda: self._calls(governed.leaf.name, listener))
 
     def hear_dials(self, governed: Governed, descriptor: int, path: str) -> None:
         """Refuse dials of a masked socket: ``descriptor`` listens in its place at ``path``."""
         listener = socket.socket(fileno=descriptor)
         listener.setblocking(False)
-        self._add(governed, listener, lambda: self._dials(governed.leaf.name, listener, path))
+        self._add(governed, listener, path, lambda: self._dials(governed.leaf.name, listener, path))
+
+    def heard(self, leaf: str) -> list[tuple[str, int]]:
+        """Return what is heard of a leaf: the path of each masked socket, empty for its denied calls, and the descriptor."""
+        found = self._leaves.get(leaf)
+        return [(path, source.fileno()) for path, source in found.paths if source in found.sources] if found else []
 
     def end(self, governed: Governed) -> None:
         """A leaf has ended: write down what is left and let go of it."""
@@ -96,9 +102,10 @@ class AttemptWatch:
         for name, leaf in self._leaves.items():
             self._write(name, leaf)
 
-    def _add(self, governed: Governed, source: CallListener | socket.socket, heard: Callable[[], None]) -> None:
+    def _add(self, governed: Governed, source: CallListener | socket.socket, path: str, heard: Callable[[], None]) -> None:
         leaf = self._leaves.setdefault(governed.leaf.name, _Leaf(governed.workload.name))
         leaf.sources[source] = heard
+        leaf.paths.append((path, source))
         if not leaf.paused:
             self._selector.register(source, selectors.EVENT_READ, heard)
 

@@ -69,6 +69,18 @@ def register(programs: Programs, governed: Governed) -> None:
     programs.register(governed.cgroup, netns, flags, governed.number)
 
 
+def expect(programs: Programs, governed: Governed) -> None:
+    """As ``register``, of a leaf that runs, before the programs are put in force anew: they are never without it.
+
+    Raises:
+        OSError: its network is gone.
+    """
+    with kernel.in_network(governed.network) if governed.network >= 0 else contextlib.nullcontext():
+        netns = netns_cookie()
+    flags = (0 if governed.isolated else layout.FLAG_SHARED) | (0 if governed.workload.unix_sockets else layout.FLAG_NO_UNIX)
+    programs.register(governed.leaf.id, netns, flags, governed.number)
+
+
 class BpfWatch:
     """Reads the rings while enforcerd runs; what comes meanwhile waits in them for the next enforcerd."""
 

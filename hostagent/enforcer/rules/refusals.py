@@ -52,15 +52,16 @@ class Refused(NamedTuple):
 class PacketLog:
     """Reads one log group of the network namespace in which it was made."""
 
-    def __init__(self, group: int) -> None:
-        """Bind to ``group``.
+    def __init__(self, group: int, returned: socket.socket | None = None) -> None:
+        """Bind to ``group``. ``returned``: an earlier enforcerd's socket, which is bound and may hold what came meanwhile.
 
         Raises:
             OSError: taken by somebody else (EBUSY), or the kernel has no NFLOG.
         """
-        self._socket = socket.socket(
-            socket.AF_NETLINK, socket.SOCK_RAW | socket.SOCK_CLOEXEC, _NETLINK_NETFILTER
-        )
+        self._socket = returned or socket.socket(socket.AF_NETLINK, socket.SOCK_RAW | socket.SOCK_CLOEXEC, _NETLINK_NETFILTER)
+        if returned is not None:
+            returned.setblocking(False)
+            return
         try:
             self._socket.settimeout(2.0)
             self._socket.bind((0, 0))
