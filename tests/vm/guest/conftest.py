@@ -5,17 +5,18 @@ Nothing here is in a namespace of its own: this machine lives for one run.
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import subprocess
-from collections.abc import Generator, Iterator
+from collections.abc import Generator, Iterator, Mapping, Sequence
 from pathlib import Path
 
 import pytest
 
 from tests.bypass.results import Run
 from tests.stage import Service, Settings, World
-from tests.stage.world import ACCOUNTS, APPROVERS_GROUP, REPOSITORY, wait_for
+from tests.stage.world import ACCOUNTS, APPROVERS_GROUP, DATABASE_NAME, REPOSITORY, wait_for
 
 DOCUMENT = """\
 launchers: [root]
@@ -63,6 +64,34 @@ def as_dana(*command: str, text: str = "") -> subprocess.CompletedProcess[str]:
     """Run a command as the login user, ungoverned, as in a session of hers."""
     words = ["setpriv", "--reuid=dana", "--regid=dana", "--init-groups", "--", "env", "XDG_RUNTIME_DIR=/run/user/1901", "HOME=/home/dana"]
     return subprocess.run([*words, *command], input=text, capture_output=True, text=True, check=False, timeout=120, cwd="/")
+
+
+class Governed:
+    """A workload that asks the database one question per line that it is given."""
+
+    def __init__(self, command: Sequence[str], workload: str, environment: Mapping[str, str] | None = None) -> None:
+        """``command`` is hostagent's."""
+        query = ["psql", "-X", "-At", f"host={DATABASE_NAME} dbname=crm user=crm_app sslmode=require", "-f", "-"]
+        words = [*command, "run", "--workload", workload, "--no-tty", "--", *query]
+        self.process = subprocess.Popen(words, env=environment, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, cwd="/")
+
+    def ask(self, question: str) -> str:
+        """Return one line of answer, empty at the end."""
+        assert self.process.stdin is not None
+        assert self.process.stdout is not None
+        self.process.stdin.write(question + "\n")
+        self.process.stdin.flush()
+        return self.process.stdout.readline().strip()
+
+    def close(self) -> int:
+        """Return the exit status."""
+        assert self.process.stdin is not None
+        assert self.process.stdout is not None
+        with contextlib.suppress(BrokenPipeError):
+            self.process.stdin.close()
+        code = self.process.wait(60)
+        self.process.stdout.close()
+        return code
 
 
 @pytest.fixture(scope="session")

@@ -12,7 +12,7 @@ import pytest
 
 from tests.stage import Service, World
 from tests.stage.world import DATABASE_NAME, DATABASE_V4, wait_for
-from tests.vm.guest.conftest import ENGINE, MARKS, as_dana, sh
+from tests.vm.guest.conftest import ENGINE, MARKS, Governed, as_dana, sh
 from tests.vm.guest.guest_hostile import PLACES, SOCKETS, commands
 
 SLICE = Path("/sys/fs/cgroup/governed.slice")
@@ -31,6 +31,10 @@ _QUERY = ["psql", "-X", "-At", f"host={DATABASE_NAME} dbname=crm user=crm_app ss
 
 def ask(service: Service, workload: str, question: str) -> subprocess.CompletedProcess[str]:
     return service.launch(*_QUERY, question, workload=workload)
+
+
+def governed_by(service: Service, workload: str) -> Governed:
+    return Governed(service.command, workload, service.environment)
 
 
 def attempts(names: Iterable[str]) -> list[object]:
@@ -173,33 +177,10 @@ def test_nothing_came_of_any_of_it(service: Service, attempted: tuple[str, dict[
 # -- systemd and our slice -----------------------------------------------------------------------------------------------------
 
 
-class Governed:
-    """A workload that asks the database one question per line that it is given."""
-
-    def __init__(self, service: Service, workload: str) -> None:
-        command = [*service.command, "run", "--workload", workload, "--no-tty", "--", *_QUERY[:-1], "-f", "-"]
-        self.process = subprocess.Popen(command, env=service.environment, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, cwd="/")
-
-    def ask(self, question: str) -> str:
-        assert self.process.stdin is not None
-        assert self.process.stdout is not None
-        self.process.stdin.write(question + "\n")
-        self.process.stdin.flush()
-        return self.process.stdout.readline().strip()
-
-    def close(self) -> int:
-        assert self.process.stdin is not None
-        assert self.process.stdout is not None
-        self.process.stdin.close()
-        code = self.process.wait(60)
-        self.process.stdout.close()
-        return code
-
-
 @pytest.mark.parametrize("placement", ["isolated", "shared"])
 @pytest.mark.parametrize("job", ["daemon-reload", "daemon-reexec"])
 def test_systemds_own_housekeeping_leaves_slice_and_leaves_alone(service: Service, placement: str, job: str) -> None:
-    governed = Governed(service, placement)
+    governed = governed_by(service, placement)
     assert governed.ask("select 1;") == "1"
     before = {path: path.stat().st_ino for path in (SLICE, *(each for each in SLICE.iterdir() if each.is_dir()))}
     assert len(before) >= 3, "the slice, its anchor, a leaf"
@@ -215,7 +196,7 @@ def test_systemds_own_housekeeping_leaves_slice_and_leaves_alone(service: Servic
 @pytest.mark.parametrize("placement", ["isolated", "shared"])
 def test_a_unit_of_the_slices_name_is_started_and_stopped(service: Service, placement: str) -> None:
     """systemd then takes the folder for its own: whatever becomes of it, nothing leaks and service comes back."""
-    governed = Governed(service, placement)
+    governed = governed_by(service, placement)
     assert governed.ask("select 1;") == "1"
     sh("systemctl", "start", "governed.slice")
     assert governed.ask("select 2;") == "2"
@@ -243,7 +224,7 @@ def as_a_unit(service: Service) -> None:
 def test_hostagent_as_a_unit_that_is_killed_leaves_the_fence_up(service: Service) -> None:
     """systemd kills the unit's whole cgroup at once; the leaf is not in it, and what runs there reaches nobody."""
     as_a_unit(service)
-    governed = Governed(service, "shared")
+    governed = governed_by(service, "shared")
     assert governed.ask("select 1;") == "1"
     sh("systemctl", "kill", "--signal=KILL", "hostagent-up")
     wait_for(lambda: sh("systemctl", "is-active", "hostagent-up", check=False) == "failed", "its end", 30)

@@ -6,7 +6,7 @@ Nothing here is in a namespace of its own: this machine lives for one run. The l
 from __future__ import annotations
 
 import ast
-import contextlib
+import json
 import os
 import re
 import signal
@@ -18,8 +18,8 @@ from pathlib import Path
 import pytest
 
 from tests.stage import World
-from tests.stage.world import DATABASE_NAME, DATABASE_V4, DATABASE_V6, REPOSITORY, wait_for
-from tests.vm.guest.conftest import sh
+from tests.stage.world import ACCOUNTS, DATABASE_NAME, DATABASE_V4, DATABASE_V6, REPOSITORY, wait_for
+from tests.vm.guest.conftest import Governed, sh
 
 UNITS = ("hostagent-enforcerd", "hostagent-proxyd", "hostagent-recorderd")
 _EXPOSURE = {"hostagent-enforcerd": 8.9, "hostagent-proxyd": 2.5, "hostagent-recorderd": 2.0, "hostagent-secrets@x": 3.0, "hostagent-anchor": 1.0}
@@ -42,6 +42,7 @@ login:
   credential: {{file: /mnt/stage/crm-password}}
 labels: {{env: demo}}
 """
+COMMAND = ("/usr/bin/hostagent",)
 _CONFIG = Path("/etc/hostagent")
 SLICE = Path("/sys/fs/cgroup/governed.slice")
 
@@ -61,6 +62,7 @@ def show(unit: str, *names: str) -> dict[str, str]:
 def world() -> Iterator[World]:
     """The units in place, then the database host behind its wire, with sinks, and documents at their usual places."""
     sh(str(REPOSITORY / "systemd/install.sh"))
+    sh("useradd", "--uid", str(ACCOUNTS["dana"]), "--user-group", "--create-home", "--shell", "/bin/bash", "dana")
     with World() as built:
         # Compiling eBPF takes an emulated processor a minute at each start of enforcerd; the other suites have it.
         (_CONFIG / "hostagent.toml").write_text('[enforcement]\nbpf = "off"\nfirewall = "nft"\n[verify]\nevery_s = 0\n')
@@ -123,36 +125,9 @@ def test_log_entries_have_their_priority_and_fields(units: World) -> None:
     assert "MESSAGE=fence up, ready" in said
 
 
-class Session:
-    """A workload that asks the database one question per line that it is given."""
-
-    def __init__(self, workload: str) -> None:
-        query = ["psql", "-X", "-At", f"host={DATABASE_NAME} dbname=crm user=crm_app sslmode=require", "-f", "-"]
-        command = ["/usr/bin/hostagent", "run", "--workload", workload, "--no-tty", "--", *query]
-        self.process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, cwd="/")
-
-    def ask(self, question: str) -> str:
-        """Return one line of answer, empty at the end."""
-        assert self.process.stdin is not None
-        assert self.process.stdout is not None
-        self.process.stdin.write(question + "\n")
-        self.process.stdin.flush()
-        return self.process.stdout.readline().strip()
-
-    def close(self) -> int:
-        """Return the exit status."""
-        assert self.process.stdin is not None
-        with contextlib.suppress(BrokenPipeError):
-            self.process.stdin.close()
-        code = self.process.wait(60)
-        assert self.process.stdout is not None
-        self.process.stdout.close()
-        return code
-
-
 @pytest.mark.parametrize("workload", ["support", "support-shared"])
 def test_a_leaf_is_a_scope_that_systemd_made_and_removes(units: World, workload: str) -> None:
-    session = Session(workload)
+    session = Governed(COMMAND, workload)
     assert session.ask("select 1;") == "1"
     (leaf,) = [path for path in SLICE.iterdir() if re.fullmatch(f"{workload}-[0-9a-f]{{8}}\\.scope", path.name)]
     found = show(leaf.name, "ActiveState", "Delegate", "Slice", "Transient", "Description")
@@ -222,7 +197,7 @@ def come_back(unit: str, former: int) -> None:
 
 
 def test_a_planned_restart_of_the_proxy_refuses_no_dial_and_lets_an_open_transaction_finish(units: World) -> None:
-    dials, session = Dials("support-shared", 90), Session("support")
+    dials, session = Dials("support-shared", 90), Governed(COMMAND, "support")
     assert session.ask("begin; select 1;") in ("BEGIN", "1")
     former = main_pid("hostagent-proxyd")
     sh("systemctl", "restart", "--no-block", "hostagent-proxyd")
@@ -237,6 +212,44 @@ def test_a_planned_restart_of_the_proxy_refuses_no_dial_and_lets_an_open_transac
     session.close()
     assert units.sink_lines() == []
     assert ask("support", "select 2") == "2"
+
+
+@pytest.mark.parametrize("how", ["restart", "kill"])
+def test_another_enforcerd_goes_on_with_the_workloads_and_refuses_and_leaks_nothing(units: World, how: str) -> None:
+    dials, sessions = [Dials("support", 60), Dials("support-shared", 60)], [Governed(COMMAND, each) for each in ("support", "support-shared")]
+    for each in sessions:
+        assert each.ask("begin; select 1;") in ("BEGIN", "1")
+    before = leaf_pids()
+    former, proxy = main_pid("hostagent-enforcerd"), main_pid("hostagent-proxyd")
+    if how == "kill":
+        sh("systemctl", "kill", "--kill-whom=main", "--signal=KILL", "hostagent-enforcerd")
+    else:
+        sh("systemctl", "restart", "--no-block", "hostagent-enforcerd")
+    answers = [each.ask("select 'meanwhile';") for each in sessions for _ in range(3)]
+    come_back("hostagent-enforcerd", former)
+    assert answers.count("meanwhile") >= 4, answers
+    assert main_pid("hostagent-proxyd") == proxy
+    assert leaf_pids() == before
+    wait_for(served, "the proxy to be attached again", 60)
+    assert [each.ask("select 'after';") for each in sessions for _ in range(3)].count("after") >= 4
+    counts = [each.counts() for each in dials]
+    assert [{key for key in found if key.startswith("5432")} for found in counts] == [{"5432 taken"}] * 2, counts
+    assert not any("LEAK" in key for found in counts for key in found), counts
+    print(f"\n{how} of enforcerd: {counts}", file=sys.__stderr__)
+    assert [each.close() for each in sessions] == [0, 0]
+    assert units.sink_lines() == []
+
+
+def served() -> bool:
+    """Whether there are leaves, and a proxy serves all of them."""
+    said = hostagent("status", "--json", check=False)
+    rows = json.loads(said)["leaves"] if said.startswith("{") else []
+    return bool(rows) and all(row["served"] for row in rows)
+
+
+def leaf_pids() -> dict[str, list[str]]:
+    """Return the processes of every workload's scope."""
+    return {path.name: sorted((path / "cgroup.procs").read_text().split()) for path in SLICE.glob("support-*.scope")}
 
 
 @pytest.mark.parametrize("unit", UNITS)
@@ -332,16 +345,21 @@ def test_an_adopted_services_restart_failure_and_stop_are_systemds(adopted: Worl
     wait_for(lambda: not leaves("support"), "its scope's end", 30)
 
 
-def test_an_adopted_service_comes_back_by_itself_after_enforcerd_was_killed(adopted: World) -> None:
+def test_an_adopted_service_goes_on_when_enforcerd_is_restarted(adopted: World) -> None:
+    before = journal("reports.service", "123456790")
     sh("systemctl", "start", "reports.service")
-    former, before = main_pid("hostagent-enforcerd"), journal("reports.service", "123456790")
-    (leaf,) = leaves("support")
-    sh("systemctl", "kill", "--kill-whom=main", "--signal=KILL", "hostagent-enforcerd")
-    come_back("hostagent-enforcerd", former)
     wait_for(lambda: journal("reports.service", "123456790") == before + 1, "its answer", 120)
-    assert leaves("support") != [leaf]
-    assert adopted.sink_lines() == []
+    former, launcher, running = main_pid("hostagent-enforcerd"), main_pid("reports.service"), leaf_pids()
+    sh("systemctl", "restart", "hostagent-enforcerd")
+    come_back("hostagent-enforcerd", former)
+    assert (main_pid("reports.service"), leaf_pids()) == (launcher, running)
+    reloads = journal("reports.service", "reloaded")
+    sh("systemctl", "reload", "reports.service")
+    wait_for(lambda: journal("reports.service", "reloaded") == reloads + 1, "the reload", 60)
     sh("systemctl", "stop", "reports.service")
+    wait_for(lambda: not leaves("support"), "its scope's end", 60)
+    assert show("reports.service", "Result") == {"Result": "success"}
+    assert adopted.sink_lines() == []
 
 
 def test_what_cannot_be_governed_is_refused(adopted: World) -> None:
@@ -396,4 +414,4 @@ def test_uninstall_leaves_nothing_in_the_kernel_and_says_what_stays(units: World
     assert sh("systemctl", "is-enabled", "hostagent.target", check=False) == "disabled"
     assert not list(Path("/run/systemd/transient").glob("*support*"))
     sh(str(REPOSITORY / "systemd/install.sh"), "--remove")
-    assert not [path for path in Path("/etc/systemd/system").rglob("*hostagent*") if "reports" not in str(path)]
+    assert not [path for path in Path("/etc/systemd/system").rglob("*hostagent*") if path.name != "hostagent-test.service" and "reports" not in str(path)]
