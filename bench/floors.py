@@ -27,8 +27,9 @@ from hostagent.model.identity import Identity
 from hostagent.model.operation import Effect, Operation, Resource
 from hostagent.model.target import Login, Target, UpstreamTLS
 from hostagent.policy import Policy, PolicyContext, load
-from hostagent.proxy.session import Outside, Session
-from hostagent.proxy.shares import Share
+from hostagent.proxy.around import Outside
+from hostagent.proxy.session import Session
+from hostagent.proxy.shares import Shares
 from hostagent.proxy.turn import Turn
 from hostagent.wire.postgres import backend, frontend
 from hostagent.wire.postgres.startup import StartupMessage, build_startup_message
@@ -104,21 +105,6 @@ class _Outside:
         raise RuntimeError(f"the conversation asks for {name}")
 
 
-class _Endless:
-    """A share of the loop's time that is never used up: nobody else waits here."""
-
-    used_up = False
-
-    @property
-    def spent(self) -> float:
-        """Far less than nothing, whatever is added."""
-        return -1e9
-
-    @spent.setter
-    def spent(self, _: float) -> None:
-        """Forget it."""
-
-
 def policy(name: str) -> Policy:
     """Return the example policy ``name``."""
     text = (POLICIES / f"{name}.yaml").read_text(encoding="utf-8")
@@ -139,7 +125,8 @@ def signed_in(rules: Policy, journal: JournalFile) -> Session:
     context = make_context(Source(rules), CATALOGUE, target=target, cancel_keys=CancelRegistry(), tls=False)
     context.identity = Identity("local", "support-bot", 2e9, groups=frozenset({"support"}))
     context.flow = replace(context.flow, workload="support-bot")
-    turn, share = Turn(journal, lambda settle: settle()), cast("Share", _Endless())
+    turn, share = Turn(journal, lambda settle: settle()), Shares(lambda _: None).of("support-bot")
+    share.spent = -1e9  # never used up: nobody else waits here
     session = Session(context.flow, Gate(context), cast("Outside", _Outside()), turn, share=share)
     session.client.connection_made(Nowhere())
     asked = (("user", "crm_app"), ("database", "crm"), ("application_name", "pgbench"))

@@ -88,8 +88,8 @@ class JournalFile:
                 if descriptor >= 0:
                     os.close(descriptor)
             raise JournalError(f"the journal at {self._folder} cannot be opened: {error}") from error
-        self._thread = threading.Thread(target=self._keep, name=f"journal-{writer}", daemon=True)
-        self._thread.start()
+        self._keeper = threading.Thread(target=self._keep, name=f"journal-{writer}", daemon=True)
+        self._keeper.start()
 
     @property
     def state(self) -> ChainState:
@@ -126,7 +126,7 @@ class JournalFile:
             return
         self._closing.set()
         self._dirty.set()
-        self._thread.join()
+        self._keeper.join()
         with self._lock, self._sync_lock:
             try:
                 if not self._broken:

@@ -8,7 +8,8 @@ from hostagent.gate.context import SessionContext
 from hostagent.gate.evidence import Evidence, shortened
 from hostagent.gate.holds import Holds
 from hostagent.gate.judgement import Judgement
-from hostagent.inspectors.ports import Earlier, Held, Outcome, Ruling, Trace
+from hostagent.inspectors.judged import Ruling, Trace
+from hostagent.inspectors.ports import Earlier, Held, Outcome
 from hostagent.mask import scrub
 from hostagent.model.command import Command, RefreshCatalogue
 from hostagent.model.event import EventKind

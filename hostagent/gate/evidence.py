@@ -6,7 +6,8 @@ from collections.abc import Callable, Mapping, Sequence
 from hashlib import blake2b
 
 from hostagent.gate.context import SessionContext
-from hostagent.inspectors.ports import Outcome, Parameters, Ruling, Trace
+from hostagent.inspectors.judged import Ruling, Trace
+from hostagent.inspectors.ports import Outcome, Parameters
 from hostagent.model.command import Command, Record
 from hostagent.model.event import Event, EventKind
 

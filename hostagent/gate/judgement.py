@@ -11,7 +11,8 @@ from dataclasses import replace
 
 from hostagent.gate.context import SessionContext
 from hostagent.gate.masking import Obliged
-from hostagent.inspectors.ports import Parameters, Ruling, Subject
+from hostagent.inspectors.judged import Ruling, Subject
+from hostagent.inspectors.ports import Parameters
 from hostagent.mask import Exposure, scrub
 from hostagent.model.catalogue import Catalogue
 from hostagent.model.operation import Operation

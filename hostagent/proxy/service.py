@@ -365,7 +365,7 @@ class Service:
     async def _serve(self, session: Session, connection: socket.socket) -> None:
         loop = asyncio.get_running_loop()
         try:
-            await loop.connect_accepted_socket(lambda: session.client, connection)
+            await loop.connect_accepted_socket(lambda: session.client.protocol, connection)
         except OSError as error:
             session.cut(f"the client left: {error}")
 

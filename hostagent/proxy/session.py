@@ -13,9 +13,8 @@ import ssl
 import time
 from collections import deque
 from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING, Protocol, cast
+from typing import TYPE_CHECKING, cast
 
-from hostagent.gate import Gate
 from hostagent.model.command import (
     Analyse,
     CancelUpstream,
@@ -36,6 +35,7 @@ from hostagent.model.errors import JournalError
 from hostagent.model.event import Event, EventKind
 from hostagent.model.flow import Flow, Side
 from hostagent.model.ticket import Answer
+from hostagent.proxy.around import Judging, Outside
 from hostagent.proxy.shares import SHARE_S, Share, Shares
 from hostagent.proxy.tlspipe import TLSPipe
 from hostagent.sql import Analysis
@@ -56,51 +56,8 @@ _WEIGHED_EVERY = 8192
 _COUNTED_EVERY = 16
 
 
-class Outside(Protocol):
-    """What a session needs of the process around it."""
-
-    def connect(self, session: Session, protocol: asyncio.Protocol) -> None:
-        """Start the upstream connection; ends in ``protocol.connection_made`` or ``session.connect_failed``."""
-
-    def client_tls(self, session: Session) -> ssl.SSLContext:
-        """Return the context that presents our leaf certificate for this session's target."""
-
-    def client_binding(self, session: Session) -> bytes:
-        """Return the tls-server-end-point hash of that leaf certificate."""
-
-    def server_tls(self, session: Session, name: str) -> tuple[ssl.SSLContext, str]:
-        """Return the context that verifies the target, and the name it must prove; ``name`` if the client asked for one."""
-
-    def server_binding(self, certificate: bytes) -> bytes:
-        """Return the tls-server-end-point hash of the target's DER certificate."""
-
-    def hold(self, session: Session, command: Hold) -> None:
-        """Put the ticket on the approvals desk; the answer comes to ``session.resume``."""
-
-    def withdraw(self, command: Withdraw) -> None:
-        """Take the ticket off the desk."""
-
-    def analyse(self, session: Session, text: bytes) -> None:
-        """Find out what a statement means; ends in ``session.analysed``."""
-
-    def detach(self, command: Detach) -> None:
-        """Leave the ticket on the desk; its answer is kept for the same operation to come again."""
-
-    def cancel_upstream(self, session: Session, data: bytes) -> None:
-        """Send a cancel request on a connection of its own; ends in ``session.cancel_delivered``."""
-
-    def refresh_catalogue(self, session: Session) -> None:
-        """Fetch the catalogue anew."""
-
-    def keeps(self, session: Session, size: int) -> None:
-        """The session keeps about ``size`` bytes now; it may be ended for that, or another one."""
-
-    def closed(self, session: Session) -> None:
-        """The session is over."""
-
-
-class _End(asyncio.Protocol):
-    """One side's transport callbacks.
+class _End:
+    """One side's transport callbacks: an ``asyncio.Protocol`` in all but name, because what is compiled can have no such parent.
 
     ``behind`` is what was received and not yet looked at, each with whether it is already decrypted; ``queued``: it waits for the
     workload's share; ``eof``: nothing more will come.
@@ -115,6 +72,11 @@ class _End(asyncio.Protocol):
         self.behind: deque[tuple[bytes, bool]] = deque()
         self.queued = False
         self.eof = False
+
+    @property
+    def protocol(self) -> asyncio.Protocol:
+        """Return it as what the event loop takes."""
+        return cast("asyncio.Protocol", self)
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         self.transport = cast("asyncio.Transport", transport)  # uvloop's transports are of no such class
@@ -149,7 +111,7 @@ class Session:
     def __init__(
         self,
         flow: Flow,
-        gate: Gate,
+        gate: Judging,
         outside: Outside,
         turn: Turn,
         *,
@@ -442,7 +404,7 @@ class Session:
                 self._outside.detach(command)
             case Connect():
                 self.database = command.database
-                self._outside.connect(self, self.server)
+                self._outside.connect(self, self.server.protocol)
             case StartTLS():
                 self._start_tls(command)
             case Pause() | Resume():

@@ -11,6 +11,7 @@ import pytest
 
 from hostagent.gate.desk import GateDesk
 from hostagent.gate.gate import Gate
+from hostagent.inspectors.postgres.cancel import CancelRegistry
 from hostagent.inspectors.postgres.client import HOLD_BUFFER
 from hostagent.inspectors.postgres.session import Session
 from hostagent.model.command import Close, Command, Forward, Hold, Withdraw
@@ -211,8 +212,9 @@ def test_execute_is_held_after_parse_and_bind_went_through(postgres_port: int, t
 
 def _gate(rules: object) -> tuple[Gate, GateDesk, Session]:
     """Return a gate whose sign-in is behind it."""
-    desk, session = make_session(make_context(rules))
-    gate = Gate.__new__(Gate)
+    context = make_context(rules, cancel_keys=CancelRegistry())
+    desk, session = make_session(context)
+    gate = Gate(context)
     gate._desk = desk
     gate._inspector = _Signed(session)  # type: ignore[assignment]
     return gate, desk, session

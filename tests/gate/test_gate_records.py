@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from hostagent.inspectors.ports import Subject
+from hostagent.inspectors.judged import Subject
 from hostagent.journal import Chain
 from hostagent.model.command import Command
 from hostagent.model.event import EventKind

@@ -14,7 +14,7 @@ from collections.abc import Mapping, Sequence
 from typing import Final
 
 from hostagent.inspectors.http.fields import Listed
-from hostagent.inspectors.ports import Trace
+from hostagent.inspectors.judged import Trace
 from hostagent.model.errors import RemoteWireError
 from hostagent.model.target import Login
 from hostagent.wire.http1.head import ResponseHead

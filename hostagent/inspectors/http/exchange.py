@@ -9,7 +9,8 @@ from hostagent.inspectors.http.echo import Echo
 from hostagent.inspectors.http.fields import Listed
 from hostagent.inspectors.http.problem import Problem
 from hostagent.inspectors.http.reading import Request
-from hostagent.inspectors.ports import Desk, Masking, Ruling, Trace
+from hostagent.inspectors.judged import Ruling, Trace
+from hostagent.inspectors.ports import Desk, Masking
 from hostagent.wire.http1.body import Body
 from hostagent.wire.http1.head import RequestHead, ResponseHead
 

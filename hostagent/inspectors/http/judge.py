@@ -16,7 +16,8 @@ from hostagent.inspectors.http.exchange import Exchange
 from hostagent.inspectors.http.fields import Listed, credential, for_looking, for_masking, for_rebuilding
 from hostagent.inspectors.http.problem import Problem
 from hostagent.inspectors.http.request import PROTOCOL, recorded, shown, with_content
-from hostagent.inspectors.ports import Denial, Outcome, Ruling, Subject, Surroundings
+from hostagent.inspectors.judged import Ruling, Subject
+from hostagent.inspectors.ports import Denial, Outcome, Surroundings
 from hostagent.model.command import Command
 from hostagent.model.errors import RemoteWireError
 from hostagent.model.operation import Content, Effect, Operation

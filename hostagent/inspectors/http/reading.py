@@ -7,7 +7,7 @@ from typing import Final, NamedTuple
 from hostagent.inspectors.http.content import NOTHING, carries_form, carries_json
 from hostagent.inspectors.http.fields import Listed, workloads_own
 from hostagent.inspectors.http.request import check, operation
-from hostagent.inspectors.ports import Subject
+from hostagent.inspectors.judged import Subject
 from hostagent.model.target import Target
 from hostagent.wire.http1.head import RequestHead, build_request, parse_request, tokens
 from hostagent.wire.http1.location import Location, locate

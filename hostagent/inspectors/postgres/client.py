@@ -9,7 +9,8 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from typing import Final
 
-from hostagent.inspectors.ports import Denial, Outcome, Parameters, Ruling, Subject, Trace
+from hostagent.inspectors.judged import Ruling, Subject, Trace
+from hostagent.inspectors.ports import Denial, Outcome, Parameters
 from hostagent.inspectors.postgres import refusals
 from hostagent.inspectors.postgres.conversation import Conversation, Entry, Kind
 from hostagent.inspectors.postgres.names import RESERVED, Portal, Prepared, Undo, key_of

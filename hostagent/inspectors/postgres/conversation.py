@@ -7,7 +7,8 @@ from collections.abc import Sequence
 from enum import IntEnum
 from typing import Final
 
-from hostagent.inspectors.ports import CopyPlan, Denial, Desk, Masking, Outcome, Ruling, Shape, Trace
+from hostagent.inspectors.judged import Ruling, Trace
+from hostagent.inspectors.ports import CopyPlan, Denial, Desk, Masking, Outcome, Shape
 from hostagent.inspectors.postgres.names import Change, Names, Portal, Prepared, Undo
 from hostagent.inspectors.postgres.subjects import Subjects
 from hostagent.model.command import Command, Forward

@@ -43,7 +43,7 @@ class PostgresInspector:
         self._registry = registry
         self._session: Session | None = None
         self._result: LoginResult | None = None
-        self._inline = surroundings.inline
+        self._longest_inline = surroundings.inline
         self.cancel_requested = False
         self.cancel_request: bytes | None = None
         self._login = Login(
@@ -97,7 +97,7 @@ class PostgresInspector:
         attributes = {"database": result.database, "user": result.user, "application": result.application}
         self._desk.signed_in(result.database, result.user)
         encoding = result.reported.get("server_encoding", "")
-        self._session = Session(self._desk, attributes, ascii_names=encoding != "UTF8", inline=self._inline)
+        self._session = Session(self._desk, attributes, ascii_names=encoding != "UTF8", inline=self._longest_inline)
         if result.upstream_key is not None:
             self.cancel_request = build_cancel_request(*result.upstream_key)
         for side, data in ((Side.SERVER, result.leftover_server), (Side.CLIENT, result.leftover_client)):

@@ -10,7 +10,8 @@ from __future__ import annotations
 
 from typing import Any, Final
 
-from hostagent.inspectors.ports import Shape, Subject
+from hostagent.inspectors.judged import Subject
+from hostagent.inspectors.ports import Shape
 from hostagent.sql.statement import Statement
 
 # NAMEDATALEN - 1: the server's name tables compare no more of a name than this.

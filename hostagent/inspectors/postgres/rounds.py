@@ -14,7 +14,8 @@ from __future__ import annotations
 
 from typing import Final, NamedTuple
 
-from hostagent.inspectors.ports import Outcome, Ruling, Shape
+from hostagent.inspectors.judged import Ruling
+from hostagent.inspectors.ports import Outcome, Shape
 from hostagent.inspectors.postgres.conversation import Conversation, Entry, Kind
 from hostagent.inspectors.postgres.names import Portal, key_of
 from hostagent.inspectors.postgres.parameters import decode_all

@@ -9,7 +9,8 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from typing import Final
 
-from hostagent.inspectors.ports import Masking, Outcome, Shape, Trace
+from hostagent.inspectors.judged import Trace
+from hostagent.inspectors.ports import Masking, Outcome, Shape
 from hostagent.inspectors.postgres import refusals
 from hostagent.inspectors.postgres.conversation import READY_KINDS, Conversation, Entry, Kind
 from hostagent.inspectors.postgres.results import shape_of

@@ -11,7 +11,7 @@ from dataclasses import replace
 from functools import lru_cache
 from typing import Final
 
-from hostagent.inspectors.ports import Subject
+from hostagent.inspectors.judged import Subject
 from hostagent.inspectors.postgres.names import Names, Portal, Prepared, key_of
 from hostagent.model.operation import Completeness, Effect, Operation, Resource
 from hostagent.sql import MAX_TEXT, Analysis, analyse, hopeless

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from typing import Final
 
-from hostagent.inspectors.ports import Subject
+from hostagent.inspectors.judged import Subject
 from hostagent.inspectors.postgres.conversation import Conversation
 from hostagent.inspectors.postgres.names import Portal, Prepared
 from hostagent.sql.statement import Statement
