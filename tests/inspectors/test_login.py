@@ -1,38 +1,28 @@
+"""How a client is let in or refused: startup, encryption requests, protocol versions, proof of the placeholder."""
+
 from __future__ import annotations
 
-import itertools
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field, replace
-from typing import Any
+from dataclasses import replace
 
 import pytest
-from hypothesis import given, settings
-from hypothesis import strategies as st
 
-from hostagent.inspectors.postgres.cancel import CancelRegistry
-from hostagent.inspectors.postgres.login import Login, LoginResult
-from hostagent.model.command import CancelUpstream, Close, Command, Connect, Forward, Record, StartTLS
-from hostagent.model.event import Event, EventKind
-from hostagent.model.flow import Endpoint, Flow, Side
+from hostagent.inspectors.postgres.login import LoginResult
+from hostagent.model.command import Close, Command, Connect, Forward, StartTLS
+from hostagent.model.flow import Side
 from hostagent.model.operation import Effect, Operation, Resource
-from hostagent.model.target import Login as Account
-from hostagent.model.target import Target, UpstreamTLS
+from hostagent.model.target import Target
 from hostagent.model.verdict import Decision, HoldTerms, Verdict
-from hostagent.wire.postgres.backend import build_error, build_notice, build_ready, build_status, parse_fields
-from hostagent.wire.postgres.messages import HEADER
-from hostagent.wire.postgres.scram import PLAIN, PLUS, ScramClient, ScramServer
+from hostagent.wire.postgres.backend import build_ready
+from hostagent.wire.postgres.scram import PLAIN, PLUS, ScramClient
 from hostagent.wire.postgres.startup import (
     Authentication,
     AuthKind,
     BackendKey,
-    Encryption,
     Negotiation,
     SaslInitial,
     StartupMessage,
     build_authentication,
     build_backend_key,
-    build_cancel_request,
-    build_encryption_request,
     build_mechanisms,
     build_negotiation,
     build_password,
@@ -42,100 +32,21 @@ from hostagent.wire.postgres.startup import (
     parse_authentication,
     read_startup,
 )
-
-FLOW = Flow("flow-1", "crm-bot", "leaf-1", Endpoint("10.0.0.9", 40000), Endpoint("10.0.0.2", 5432))
-TARGET = Target("crm", "postgres", ("db.internal",), 5432, Account("app"), tls=UpstreamTLS.DISABLE)
-ALLOW = Verdict(Decision.ALLOW, ("lets-in",), "", "f" * 64)
-SSL = build_encryption_request(Encryption.SSL)
-GSS = build_encryption_request(Encryption.GSS)
-OK = build_authentication(Authentication(AuthKind.OK))
-STATUSES = build_status(b"client_encoding", b"UTF8") + build_status(b"standard_conforming_strings", b"on")
-GREETING = STATUSES + build_backend_key(BackendKey(77, b"real")) + build_ready(b"I")
-
-
-def ask(minor: int = 0, *extra: tuple[str, str], extensions: tuple[str, ...] = ()) -> bytes:
-    return build_startup_message(StartupMessage(minor, (("user", "ana"), ("database", "crm"), *extra), extensions))
-
-
-@dataclass
-class Entry:
-    workload: str = "crm-bot"
-    upstream: bytes | None = build_cancel_request(77, b"real")
-    heard: list[float] = field(default_factory=list)
-
-    def cancel(self, now: float) -> bytes | None:
-        self.heard.append(now)
-        return self.upstream
-
-
-class Bench:
-    """A login with everything around it recorded."""
-
-    def __init__(self, target: Target = TARGET, verdict: Verdict = ALLOW, **options: Any) -> None:
-        self.judged: list[Operation] = []
-        self.registry = options.pop("registry", CancelRegistry())
-        counter = itertools.count(1)
-        self.entry = Entry()
-
-        def judge(operation: Operation) -> Verdict:
-            self.judged.append(operation)
-            return verdict
-
-        self.login = Login(
-            flow=options.pop("flow", FLOW),
-            target=target,
-            judge=judge,
-            random=lambda size: next(counter).to_bytes(size, "big"),
-            cancel_registry=self.registry,
-            cancel_entry=self.entry,
-            wall_offset_ns=1_000,
-            **{"secret": "s3cret", **options},
-        )
-
-    def client(self, data: bytes) -> list[Command]:
-        return self.login.feed(Side.CLIENT, data, 5.0)
-
-    def server(self, data: bytes) -> list[Command]:
-        return self.login.feed(Side.SERVER, data, 5.0)
-
-
-def login_event(outcome: str, reason: str, **fields: object) -> Record:
-    base: dict[str, object] = {
-        "outcome": outcome,
-        "reason": reason,
-        "rules": [],
-        "policy": "",
-        "database": "",
-        "user": "",
-        "upstream_user": "",
-        "application": "",
-        "tls_client": "",
-        "tls_server": "",
-    }
-    assert set(fields) <= set(base)
-    return Record(Event(EventKind.LOGIN, 5_000_001_000, "flow-1", "crm-bot", {**base, **fields}))
-
-
-JUDGED: dict[str, object] = {"rules": ["lets-in"], "policy": "f" * 64, "database": "crm", "user": "ana"}
-DIALLED: dict[str, object] = {**JUDGED, "upstream_user": "app"}
-
-
-def ended(commands: list[Command]) -> tuple[Record, Mapping[str, str], Close]:
-    """Return record, fields of the error and close of a login that was refused."""
-    record, forward, close = commands[-3:]
-    assert isinstance(record, Record)
-    assert isinstance(forward, Forward)
-    assert isinstance(close, Close)
-    assert forward.side is Side.CLIENT
-    kind, length = HEADER(forward.data)
-    assert (chr(kind), length + 1) == ("E", len(forward.data))
-    return record, parse_fields(forward.data[5:]), close
-
-
-def outgoing(minor: int = 0, **settings_: str) -> bytes:
-    parameters = {"user": "app", "database": "crm", **settings_}
-    parameters |= {"client_encoding": "UTF8", "standard_conforming_strings": "on"}
-    return build_startup_message(StartupMessage(minor, tuple(parameters.items())))
+from tests.inspectors.login import (
+    DIALLED,
+    GREETING,
+    GSS,
+    OK,
+    SSL,
+    STATUSES,
+    TARGET,
+    Bench,
+    ask,
+    dialled,
+    ended,
+    login_event,
+    outgoing,
+)
 
 
 def test_client_without_a_password_is_let_in_with_our_own_login() -> None:
@@ -430,201 +341,6 @@ def test_server_may_not_negotiate_upwards() -> None:
     assert "newer protocol" in ended(bench.server(build_negotiation(Negotiation(2, ()))))[1]["M"]
 
 
-# -- our login at the target -----------------------------------------------------------------------------------------------
-
-VERIFIED = replace(TARGET, tls=UpstreamTLS.VERIFY)
-
-
-def dialled(target: Target = TARGET, **options: Any) -> Bench:
-    bench = Bench(target, **options)
-    bench.client(ask())
-    bench.login.connected(5.0)
-    return bench
-
-
-def encrypted(**options: Any) -> Bench:
-    bench = dialled(VERIFIED, **options)
-    bench.server(b"S")
-    bench.login.secured(Side.SERVER, 5.0, version="TLSv1.3", channel_binding=b"b" * 32)
-    return bench
-
-
-def test_target_is_asked_for_tls_first() -> None:
-    bench = Bench(VERIFIED)
-    bench.client(ask())
-    assert bench.login.connected(5.0) == [Forward(Side.SERVER, SSL)]
-    assert bench.server(b"S") == [StartTLS(Side.SERVER)]
-    assert bench.login.secured(Side.SERVER, 5.0, version="TLSv1.3") == [Forward(Side.SERVER, outgoing())]
-    [record, _] = bench.server(OK + GREETING)
-    assert record == login_event("ok", "", **{**DIALLED, "tls_server": "TLSv1.3"})
-
-
-@pytest.mark.parametrize("answer", [b"N", build_error({"S": "FATAL", "C": "XX000", "M": "injected"}), b"x"])
-def test_target_without_tls_is_refused_and_its_words_are_not_believed(answer: bytes) -> None:
-    _, fields, _ = ended(dialled(VERIFIED).server(answer))
-    assert "TLS" in fields["M"]
-    assert "injected" not in str(fields)
-
-
-def test_data_behind_the_target_s_answer_is_refused() -> None:
-    assert "unencrypted data" in ended(dialled(VERIFIED).server(b"S" + OK))[1]["M"]
-
-
-def test_server_that_speaks_before_it_is_asked_is_refused() -> None:
-    bench = Bench()
-    bench.client(ask())
-    assert "before its turn" in ended(bench.server(OK))[1]["M"]
-
-
-def test_scram_plus_is_used_when_the_channel_can_be_bound() -> None:
-    bench = encrypted()
-    server = ScramServer("s3cret", b"s" * 18, b"salt", b"b" * 32)
-    [first] = bench.server(build_authentication(Authentication(AuthKind.SASL, build_mechanisms((PLUS, PLAIN)))))
-    assert isinstance(first, Forward)
-    answer = server.first(PLUS, first.data[5 + len(PLUS) + 1 + 4 :])
-    [final] = bench.server(build_authentication(Authentication(AuthKind.SASL_CONTINUE, answer)))
-    assert isinstance(final, Forward)
-    proof = build_authentication(Authentication(AuthKind.SASL_FINAL, server.final(final.data[5:])))
-    assert bench.server(proof + OK + GREETING)[0] == login_event("ok", "", **{**DIALLED, "tls_server": "TLSv1.3"})
-
-
-def begun_scram() -> Bench:
-    bench = dialled()
-    bench.server(build_authentication(Authentication(AuthKind.SASL, build_mechanisms((PLAIN,)))))
-    return bench
-
-
-def test_server_that_skips_its_own_proof_is_refused() -> None:
-    assert "skipped its own proof" in ended(begun_scram().server(OK))[1]["M"]
-
-
-def test_server_that_cannot_prove_itself_is_refused() -> None:
-    bench = begun_scram()
-    server = ScramServer("another", b"s" * 18, b"salt", b"")
-    first = ScramClient("s3cret", b"\0" * 17 + b"\1", PLAIN, b"").first()
-    answer = server.first(PLAIN, first)
-    bench.server(build_authentication(Authentication(AuthKind.SASL_CONTINUE, answer)))
-    lie = Authentication(AuthKind.SASL_FINAL, b"v=" + b"A" * 43 + b"=")
-    assert "does not know the password" in ended(bench.server(build_authentication(lie)))[1]["M"]
-
-
-@pytest.mark.parametrize(
-    "request_",
-    [
-        Authentication(AuthKind.SASL_CONTINUE, b"r=x"),
-        Authentication(AuthKind.SASL_FINAL, b"v=x"),
-        Authentication(AuthKind.SASL, build_mechanisms(("OAUTHBEARER",))),
-        Authentication(AuthKind.CLEARTEXT),
-        Authentication(7),
-        Authentication(99),
-    ],
-    ids=["continue", "final", "oauth", "clear", "gss", "unknown"],
-)
-def test_other_authentication_is_refused(request_: Authentication) -> None:
-    record, fields, _ = ended(dialled().server(build_authentication(request_)))
-    assert record.event.fields["outcome"] == "failed"
-    assert "s3cret" not in str(fields) + str(record)
-
-
-def test_cleartext_password_is_sent_inside_tls_only() -> None:
-    clear = build_authentication(Authentication(AuthKind.CLEARTEXT))
-    assert encrypted().server(clear) == [Forward(Side.SERVER, build_password(b"s3cret"))]
-
-
-def test_md5_is_answered() -> None:
-    md5 = build_authentication(Authentication(AuthKind.MD5, b"salt"))
-    [forward] = dialled().server(md5)
-    assert isinstance(forward, Forward)
-    assert forward.data[5:8] == b"md5"
-
-
-def test_second_request_for_a_password_is_refused() -> None:
-    bench = dialled()
-    md5 = build_authentication(Authentication(AuthKind.MD5, b"salt"))
-    bench.server(md5)
-    assert "asked twice" in ended(bench.server(md5))[1]["M"]
-
-
-def test_missing_credential_is_said_clearly() -> None:
-    bench = dialled(secret=None)
-    fields = ended(bench.server(build_authentication(Authentication(AuthKind.MD5, b"salt"))))[1]
-    assert fields["M"] == 'hostagent: target "crm" asks for a password, but its document names no credential'
-
-
-def test_refused_credential_reveals_neither_account_nor_secret() -> None:
-    answer = build_error({"S": "FATAL", "C": "28P01", "M": 'password authentication failed for user "app"'})
-    record, fields, _ = ended(dialled().server(answer))
-    assert (fields["S"], fields["C"]) == ("FATAL", "28P01")
-    assert "hostagent itself" in fields["M"]
-    assert '"app"' not in str(fields)
-    assert record.event.fields["outcome"] == "failed"
-
-
-def test_other_refusals_of_the_server_are_passed_on_scrubbed() -> None:
-    answer = build_error({"S": "FATAL", "V": "FATAL", "C": "3D000", "M": "no 4111 here", "D": "d 4111", "H": "h"})
-    bench = dialled(scrub=lambda text: text.replace("4111", "****"))
-    record, fields, _ = ended(bench.server(OK + answer))
-    assert fields == {
-        "S": "FATAL",
-        "V": "FATAL",
-        "C": "3D000",
-        "M": 'hostagent: target "crm": no **** here',
-        "D": "d ****",
-        "H": "h",
-    }
-    assert record == login_event("failed", 'target "crm": no **** here', **DIALLED)
-
-
-def test_notices_reach_the_client_after_authentication_ok() -> None:
-    notice = build_notice({"S": "NOTICE", "C": "00000", "M": "hello"})
-    bench = dialled()
-    commands = bench.server(notice + OK + GREETING)
-    assert isinstance(commands[1], Forward)
-    assert commands[1].data.startswith(OK + notice + STATUSES)
-
-
-def test_bytes_that_came_early_are_left_for_the_session() -> None:
-    bench = dialled()
-    assert bench.client(b"X\0\0\0\4") == []
-    bench.server(OK + GREETING + build_notice({"M": "later"}))
-    assert bench.login.done is not None
-    assert bench.login.done.leftover_client == b"X\0\0\0\4"
-    assert bench.login.done.leftover_server == build_notice({"M": "later"})
-
-
-def test_client_may_not_send_without_end_before_it_is_let_in() -> None:
-    bench = dialled()
-    bench.client(b"x" * 65_536)
-    assert ended(bench.client(b"x"))[1]["C"] == "08P01"
-
-
-@pytest.mark.parametrize(
-    "greeting",
-    [
-        build_ready(b"I"),
-        build_status(b"client_encoding", b"LATIN1") + build_status(b"standard_conforming_strings", b"on") + build_ready(b"I"),
-        build_status(b"client_encoding", b"UTF8") + build_status(b"standard_conforming_strings", b"off") + build_ready(b"I"),
-        STATUSES + build_ready(b"T"),
-        STATUSES + OK,
-        STATUSES + build_negotiation(Negotiation(0, ())),
-        build_backend_key(BackendKey(1, b"abcd")) * 2,
-        b"D\0\0\0\4",
-        build_ready(b"Q"),
-    ],
-)
-def test_greeting_that_cannot_be_trusted_is_refused(greeting: bytes) -> None:
-    bench = dialled()
-    assert ended(bench.server(OK + greeting))[0].event.fields["outcome"] == "failed"
-    assert bench.login.done is None
-
-
-def test_server_without_cancel_keys_gets_its_clients_none() -> None:
-    bench = dialled()
-    bench.server(OK + STATUSES + build_ready(b"I"))
-    assert bench.login.done is not None
-    assert (bench.login.done.client_key, len(bench.registry)) == (None, 0)
-
-
 # -- clients that demand SCRAM ---------------------------------------------------------------------------------------------
 
 
@@ -667,210 +383,3 @@ def test_anything_but_a_proof_is_refused(data: bytes) -> None:
     bench = Bench(demand_scram=True)
     bench.client(ask())
     assert ended(bench.client(data))[1]["C"] == "08P01"
-
-
-# -- cancel requests -------------------------------------------------------------------------------------------------------
-
-
-def registered(upstream: bytes | None = build_cancel_request(77, b"real"), workload: str = "crm-bot") -> tuple[Bench, Entry]:
-    bench = Bench()
-    entry = Entry(workload, upstream)
-    bench.registry.mint(lambda size: b"\1" * size, 0, entry, "flow-9")
-    return bench, entry
-
-
-GOOD_CANCEL = build_cancel_request(0x01010101, b"\1\1\1\1")
-
-
-def test_cancel_goes_upstream_under_the_real_key() -> None:
-    bench, entry = registered()
-    assert bench.client(GOOD_CANCEL) == [
-        login_event("ok", "cancel request for flow flow-9"),
-        CancelUpstream(build_cancel_request(77, b"real")),
-        Close("cancel request for flow flow-9"),
-    ]
-    assert entry.heard == [5.0]
-
-
-def test_cancel_that_the_session_used_up_does_not_go_upstream() -> None:
-    bench, _ = registered(None)
-    record, close = bench.client(GOOD_CANCEL)
-    assert isinstance(record, Record)
-    assert record.event.fields["outcome"] == "ok"
-    assert isinstance(close, Close)
-
-
-@pytest.mark.parametrize(
-    ("data", "workload"),
-    [
-        (build_cancel_request(0x01010101, b"\1\1\1\2"), "crm-bot"),
-        (build_cancel_request(0x01010101, b"\1\1\1\1\1"), "crm-bot"),
-        (build_cancel_request(2, b"\1\1\1\1"), "crm-bot"),
-        (build_cancel_request(77, b"real"), "crm-bot"),
-        (GOOD_CANCEL, "another"),
-    ],
-    ids=["key", "longer key", "pid", "the server's own", "workload"],
-)
-def test_cancel_that_is_not_ours_does_nothing_and_says_nothing(data: bytes, workload: str) -> None:
-    bench, entry = registered(workload=workload)
-    record, close = bench.client(data)
-    assert isinstance(record, Record)
-    assert record.event.fields["outcome"] == "denied"
-    assert isinstance(close, Close)
-    assert entry.heard == []
-
-
-def test_cancel_after_the_session_ended_finds_nothing() -> None:
-    bench, entry = registered()
-    bench.registry.forget(BackendKey(0x01010101, b"\1\1\1\1"))
-    bench.registry.forget(None)
-    bench.client(GOOD_CANCEL)
-    assert entry.heard == []
-
-
-def test_cancel_may_come_inside_tls() -> None:
-    bench, entry = registered()
-    bench.client(SSL)
-    bench.login.secured(Side.CLIENT, 5.0, version="TLSv1.3")
-    bench.client(GOOD_CANCEL)
-    assert entry.heard == [5.0]
-
-
-def test_minted_keys_are_never_shared() -> None:
-    registry = CancelRegistry()
-    draws = iter([b"\0\0\0\0", b"\0\0\0\7", b"key1", b"\x80\0\0\7", b"\0\0\0\7", b"\0\0\0\x08", b"key2"])
-    first = registry.mint(lambda _: next(draws), 0, Entry(), "a")
-    second = registry.mint(lambda _: next(draws), 0, Entry(), "b")
-    assert (first, second) == (BackendKey(7, b"key1"), BackendKey(8, b"key2"))
-    with pytest.raises(RuntimeError):
-        registry.mint(lambda size: b"\0" * size, 0, Entry(), "c")
-
-
-# -- ends ------------------------------------------------------------------------------------------------------------------
-
-
-def test_unreachable_target_is_reported() -> None:
-    bench = Bench()
-    bench.client(ask())
-    reason = 'target "crm" cannot be reached: connection refused'
-    record, fields, close = ended(bench.login.connect_failed("connection refused", 5.0))
-    assert record == login_event("failed", reason, **DIALLED)
-    assert fields == {"S": "FATAL", "V": "FATAL", "C": "08006", "M": f"hostagent: {reason}"}
-    assert close == Close(f"login failed: {reason}")
-
-
-def test_server_that_closes_is_reported() -> None:
-    assert ended(dialled().login.closed(Side.SERVER, 5.0))[1]["C"] == "08006"
-
-
-def test_client_that_leaves_is_recorded() -> None:
-    bench = dialled()
-    reason = "the client left during the login"
-    assert bench.login.closed(Side.CLIENT, 5.0) == [
-        login_event("failed", reason, **DIALLED),
-        Close(f"login failed: {reason}"),
-    ]
-
-
-def test_cut_login_ends_with_an_error() -> None:
-    record, fields, _ = ended(dialled().login.cut("identity expired", 5.0))
-    assert (fields["C"], record.event.fields["reason"]) == ("57P01", "identity expired")
-
-
-def test_no_error_is_written_into_a_tls_handshake() -> None:
-    bench = Bench()
-    bench.client(SSL)
-    assert [type(c) for c in bench.login.cut("stop", 5.0)] == [Record, Close]
-
-
-@pytest.mark.parametrize(
-    "act",
-    [
-        lambda login: login.feed(Side.CLIENT, b"x", 6.0),
-        lambda login: login.feed(Side.SERVER, b"x", 6.0),
-        lambda login: login.connected(6.0),
-        lambda login: login.secured(Side.CLIENT, 6.0),
-        lambda login: login.connect_failed("x", 6.0),
-        lambda login: login.closed(Side.CLIENT, 6.0),
-        lambda login: login.cut("x", 6.0),
-    ],
-)
-def test_nothing_happens_after_the_end(act: Callable[[Login], list[Command]]) -> None:
-    bench = Bench()
-    bench.login.cut("stop", 5.0)
-    assert act(bench.login) == []
-
-
-# -- every way of splitting the input --------------------------------------------------------------------------------------
-
-
-def gathered(commands: list[Command]) -> list[object]:
-    """Return events and other commands in order, with neighbouring bytes to one side put together."""
-    found: list[object] = []
-    for command in commands:
-        last = found[-1] if found else None
-        if isinstance(command, Forward) and isinstance(last, Forward) and last.side is command.side:
-            found[-1] = Forward(last.side, last.data + command.data)
-        else:
-            found.append(command)
-    return found
-
-
-def scripted(pieces: Callable[[bytes], list[bytes]]) -> list[object]:
-    """A whole login with SCRAM on both sides and every message that may occur, fed in pieces."""
-    bench = Bench(demand_scram=True)
-    out: list[Command] = []
-
-    def feed(side: Side, data: bytes) -> list[Command]:
-        new: list[Command] = []
-        for piece in pieces(data):
-            new += bench.login.feed(side, piece, 5.0)
-        out.extend(new)
-        return new
-
-    feed(Side.CLIENT, GSS + ask(7, ("options", "-c geqo=off"), extensions=("_pq_.x",)))
-    client = ScramClient("hostagent", b"c" * 18, PLAIN, b"")
-    [challenge] = feed(Side.CLIENT, build_sasl_initial(SaslInitial(PLAIN, client.first())))
-    assert isinstance(challenge, Forward)
-    final = client.final(parse_authentication(challenge.data[5:]).data)
-    feed(Side.CLIENT, build_sasl_response(final) + b"Q\0\0\0\x06;\0")
-    out.extend(bench.login.connected(5.0))
-    server = ScramServer("s3cret", b"s" * 18, b"salt", b"")
-    notice = build_notice({"S": "NOTICE", "M": "n"})
-    offer = build_authentication(Authentication(AuthKind.SASL, build_mechanisms((PLUS, PLAIN))))
-    [first] = feed(Side.SERVER, build_negotiation(Negotiation(0, ())) + notice + offer)
-    assert isinstance(first, Forward)
-    answer = server.first(PLAIN, first.data[5 + len(PLAIN) + 1 + 4 :])
-    [proof] = feed(Side.SERVER, build_authentication(Authentication(AuthKind.SASL_CONTINUE, answer)))
-    assert isinstance(proof, Forward)
-    verified = build_authentication(Authentication(AuthKind.SASL_FINAL, server.final(proof.data[5:])))
-    feed(Side.SERVER, verified + OK + notice + GREETING)
-    assert bench.login.done is not None
-    return [*gathered(out), bench.login.done]
-
-
-WHOLE = scripted(lambda data: [data])
-
-
-def test_login_fed_byte_by_byte_is_the_same() -> None:
-    assert scripted(lambda data: [data[i : i + 1] for i in range(len(data))]) == WHOLE
-
-
-@settings(max_examples=50, deadline=None)
-@given(st.integers(1, 60), st.integers(1, 60))
-def test_login_fed_in_any_pieces_is_the_same(first: int, size: int) -> None:
-    def pieces(data: bytes) -> list[bytes]:
-        return [data[:first], *(data[i : i + size] for i in range(first, len(data), size))]
-
-    assert scripted(pieces) == WHOLE
-
-
-@settings(deadline=None)
-@given(st.binary(max_size=80), st.binary(max_size=80))
-def test_any_bytes_end_in_an_answer_or_in_waiting(client: bytes, server: bytes) -> None:
-    bench = Bench()
-    for command in bench.client(client):
-        assert not isinstance(command, Connect) or bench.judged
-    bench = dialled()
-    bench.server(server)
-    assert bench.login.done is None
