@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+import contextlib
+import socket
 import tempfile
+import threading
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
+from hostagent.enforcer.bpf import objects
+from tests.netns.ground import Ground
 from tests.netns.stage import BPF, FIREWALL, Stage, stage
 
 
@@ -51,3 +56,34 @@ def _host(folder: Path, firewall: str, *, bpf: str) -> Iterator[Stage]:
     ]
     with stage(folder, workloads, firewall=firewall, bpf=bpf) as built:
         yield built
+
+
+@pytest.fixture(scope="session")
+def built() -> objects.Objects:
+    return objects.compiled(objects.source(2))
+
+
+@pytest.fixture
+def ground(built: objects.Objects) -> Iterator[Ground]:
+    made = Ground(built)
+    try:
+        yield made
+    finally:
+        made.close()
+
+
+@pytest.fixture
+def port() -> Iterator[int]:
+    """A listener on loopback that accepts as fast as it can."""
+    with socket.create_server(("127.0.0.1", 0), backlog=512) as listener:
+
+        def accept() -> None:
+            with contextlib.suppress(OSError):
+                while True:
+                    listener.accept()[0].close()
+
+        thread = threading.Thread(target=accept, daemon=True)
+        thread.start()
+        yield listener.getsockname()[1]
+        listener.shutdown(socket.SHUT_RDWR)
+        thread.join(5)
