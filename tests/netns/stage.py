@@ -233,6 +233,10 @@ class Stage:
         rows = [json.loads(line) for line in self.journal.read_text().splitlines()]
         return [row for row in rows if row["kind"] == kind]
 
+    def findings(self) -> list[dict[str, Any]]:
+        """The auditor's rows, but for sockets that other runs of tests beside this one made in view."""
+        return [row for row in self.events("audit") if row["finding"] != "unix-listener" or str(self.folder) in str(row["detail"])]
+
     def seen_by_sink(self) -> list[str]:
         return [row["frame"] for row in map(json.loads, self.sink_log.read_text().splitlines()) if "frame" in row]
 

@@ -75,7 +75,7 @@ def audited() -> Iterator[Stage]:
 
 
 def findings(host: Stage, leaf: str) -> list[dict[str, Any]]:
-    return [row for row in host.events("audit") if row["leaf"] == leaf]
+    return [row for row in host.findings() if row["leaf"] == leaf]
 
 
 @contextlib.contextmanager
@@ -385,13 +385,13 @@ if __name__ == "__main__":
 
 @pytest.mark.parametrize("workload", [*BOTH, "login"])
 def test_a_workload_that_uses_every_kind_of_its_own_sockets_is_left_alone(audited: Stage, workload: str) -> None:
-    before = len(audited.events("audit"))
+    before = len(audited.findings())
     script = audited.folder / "letters" / f"ordinary-{workload}.py"
     script.write_text(_ORDINARY)
     script.chmod(0o644)
     done = audited.run(workload, "/usr/bin/python3", str(script))
     assert (done.returncode, done.stdout) == (0, "done\n"), done.stderr
-    assert audited.events("audit")[before:] == []
+    assert audited.findings()[before:] == []
 
 
 _MANY = """

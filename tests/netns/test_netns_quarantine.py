@@ -61,7 +61,7 @@ def test_a_quarantined_workload_is_ended_refused_and_recorded_until_it_is_releas
     assert bystander.poll() is None
     release(kept, "suspect")
     assert (kept.run("suspect", "true").returncode, kept.status()["quarantine"]) == (0, {})
-    rows = [(row["finding"], row["workload"], row["action"]) for row in kept.events("audit")]
+    rows = [(row["finding"], row["workload"], row["action"]) for row in kept.findings()]
     assert rows == [("quarantine", "suspect", "killed"), ("release", "suspect", "reported")]
     assert any("is in quarantine" in row["reason"] for row in kept.events("admission") if row["outcome"] == "refused")
     bystander.kill()
