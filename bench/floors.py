@@ -125,7 +125,7 @@ def signed_in(rules: Policy, journal: JournalFile) -> Session:
     context = make_context(Source(rules), CATALOGUE, target=target, cancel_keys=CancelRegistry(), tls=False)
     context.identity = Identity("local", "support-bot", 2e9, groups=frozenset({"support"}))
     context.flow = replace(context.flow, workload="support-bot")
-    turn, share = Turn(journal, lambda settle: settle()), Shares(lambda _: None).of("support-bot")
+    turn, share = Turn(journal, lambda settle: settle(), lambda _s, _call: None), Shares(lambda _: None).of("support-bot")
     share.spent = -1e9  # never used up: nobody else waits here
     session = Session(context.flow, Gate(context), cast("Outside", _Outside()), turn, share=share)
     session.client.connection_made(Nowhere())

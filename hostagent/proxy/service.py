@@ -110,8 +110,9 @@ class Service:
         self.draw = draw
         self._parts = parts
         self._tasks = tasks
-        self._turn = Turn(parts.journal, asyncio.get_running_loop().call_soon)
-        self._shares = Shares(asyncio.get_running_loop().call_soon)
+        loop = asyncio.get_running_loop()
+        self._turn = Turn(parts.journal, loop.call_soon, loop.call_later)
+        self._shares = Shares(loop.call_soon)
         self._analysts = Analysts(tasks.create_task)
         self._memory = Memory(self._budgets, self._over_budget)
         self._cancel_keys = CancelRegistry()
