@@ -22,7 +22,7 @@ from typing import Self
 
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
-from hostagent.journal import Chain, ChainState, Verifier
+from hostagent.journal import FORMAT_VERSION, Chain, ChainState, Verifier, events_in
 from hostagent.journal.format import HASH_END
 from hostagent.model.errors import JournalError
 from hostagent.model.event import Event, EventKind
@@ -168,7 +168,7 @@ class JournalFile:
         try:
             written = os.write(self._fd, data)
         except OSError as error:
-            self._chain.state = before
+            self._chain.back_to(before)
             self._fail(error)
             raise JournalError(f"the journal at {self._folder} cannot be written: {error}") from error
         if written == len(data):
@@ -184,13 +184,13 @@ class JournalFile:
         if end:
             lines = written[:end].splitlines()
             head = bytes.fromhex(lines[-1][2:HASH_END].decode("ascii"))
-            state = ChainState(before.seq + sum(line.startswith(b"E") for line in lines), head)
+            state = ChainState(before.seq + sum(events_in(line) for line in lines), head)
         try:
             os.ftruncate(self._fd, self._size + end)
         except OSError as error:
             self._broken = f"a torn line could not be cut: {error}"
         self._size += end
-        self._chain.state = state
+        self._chain.back_to(state)
 
     def _fail(self, error: OSError) -> None:
         """Remember what kind of failure this was: a full disk may end, anything else does not."""
@@ -264,7 +264,7 @@ class JournalFile:
                 f"a torn last line of {torn} bytes was cut after event {verifier.state.seq}; it was never acknowledged",
                 0,
             )
-        elif self._size >= self._segment_bytes:
+        if self._size >= self._segment_bytes or verifier.format != FORMAT_VERSION:
             self._rotate()
 
     def _gap(self, reason: str, count: int) -> None:

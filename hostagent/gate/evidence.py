@@ -10,6 +10,7 @@ from hostagent.inspectors.judged import Ruling, Trace
 from hostagent.inspectors.ports import Outcome, Parameters
 from hostagent.model.command import Command, Record
 from hostagent.model.event import Event, EventKind
+from hostagent.model.rows import ResultRow, StatementRow
 
 _MASKED = "[masked]"
 # Digits shorter than any detected secret need no look.
@@ -21,6 +22,8 @@ _VALUES_MOST = 1000
 _MARGIN = 8192
 _MESSAGE_KEPT = 8192
 _ALWAYS_KEPT = 16
+# Shapes of results that a session keeps.
+_SHAPES = 64
 
 
 class Evidence:
@@ -33,6 +36,8 @@ class Evidence:
         # Keyed BLAKE2b (RFC 7693 §2.9): a MAC at a third of the price of HMAC-SHA-256, which each statement pays.
         self._keyed = blake2b(key=context.digest_key, digest_size=32)
         self.statements = 0
+        # By the identity of the columns, which are kept so that it stays theirs.
+        self._shapes: dict[int, tuple[Sequence[Mapping[str, object]], Mapping[str, object]]] = {}
 
     def event(self, kind: EventKind, fields: Mapping[str, object], now: float) -> Record:
         """Return one line of this flow's history."""
@@ -56,27 +61,27 @@ class Evidence:
         keyed = self._keyed.copy()
         keyed.update(exact[0] if len(exact) == 1 else b"".join(exact))
         digest = keyed.hexdigest()
-        shown = self._parameters(parameters, exposed=ruling.exposed) if parameters else []
+        shown: Sequence[str | None] = self._parameters(parameters, exposed=ruling.exposed) if parameters else ()
         flow = context.flow
+        flow_id = flow.flow_id
         at = int(now * 1e9) + context.wall_offset_ns
         traces = []
         for ordinal, line in enumerate(ruling.lines):
             self.statements += 1
-            statement = f"{flow.flow_id}.{self.statements}"
-            fields = {
-                "statement": statement,
-                "ordinal": ordinal,
-                **line,
-                "digest": digest,
-                "parameters": shown,
-                "ticket": ticket,
-            }
-            if decision:
-                fields["decision"] = decision
-                if reason:
-                    fields |= {"reason": self._scrub(reason), "rules": []}
-            out.append(Record(Event(EventKind.STATEMENT, at, flow.flow_id, flow.workload, fields)))
-            traces.append(Trace(statement, now))
+            number = self.statements
+            row = StatementRow(at, flow_id, number, digest, ordinal, shown)
+            if ruling.recurs and not decision and not ticket:
+                event = Event(EventKind.STATEMENT, at, flow_id, flow.workload, line, row)
+            else:
+                fields = row.fields(line)
+                fields["ticket"] = ticket
+                if decision:
+                    fields["decision"] = decision
+                    if reason:
+                        fields |= {"reason": self._scrub(reason), "rules": []}
+                event = Event(EventKind.STATEMENT, at, flow_id, flow.workload, fields)
+            out.append(Record(event))
+            traces.append(Trace(f"{flow_id}.{number}", now, number))
         return traces
 
     def _parameters(self, parameters: Parameters, *, exposed: int) -> list[str | None]:
@@ -111,22 +116,37 @@ class Evidence:
     def shut(self, trace: Trace, outcome: Outcome, now: float, out: list[Command]) -> None:
         """Record how a statement ended."""
         context = self._context
-        fields: dict[str, object] = {
-            "statement": trace.statement,
-            "outcome": outcome.outcome,
-            "tag": outcome.tag,
-            "rows": trace.rows,
-            "bytes": trace.size,
-            "sqlstate": outcome.sqlstate,
-            "message": shortened(outcome.message),
-            "columns": trace.columns,
-            "masked_values": trace.masked + sum(trace.detections.values()) if trace.detections else trace.masked,
-            "detections": trace.detections or {},
-            "elapsed_us": int((now - trace.started) * 1e6),
-        }
         flow = context.flow
         at = int(now * 1e9) + context.wall_offset_ns
-        out.append(Record(Event(EventKind.RESULT, at, flow.flow_id, flow.workload, fields)))
+        found = trace.detections
+        masked = trace.masked + sum(found.values()) if found else trace.masked
+        elapsed = int((now - trace.started) * 1e6)
+        row = ResultRow(at, flow.flow_id, trace.number, outcome.tag, trace.rows, trace.size, elapsed, masked, found)
+        if outcome.outcome == "ok" and not outcome.message and not outcome.sqlstate:
+            shared = self._shape(trace.columns)
+            event = Event(EventKind.RESULT, at, flow.flow_id, flow.workload, shared, row)
+        else:
+            fields = row.fields(
+                {
+                    "outcome": outcome.outcome,
+                    "sqlstate": outcome.sqlstate,
+                    "message": shortened(outcome.message),
+                    "columns": trace.columns,
+                }
+            )
+            event = Event(EventKind.RESULT, at, flow.flow_id, flow.workload, fields)
+        out.append(Record(event))
+
+    def _shape(self, columns: Sequence[Mapping[str, object]]) -> Mapping[str, object]:
+        """Return the fields that all results of one shape share: the same object for the same ``columns``."""
+        kept = self._shapes.get(id(columns))
+        if kept is not None:
+            return kept[1]
+        if len(self._shapes) >= _SHAPES:
+            self._shapes.clear()
+        shared: Mapping[str, object] = {"outcome": "ok", "sqlstate": "", "message": "", "columns": columns}
+        self._shapes[id(columns)] = (columns, shared)
+        return shared
 
     def scrub(self, text: str) -> str:
         """Return ``text`` as it may be recorded."""

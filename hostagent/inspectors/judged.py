@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Final
 
 from hostagent.model.operation import Completeness, Effect, Operation
-from hostagent.model.verdict import Verdict
+from hostagent.model.verdict import Decision, Verdict
 from hostagent.sql.statement import Statement
 
 if TYPE_CHECKING:
@@ -49,10 +49,10 @@ class Ruling:
 
     ``epoch`` is the gate's mark of the policy, identity and catalogue it was decided under. ``lines`` are the parts of the
     statement records that do not change from run to run, one per operation. ``defines``: it may change the schema.
-    ``answer`` is the inspector's own: what it learned of results under this ruling.
+    ``answer`` is the inspector's own: what it learned of results under this ruling. ``recurs``: it allows, and is kept.
     """
 
-    __slots__ = ("answer", "defines", "epoch", "exposed", "lines", "masking", "operations", "statements", "verdict")
+    __slots__ = ("answer", "defines", "epoch", "exposed", "lines", "masking", "operations", "recurs", "statements", "verdict")
 
     def __init__(
         self,
@@ -73,6 +73,7 @@ class Ruling:
         self.exposed = exposed
         self.lines = lines
         self.answer: object = None
+        self.recurs = verdict.decision is Decision.ALLOW and verdict.cacheable
         self.defines = any(
             each.completeness is not Completeness.FULL or each.effects & _DEFINING for each in operations
         )
@@ -81,11 +82,12 @@ class Ruling:
 class Trace:
     """One recorded statement on its way to its result; the inspector counts here."""
 
-    __slots__ = ("columns", "detections", "masked", "rows", "size", "started", "statement")
+    __slots__ = ("columns", "detections", "masked", "number", "rows", "size", "started", "statement")
 
-    def __init__(self, statement: str, started: float) -> None:
-        """Start with nothing counted. ``started`` is monotonic seconds."""
+    def __init__(self, statement: str, started: float, number: int) -> None:
+        """Start with nothing counted. ``started`` is monotonic seconds; ``number`` is the statement's within its flow."""
         self.statement = statement
+        self.number = number
         self.started = started
         self.rows = 0
         self.size = 0

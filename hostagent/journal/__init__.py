@@ -9,11 +9,12 @@ from __future__ import annotations
 
 from hostagent.journal.chain import Chain, ChainState
 from hostagent.journal.format import FORMAT_VERSION, GENESIS, CheckpointLine, EventLine, SegmentHeader
-from hostagent.journal.verify import Fault, FaultKind, Scan, Verifier
+from hostagent.journal.verify import Accepted, Fault, FaultKind, Scan, Verifier, counted, events_in
 
 __all__ = [
     "FORMAT_VERSION",
     "GENESIS",
+    "Accepted",
     "Chain",
     "ChainState",
     "CheckpointLine",
@@ -23,4 +24,6 @@ __all__ = [
     "Scan",
     "SegmentHeader",
     "Verifier",
+    "counted",
+    "events_in",
 ]

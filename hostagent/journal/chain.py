@@ -10,12 +10,15 @@ from typing import NamedTuple
 import msgspec
 
 from hostagent.journal.format import (
+    BATCH_TAG,
     CHECKPOINT_TAG,
+    EVENT_TAG,
     FORMAT_VERSION,
     GENESIS,
     HEADER_TAG,
     MAX_LINE,
     CheckpointLine,
+    NewBatch,
     NewLine,
     SegmentHeader,
     link,
@@ -23,9 +26,14 @@ from hostagent.journal.format import (
 )
 from hostagent.model.errors import UnwritableEventError
 from hostagent.model.event import Event
+from hostagent.model.rows import Row
 
 _LONGEST = MAX_LINE - 128
 _DEEPEST = 100
+# Bytes of one line of several events.
+_BATCH = 256 * 1024
+# Bytes of events that others in the segment may refer to, as they were written.
+_REMEMBERED = 8 * 1024 * 1024
 
 
 class ChainState(NamedTuple):
@@ -64,40 +72,85 @@ def _printable(value: object, depth: int = 0) -> object:
 _encode = msgspec.json.Encoder(enc_hook=_plain).encode
 
 
-class Chain:
-    """Numbers, frames and links events. Changes only when a method returns; ``state`` may be saved and set back."""
+class _Known(NamedTuple):
+    """An event of this segment whose fields others may refer to. ``shared`` is kept: its identity is what is looked for."""
 
-    __slots__ = ("host", "state", "writer")
+    seq: int
+    shared: Mapping[str, object]
+    workload: str
+
+
+class Chain:
+    """Numbers, frames and links events. Changes only when a method returns; ``state`` may be saved, and set back by ``back_to``."""
+
+    __slots__ = ("_known", "_known_size", "host", "state", "writer")
 
     def __init__(self, writer: str, host: str, state: ChainState | None = None) -> None:
         """``writer`` and ``host`` name the chain; ``state`` is where it continues."""
         self.writer = writer
         self.host = host
         self.state = state or ChainState()
+        self._known: dict[int, _Known] = {}
+        self._known_size = 0
+
+    def back_to(self, state: ChainState) -> None:
+        """Go on from ``state``: what was framed since then is not in the file, at least not all of it."""
+        self.state = state
+        self._forget()
 
     def frame(self, events: Sequence[Event]) -> bytes:
         """Return the lines of ``events``, to be appended with one write.
 
+        An event whose shared fields stand in this segment already is written as a short row, one line for those that follow each other.
+
         Raises:
             UnwritableEventError: an event cannot be expressed as JSON, or is too long; the chain has not moved.
         """
-        seq, head = self.state
-        parts: list[bytes] = []
-        for kind, at, flow, workload, fields in events:
-            seq += 1
-            try:
-                payload = _encode(NewLine(seq, kind, at, flow, workload, fields))
-            except (UnicodeEncodeError, TypeError, ValueError, OverflowError, RecursionError):
-                payload = _encode_carefully(seq, kind, at, flow, workload, fields)
-            if len(payload) > _LONGEST:
-                raise UnwritableEventError(f"an event of {len(payload)} bytes is too long for the journal")
-            head = sha256(b"\x00" + head + payload).digest()
-            parts.append(b"E %b %b\n" % (hexlify(head), payload))
-        self.state = ChainState(seq, head)
+        known = self._known
+        lines = _Lines(self.state)
+        rows: list[Row] = []
+        try:
+            for event in events:
+                row = event.row
+                if row is None:
+                    if rows:
+                        lines.batch(rows)
+                        rows = []
+                    lines.event(event)
+                    continue
+                kept = known.get(id(event.shared))
+                if kept is not None and kept.shared is event.shared and kept.workload == event.workload:
+                    row.like = kept.seq
+                    rows.append(row)
+                    continue
+                if rows:
+                    lines.batch(rows)
+                    rows = []
+                self._remember(event, lines.event(event), lines.seq)
+            if rows:
+                lines.batch(rows)
+        except UnwritableEventError:
+            self._forget()
+            raise
+        self.state = ChainState(lines.seq, lines.head)
+        parts = lines.parts
         return parts[0] if len(parts) == 1 else b"".join(parts)
+
+    def _remember(self, event: Event, size: int, seq: int) -> None:
+        """Note that event number ``seq`` tells ``event.shared``, in ``size`` bytes."""
+        self._known_size += size
+        if self._known_size > _REMEMBERED:
+            self._forget()
+            self._known_size = size
+        self._known[id(event.shared)] = _Known(seq, event.shared, event.workload)
+
+    def _forget(self) -> None:
+        self._known.clear()
+        self._known_size = 0
 
     def header(self, segment: int, at: int, key: bytes = b"") -> bytes:
         """Return the first line of segment number ``segment``; ``key`` is the raw Ed25519 public key."""
+        self._forget()  # each segment stands by itself
         seq, head = self.state
         header = SegmentHeader(FORMAT_VERSION, self.writer, self.host, segment, seq, head.hex(), key.hex(), at)
         return self._append(b"H", HEADER_TAG, _encode(header))
@@ -113,6 +166,52 @@ class Chain:
         head = link(tag, self.state.head, payload)
         self.state = ChainState(self.state.seq, head)
         return b"%b %b %b\n" % (letter, hexlify(head), payload)
+
+
+class _Lines:
+    """Lines under way, and where the chain stands behind them."""
+
+    __slots__ = ("head", "parts", "seq")
+
+    def __init__(self, state: ChainState) -> None:
+        self.seq, self.head = state
+        self.parts: list[bytes] = []
+
+    def event(self, event: Event) -> int:
+        """Add a line for one event with all its fields; returns the size of its payload."""
+        kind, at, flow, workload = event.kind, event.at, event.flow, event.workload
+        seq, fields = self.seq + 1, event.fields
+        try:
+            payload = _encode(NewLine(seq, kind, at, flow, workload, fields))
+        except (UnicodeEncodeError, TypeError, ValueError, OverflowError, RecursionError):
+            payload = _encode_carefully(seq, kind, at, flow, workload, fields)
+        if len(payload) > _LONGEST:
+            raise UnwritableEventError(f"an event of {len(payload)} bytes is too long for the journal")
+        self.seq = seq
+        self.head = sha256(EVENT_TAG + self.head + payload).digest()
+        self.parts.append(b"E %b %b\n" % (hexlify(self.head), payload))
+        return len(payload)
+
+    def batch(self, rows: list[Row]) -> None:
+        """Add a line for ``rows``, or several: none gets longer than a reader likes."""
+        try:
+            payload = _encode(NewBatch(self.seq + 1, rows))
+        except UnicodeEncodeError:
+            payload = _encode(NewBatch(self.seq + 1, [_printable_row(row) for row in rows]))
+        if len(payload) > _BATCH and len(rows) > 1:
+            half = len(rows) // 2
+            self.batch(rows[:half])
+            self.batch(rows[half:])
+            return
+        if len(payload) > _LONGEST:
+            raise UnwritableEventError(f"an event of {len(payload)} bytes is too long for the journal")
+        self.seq += len(rows)
+        self.head = sha256(BATCH_TAG + self.head + payload).digest()
+        self.parts.append(b"B %b %b\n" % (hexlify(self.head), payload))
+
+
+def _printable_row(row: Row) -> Row:
+    return msgspec.structs.replace(row, **{name: _printable(getattr(row, name)) for name in row.__struct_fields__})
 
 
 def _encode_carefully(seq: int, kind: str, at: int, flow: str, workload: str, fields: Mapping[str, object]) -> bytes:

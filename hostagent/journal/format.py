@@ -2,12 +2,18 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from hashlib import sha256
 from typing import Annotated
 
 import msgspec
 
-FORMAT_VERSION = 1
+from hostagent.model.rows import Row
+
+FORMAT_VERSION = 2
+
+FORMATS = (1, 2)
+"""What a reader understands. Format 1 has no ``B`` lines."""
 
 GENESIS = bytes(32)
 """What stands before the first line of the first segment."""
@@ -15,6 +21,7 @@ GENESIS = bytes(32)
 EVENT_TAG = b"\x00"
 HEADER_TAG = b"\x01"
 CHECKPOINT_TAG = b"\x02"
+BATCH_TAG = b"\x03"
 
 HASH_END = 66  # "E " and 64 hex digits
 PAYLOAD_START = 67
@@ -46,6 +53,20 @@ class NewLine(msgspec.Struct, gc=False):
     flow: str
     workload: str
     fields: object
+
+
+class BatchLine(msgspec.Struct, frozen=True, gc=False):
+    """The payload of a ``B`` line: several events, the first of which has number ``seq``. Each is left as raw JSON."""
+
+    seq: Count
+    events: list[msgspec.Raw]
+
+
+class NewBatch(msgspec.Struct, gc=False):
+    """The same on its way out."""
+
+    seq: int
+    events: Sequence[Row]
 
 
 class SegmentHeader(msgspec.Struct, frozen=True):
@@ -80,6 +101,6 @@ def signed_text(writer: str, host: str, checkpoint: CheckpointLine) -> bytes:
     """Return the bytes that a checkpoint's signature covers."""
     closed = "true" if checkpoint.closed else "false"
     return (
-        f"hostagent journal checkpoint {FORMAT_VERSION}\n{writer}\n{host}\n"
+        f"hostagent journal checkpoint 1\n{writer}\n{host}\n"
         f"{checkpoint.count}\n{checkpoint.head}\n{checkpoint.at}\n{closed}\n"
     ).encode()

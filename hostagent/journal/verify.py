@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import enum
 from binascii import hexlify
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from hashlib import sha256
 from typing import NamedTuple
 
@@ -16,13 +16,16 @@ import msgspec
 
 from hostagent.journal.chain import ChainState
 from hostagent.journal.format import (
+    BATCH_TAG,
     CHECKPOINT_TAG,
     EVENT_TAG,
     FORMAT_VERSION,
+    FORMATS,
     HASH_END,
     HEADER_TAG,
     MAX_LINE,
     PAYLOAD_START,
+    BatchLine,
     CheckpointLine,
     EventLine,
     SegmentHeader,
@@ -30,7 +33,10 @@ from hostagent.journal.format import (
     signed_text,
 )
 
-_TAGS = {b"E": EVENT_TAG, b"H": HEADER_TAG, b"C": CHECKPOINT_TAG}
+_TAGS = {b"E": EVENT_TAG, b"B": BATCH_TAG, b"H": HEADER_TAG, b"C": CHECKPOINT_TAG}
+
+
+_NOTHING = msgspec.Raw(b"{}")
 
 
 class FaultKind(enum.StrEnum):
@@ -59,11 +65,21 @@ class Fault(NamedTuple):
 
 
 class Accepted(NamedTuple):
-    """One event line: parsed, with its raw payload and hash."""
+    """One event line: parsed, with its raw payload and hash.
+
+    ``rows``: how many events a batch line holds, the first of which has the line's ``seq`` (the rest of ``line`` is empty); 0: it
+    is no batch but one event.
+    """
 
     line: EventLine
     payload: bytes
     head: bytes
+    rows: int = 0
+
+    @property
+    def last(self) -> int:
+        """The number of the last event."""
+        return self.line.seq + self.rows - 1 if self.rows else self.line.seq
 
 
 class Scan(NamedTuple):
@@ -73,6 +89,18 @@ class Scan(NamedTuple):
     faults: list[Fault]
     checkpoints: list[CheckpointLine]
     consumed: int
+
+
+def counted(lines: Iterable[Accepted]) -> int:
+    """Return how many events ``lines`` hold."""
+    return sum([accepted.rows or 1 for accepted in lines])
+
+
+def events_in(line: bytes) -> int:
+    """Return how many events a whole line of ours holds."""
+    if line.startswith(b"B"):
+        return len(msgspec.json.decode(line[PAYLOAD_START:], type=BatchLine).events)
+    return int(line.startswith(b"E"))
 
 
 class Verifier:
@@ -96,8 +124,11 @@ class Verifier:
         self.state = state or ChainState()
         self.key = key
         self.host = host
+        # Of the segment that is being read, once its header was.
+        self.format = FORMAT_VERSION
         self._verify = verify
         self._decode_event = msgspec.json.Decoder(EventLine).decode
+        self._decode_batch = msgspec.json.Decoder(BatchLine).decode
         self._decode_header = msgspec.json.Decoder(SegmentHeader).decode
         self._decode_checkpoint = msgspec.json.Decoder(CheckpointLine).decode
 
@@ -130,20 +161,32 @@ class Verifier:
             if end < 0 or end - start > MAX_LINE:
                 break
             payload = data[start + PAYLOAD_START : end]
-            follows = sha256(b"\x00" + head + payload).digest()
-            if not stands(b"E %b " % hexlify(follows), start):
+            batch = stands(b"B", start)
+            follows = sha256((b"\x03" if batch else b"\x00") + head + payload).digest()
+            if not stands((b"B %b " if batch else b"E %b ") % hexlify(follows), start):
                 break
             try:
-                event = decode(payload)
+                accepted = self._batch(payload, follows) if batch else Accepted(decode(payload), payload, follows)
             except ValueError:
                 break
-            if event.seq != seq + 1:
+            if accepted.line.seq != seq + 1:
                 break
-            seq, head = event.seq, follows
-            append(Accepted(event, payload, head))
+            seq, head = seq + (accepted.rows or 1), follows
+            append(accepted)
             start, limit = end + 1, limit - 1
         self.state = ChainState(seq, head)
         return start, limit
+
+    def _batch(self, payload: bytes, head: bytes) -> Accepted:
+        """Return a batch line.
+
+        Raises:
+            ValueError: it is none.
+        """
+        line = self._decode_batch(payload)
+        if not line.events:
+            raise ValueError("a batch without an event")
+        return Accepted(EventLine(line.seq, "", 0, "", "", _NOTHING), payload, head, len(line.events))
 
     def torn(self, data: bytes, segment: int, offset: int) -> Fault | None:
         """Judge what stands after the last complete line of a segment that will get no more lines."""
@@ -159,7 +202,9 @@ class Verifier:
             stated = bytes.fromhex(line[2:HASH_END].decode("ascii"))
             payload = line[PAYLOAD_START:]
             if tag is EVENT_TAG:
-                self._event(self._decode_event(payload), payload, stated, (segment, offset), found)
+                self._event(Accepted(self._decode_event(payload), payload, stated), tag, (segment, offset), found)
+            elif tag is BATCH_TAG:
+                self._event(self._batch(payload, stated), tag, (segment, offset), found)
             elif tag is HEADER_TAG:
                 self._header(self._decode_header(payload), payload, stated, (segment, offset), found)
             else:
@@ -167,19 +212,19 @@ class Verifier:
         except ValueError as error:  # msgspec's and Unicode's errors are ValueErrors
             found.faults.append(Fault(FaultKind.SYNTAX, segment, offset, self.state.seq + 1, str(error)))
 
-    def _event(self, event: EventLine, payload: bytes, stated: bytes, place: tuple[int, int], found: Scan) -> None:
-        expected = self.state.seq + 1
-        if event.seq > expected:
-            detail = f"events {expected} to {event.seq - 1} are missing"
+    def _event(self, accepted: Accepted, tag: bytes, place: tuple[int, int], found: Scan) -> None:
+        expected, seq = self.state.seq + 1, accepted.line.seq
+        if seq > expected:
+            detail = f"events {expected} to {seq - 1} are missing"
             found.faults.append(Fault(FaultKind.MISSING, *place, expected, detail))
-        elif event.seq < expected:
-            detail = f"event {event.seq} stands after event {expected - 1}"
-            found.faults.append(Fault(FaultKind.BACKWARDS, *place, event.seq, detail))
-        elif link(EVENT_TAG, self.state.head, payload) != stated:
-            detail = f"the hash of event {event.seq} does not follow from the line before and its own bytes"
-            found.faults.append(Fault(FaultKind.EDITED, *place, event.seq, detail))
-        self.state = ChainState(event.seq, stated)
-        found.events.append(Accepted(event, payload, stated))
+        elif seq < expected:
+            detail = f"event {seq} stands after event {expected - 1}"
+            found.faults.append(Fault(FaultKind.BACKWARDS, *place, seq, detail))
+        elif link(tag, self.state.head, accepted.payload) != accepted.head:
+            detail = f"the hash of event {seq} does not follow from the line before and its own bytes"
+            found.faults.append(Fault(FaultKind.EDITED, *place, seq, detail))
+        self.state = ChainState(accepted.last, accepted.head)
+        found.events.append(accepted)
 
     def _header(
         self, header: SegmentHeader, payload: bytes, stated: bytes, place: tuple[int, int], found: Scan
@@ -187,7 +232,7 @@ class Verifier:
         problems = [
             problem
             for wrong, problem in (
-                (header.format != FORMAT_VERSION, f"format {header.format} is not {FORMAT_VERSION}"),
+                (header.format not in FORMATS, f"format {header.format} is not {FORMAT_VERSION}"),
                 (header.writer != self.writer, f"it is of writer {header.writer!r}"),
                 (bool(self.host) and header.host != self.host, f"it is of host {header.host!r}"),
                 (header.segment != place[0], f"it says segment {header.segment}"),
@@ -209,6 +254,7 @@ class Verifier:
             detail = "segment header: " + "; ".join(problems)
             found.faults.append(Fault(FaultKind.HEADER, *place, header.seq + 1, detail))
         self._trust(header, place, found)
+        self.format = header.format
         self.host = self.host or header.host
         self.state = ChainState(header.seq, stated)
 

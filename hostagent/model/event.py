@@ -47,6 +47,8 @@ import enum
 from collections.abc import Mapping
 from typing import NamedTuple
 
+from hostagent.model.rows import Row
+
 
 class EventKind(enum.StrEnum):
     """The kinds of the table above."""
@@ -73,10 +75,20 @@ class EventKind(enum.StrEnum):
 
 
 class Event(NamedTuple):
-    """One line of history; see the module's table for ``fields``."""
+    """One line of history; see the module's table for its ``fields``.
+
+    ``shared`` are fields as they are given, never changed afterwards. With a ``row``, the same ``shared`` (that very object) is
+    meant to come again in other events, and what is this event's own stands in the row: a journal may write ``shared`` once.
+    """
 
     kind: EventKind
     at: int
     flow: str
     workload: str
-    fields: Mapping[str, object]
+    shared: Mapping[str, object]
+    row: Row | None = None
+
+    @property
+    def fields(self) -> Mapping[str, object]:
+        """All fields."""
+        return self.shared if self.row is None else self.row.fields(self.shared)

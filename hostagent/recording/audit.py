@@ -9,7 +9,7 @@ from pathlib import Path
 
 import msgspec
 
-from hostagent.journal import ChainState, Fault, FaultKind, Verifier
+from hostagent.journal import ChainState, Fault, FaultKind, Verifier, counted
 from hostagent.recording import pruning
 from hostagent.recording.keys import signed_by
 from hostagent.recording.reader import regular, writers
@@ -105,7 +105,7 @@ def _verify_segment(
     for data in _pieces(folder / f"{number:08d}.journal", witness.position if witness is not None else 0):
         rest += data
         scan = verifier.scan(rest, number, offset, limit=len(rest) + 1)
-        report.events += len(scan.events)
+        report.events += counted(scan.events)
         report.checkpoints += len(scan.checkpoints)
         report.faults += scan.faults
         if scan.checkpoints:

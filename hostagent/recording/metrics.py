@@ -12,7 +12,7 @@ from typing import NamedTuple
 
 import msgspec
 
-from hostagent.journal.verify import Accepted
+from hostagent.journal import Accepted, counted
 from hostagent.model.event import EventKind
 from hostagent.recording.reader import Batch
 
@@ -35,6 +35,15 @@ class _Fields(msgspec.Struct):
     count: int = 1
 
 
+class _Row(msgspec.Struct):
+    digest: str = ""
+
+
+class _Batch(msgspec.Struct):
+    events: list[_Row]
+
+
+_BATCH_DECODER = msgspec.json.Decoder(_Batch)
 _DECODER = msgspec.json.Decoder(_Fields)
 _LOOKED_AT = frozenset(
     {
@@ -67,10 +76,12 @@ class Tally:
         """Count what was read. Does not raise: an event that cannot be understood is counted as that."""
         with self._lock:
             for batch in batches:
-                self._totals["events"] += len(batch.events)
+                self._totals["events"] += counted(accepted for _, accepted in batch.events)
                 self._totals["faults"] += len(batch.faults)
                 for _, accepted in batch.events:
-                    if accepted.line.kind in _LOOKED_AT:
+                    if accepted.rows:
+                        self._rows(accepted)
+                    elif accepted.line.kind in _LOOKED_AT:
                         self._one(accepted)
 
     def verified(self, at: int, *, passed: bool) -> None:
@@ -113,6 +124,15 @@ class Tally:
             families.append(_plain("verify_passed", "gauge", "Whether the last verify passed.", int(verified.passed)))
             families.append(_plain("verify_age_seconds", "gauge", "How long ago it ended.", age))
         return "".join(families)
+
+    def _rows(self, accepted: Accepted) -> None:
+        """A batch holds results and statements that policy allows; only these have a digest."""
+        try:
+            rows = _BATCH_DECODER.decode(accepted.payload).events
+        except (msgspec.DecodeError, UnicodeDecodeError):
+            self._totals["unreadable"] += accepted.rows
+            return
+        _add(self._statements, "allow", sum([row.digest != "" for row in rows]))
 
     def _one(self, accepted: Accepted) -> None:
         try:

@@ -37,7 +37,7 @@ class Reading:
 
 
 class Batch(NamedTuple):
-    """Events in order, each with the branch it belongs to; the faults; and the reading after them.
+    """Event lines in order, each with the branch it belongs to; the faults; and the reading after them.
 
     ``full``: it ended because it was large enough, not because there was nothing more.
     """
@@ -78,7 +78,7 @@ class JournalReader:
         return self._following() != 0
 
     def read(self, events: int) -> Batch:
-        """Return up to about ``events`` events (one chunk of the file at a time); an empty batch when there is nothing new.
+        """Return up to about ``events`` lines of events (one chunk of the file at a time); an empty batch when there is nothing new.
 
         A batch ends early when its payloads reach ``_BATCH_BYTES``: few events can be as large as many.
         """
@@ -110,7 +110,7 @@ class JournalReader:
             for accepted in scan.events:
                 if accepted.line.seq <= last:
                     branch += 1
-                last = accepted.line.seq
+                last = accepted.last
                 found.append((branch, accepted))
         self._advance(branch, here.segment, self.reading.position + scan.consumed)
         if scan.consumed:

@@ -30,7 +30,10 @@ log = logging.getLogger(__name__)
 STORAGE_VERSION = "v1.2.0"
 # Small row groups: a checkpoint writes those anew that grew.
 _ATTACHED = f"storage_version '{STORAGE_VERSION}', row_group_size 8192"
-SCHEMA_VERSION = 2
+SCHEMA_VERSION = 3
+_NO_BATCHES = 2
+# What views.sql makes up of two tables has the plain name.
+_VIEWS = {"statement": "whole_statement", "result": "whole_result"}
 PUBLISHED = "sessions.duckdb"
 SEALED = "sealed"
 _SETTINGS = {
@@ -104,7 +107,7 @@ class Store:
         }
 
     def ingest(self, batches: Sequence[Batch]) -> int:
-        """Insert the events and faults of ``batches`` and remember their readings: one transaction. Returns the rows.
+        """Insert the events and faults of ``batches`` and remember their readings: one transaction. Returns how many events.
 
         An event that DuckDB cannot take (only a tampered journal holds one, or one too large) is kept as a row of kind ``unreadable``.
         """
@@ -114,7 +117,7 @@ class Store:
             log.warning("a batch was refused (%s): looking at each event", str(error).partition("\n")[0])
             readable = self._inserts.readable
             return self._ingest(
-                [batch._replace(events=[readable(*item) for item in batch.events]) for batch in batches], careful=True
+                [batch._replace(events=[each for item in batch.events for each in readable(*item)]) for batch in batches], careful=True
             )
 
     def _ingest(self, batches: Sequence[Batch], *, careful: bool = False) -> int:
@@ -223,6 +226,9 @@ class Store:
             ):
                 self._create()
             version = self._scalar("select max(version) from live.about")
+            if version == _NO_BATCHES:
+                self._add_batches()
+                version = SCHEMA_VERSION
             if version != SCHEMA_VERSION:
                 raise RecordingError(
                     f"{self.folder} has schema version {version}, this program writes {SCHEMA_VERSION}: hostagent audit rebuild"
@@ -243,10 +249,20 @@ class Store:
         connection = self._connection
         connection.execute("begin")
         connection.execute(sql("tables"))
+        connection.execute(sql("brief"))
         connection.execute("create schema recorded")
         # A generation is one life of this database: its sealed files never share a name with an earlier life's.
         generations = [int(path.name.partition("-")[0]) for path in self.sealed.iterdir() if path.name[:1].isdigit()]
         connection.execute("insert into live.about values (?, ?)", [SCHEMA_VERSION, max(generations, default=0) + 1])
+        self._refresh_views()
+        connection.execute("commit")
+
+    def _add_batches(self) -> None:
+        """Take a database over from a program that knew no batches."""
+        connection = self._connection
+        connection.execute("begin")
+        connection.execute(sql("brief"))
+        connection.execute("update live.about set version = ?", [SCHEMA_VERSION])
         self._refresh_views()
         connection.execute("commit")
 
@@ -351,7 +367,8 @@ class Store:
             if paths:
                 listed = ", ".join("'" + path.replace("'", "''") + "'" for path in paths)
                 parts.append(f"select * from read_parquet([{listed}])")  # noqa: S608
-            self._connection.execute(f"create or replace view recorded.{table} as " + " union all by name ".join(parts))
+            name = _VIEWS.get(table, table)
+            self._connection.execute(f"create or replace view recorded.{name} as " + " union all by name ".join(parts))
 
 
 def file_digest(path: Path, *, sync: bool = False) -> str:

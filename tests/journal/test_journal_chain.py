@@ -9,9 +9,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from hostagent.journal import GENESIS, Chain, ChainState, Fault, FaultKind, Verifier
+from hostagent.journal import GENESIS, Chain, ChainState, Fault, FaultKind, Verifier, counted, events_in
 from hostagent.model.errors import UnwritableEventError
 from hostagent.model.event import Event, EventKind
+from hostagent.model.rows import ResultRow, StatementRow
 
 
 def event(number: int, text: str = "select $1") -> Event:
@@ -216,3 +217,109 @@ def test_an_event_that_is_no_json_is_refused_and_moves_nothing() -> None:
     with pytest.raises(UnwritableEventError):
         chain.frame([event(1), Event(EventKind.DNS, 1, "", "", loop)])
     assert chain.state == ChainState()
+
+
+ASKED = {"verb": "select", "text": "select ?"}
+CAME = {"outcome": "ok", "columns": []}
+
+
+def asked(number: int, *, workload: str = "bot", parameter: str = "1") -> Event:
+    row = StatementRow(1_000 + number, "f1", number, "d" * 8, 0, [parameter])
+    return Event(EventKind.STATEMENT, row.at, row.flow, workload, ASKED, row)
+
+
+def came(number: int) -> Event:
+    row = ResultRow(2_000 + number, "f1", number, "SELECT 1", 1, 12, 5)
+    return Event(EventKind.RESULT, row.at, row.flow, "bot", CAME, row)
+
+
+def kinds(data: bytes) -> bytes:
+    return b"".join(line[:1] for line in data.splitlines())
+
+
+def test_what_events_share_is_written_once_and_then_one_line_holds_what_is_each_ones_own() -> None:
+    chain = Chain("proxyd-0", "host-1")
+    first = chain.frame([asked(1), came(1)])
+    assert (kinds(first), b'"verb":"select"' in first, b'"statement":"f1.1"' in first) == (b"EE", True, True)
+    line = chain.frame([came(2), asked(3)])
+    payload = (
+        b'{"seq":3,"events":[{"at":2002,"flow":"f1","statement":2,"tag":"SELECT 1","rows":1,"bytes":12,"elapsed_us":5,"like":2},'
+        b'{"at":1003,"flow":"f1","statement":3,"digest":"dddddddd","parameters":["1"],"like":1}]}'
+    )
+    head = bytes.fromhex(first.splitlines()[-1][2:66].decode())
+    assert line == b"B " + sha256(b"\x03" + head + payload).hexdigest().encode() + b" " + payload + b"\n"
+    verifier = Verifier("proxyd-0")
+    scan = verifier.scan(first + line, 1, 0)
+    assert (scan.faults, verifier.state, [(each.line.seq, each.last, each.rows) for each in scan.events]) == (
+        [],
+        chain.state,
+        [(1, 1, 0), (2, 2, 0), (3, 4, 2)],
+    )
+    assert (counted(scan.events), sum(map(events_in, (first + line).splitlines()))) == (4, 4)
+
+
+def test_other_events_keep_their_place_between_batches() -> None:
+    chain = Chain("proxyd-0", "host-1")
+    chain.frame([asked(1)])
+    data = chain.frame([asked(2), asked(3), event(4), asked(5)])
+    assert (kinds(data), chain.state.seq) == (b"BEB", 5)
+
+
+def test_nothing_refers_beyond_its_segment_nor_to_what_may_not_have_been_written_nor_to_another_workload() -> None:
+    chain = Chain("proxyd-0", "host-1")
+    chain.frame([asked(1)])
+    assert kinds(chain.frame([asked(2, workload="other")])) == b"E"
+    assert kinds(chain.frame([asked(3, workload="other")])) == b"B"
+    chain.header(2, 7)
+    assert kinds(chain.frame([asked(4)])) == b"E"
+    before = chain.state
+    assert kinds(chain.frame([asked(5), came(5)])) == b"BE"
+    chain.back_to(before)
+    assert kinds(chain.frame([asked(5), came(5)])) == b"EE"
+    with pytest.raises(UnwritableEventError):
+        chain.frame([Event(EventKind.LOGIN, 1, "f1", "bot", {"x": nested(200)})])
+    assert kinds(chain.frame([asked(6)])) == b"E"
+
+
+def nested(depth: int) -> object:
+    return [nested(depth - 1)] if depth else "\ud800"
+
+
+def test_a_long_batch_becomes_several_lines_and_an_odd_character_spoils_nothing() -> None:
+    chain = Chain("proxyd-0", "host-1")
+    data = chain.frame([asked(1)])
+    data += chain.frame([asked(number, parameter="x" * 60_000) for number in range(2, 12)])
+    data += chain.frame([asked(12, parameter="\ud800")])
+    scan = Verifier("proxyd-0").scan(data, 1, 0)
+    assert (kinds(data), scan.faults, counted(scan.events)) == (b"EBBBBB", [], 12)
+    assert data.endswith(b'"parameters":["?"],"like":1}]}\n')
+
+
+@pytest.mark.parametrize(
+    ("change", "expected"),
+    [
+        ((b"", b""), []),
+        ((b"SELECT 1", b"SELECT 2"), [(FaultKind.EDITED, 3)]),
+        ((b'"seq":3', b'"seq":4'), [(FaultKind.MISSING, 3), (FaultKind.BACKWARDS, 5)]),
+        ((b'"events":[', b'"events":[{},'), [(FaultKind.EDITED, 3), (FaultKind.BACKWARDS, 5)]),
+        ((b"B ", b"E "), [(FaultKind.SYNTAX, 3), (FaultKind.MISSING, 3)]),
+    ],
+)
+def test_every_change_of_a_batch_is_named(change: tuple[bytes, bytes], expected: list[tuple[FaultKind, int]]) -> None:
+    chain = Chain("proxyd-0", "host-1")
+    first, batch, last = chain.frame([asked(1), came(1)]), chain.frame([came(2), asked(3)]), chain.frame([event(5)])
+    assert faults(first + batch.replace(*change, 1) + last) == expected
+
+
+def test_a_batch_of_nothing_is_no_line() -> None:
+    payload = b'{"seq":1,"events":[]}'
+    line = b"B " + sha256(b"\x03" + GENESIS + payload).hexdigest().encode() + b" " + payload + b"\n"
+    assert faults(line) == [(FaultKind.SYNTAX, 1)]
+
+
+def test_a_journal_of_the_first_format_is_read_and_one_of_the_future_is_named() -> None:
+    for form, expected in ((1, []), (3, [(FaultKind.HEADER, 1)])):
+        payload = b'{"format":%d,"writer":"proxyd-0","host":"h","segment":1,"seq":0,"previous":"%b","key":"","at":7}' % (form, b"00" * 32)
+        line = b"H " + sha256(b"\x01" + GENESIS + payload).hexdigest().encode() + b" " + payload + b"\n"
+        verifier = Verifier("proxyd-0")
+        assert ([(fault.kind, fault.seq) for fault in verifier.scan(line, 1, 0).faults], verifier.format) == (expected, form)

@@ -9,7 +9,7 @@ LEDGER_TABLES = ("kernel_flow", "connection", "event")
 
 
 def sql(name: str) -> str:
-    """Return the text of ``name`` (``tables``, ``views`` or ``flows``)."""
+    """Return the text of ``name`` (``tables``, ``brief``, ``views`` or ``flows``)."""
     return resources.files(__name__).joinpath(f"{name}.sql").read_text(encoding="utf-8")
 
 

@@ -3,6 +3,27 @@
 
 create or replace macro utc(nanoseconds) as make_timestamp(nanoseconds // 1000);
 
+-- Private: statements and results, whether the journal tells one whole or only what is its own.
+create or replace view recorded.statement as
+select writer, seq, at_ns, flow, workload, statement, ordinal, verb, effects, resources, completeness, "text", fingerprint, digest,
+       parameters, decision, rules, reason, policy, ticket, masks
+from recorded.whole_statement
+union all
+select b.writer, b.seq, b.at_ns, b.flow, w.workload, b.statement, coalesce(b.ordinal, 0), w.verb, w.effects, w.resources, w.completeness,
+       w."text", w.fingerprint, b.digest, coalesce(b.parameters, []), w.decision, w.rules, w.reason, w.policy, '', w.masks
+from recorded.brief b left join recorded.whole_statement w on w.writer = b.writer and w.seq = b."like"
+where b.digest is not null;
+
+create or replace view recorded.result as
+select writer, seq, at_ns, flow, workload, statement, outcome, tag, "rows", bytes, sqlstate, message, "columns", masked_values,
+       detections, elapsed_us
+from recorded.whole_result
+union all
+select b.writer, b.seq, b.at_ns, b.flow, w.workload, b.statement, w.outcome, b.tag, coalesce(b."rows", 0), coalesce(b.bytes, 0),
+       w.sqlstate, w.message, w."columns", coalesce(b.masked_values, 0), coalesce(b.detections, map()), coalesce(b.elapsed_us, 0)
+from recorded.brief b left join recorded.whole_result w on w.writer = b.writer and w.seq = b."like"
+where b.digest is null;
+
 -- Private: each connection with the process that the kernel saw dialling, where it saw one. The latest dial of the same leaf with
 -- the same two addresses; anything less certain stays cgroup-only.
 create or replace view recorded.attributed as
