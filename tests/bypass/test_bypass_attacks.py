@@ -6,6 +6,7 @@ workload, layer and reason; and that the same program's legitimate query works a
 
 from __future__ import annotations
 
+import itertools
 import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
@@ -37,10 +38,15 @@ _ALL = [
 def campaign(request: pytest.FixtureRequest, attacked: Attacked) -> dict[tuple[str, str], Tried]:
     """Make every chosen attack in a leaf of its own; then wait for the rows that they must leave."""
 
+    done = itertools.count(1)
+
     def attempt(key: tuple[str, str]) -> Tried:
         number, placement = key
-        return attacked.attempt(placement, f"{number}-{placement}", *BY_NUMBER[number].attempts, "legitimate-query")
+        came = attacked.attempt(placement, f"{number}-{placement}", *BY_NUMBER[number].attempts, "legitimate-query")
+        print(f"\n  {next(done)} of {len(chosen)} tried: {BY_NUMBER[number].label}, {placement}", end="", flush=True)
+        return came
 
+    uncaptured = request.config.pluginmanager.getplugin("capturemanager").global_and_fixture_disabled
     chosen = [
         (item.callspec.params["number"], item.callspec.params["placement"])
         for item in request.session.items
@@ -50,9 +56,10 @@ def campaign(request: pytest.FixtureRequest, attacked: Attacked) -> dict[tuple[s
     together = [key for key in chosen if key[0] not in _ALONE]
     began = time.monotonic()
     assert attacked.service.launch("true", workload=HERE[0]).returncode == 0
-    with ThreadPoolExecutor(_AT_ONCE if time.monotonic() - began < _QUICK_S else 1) as pool:
+    with uncaptured(), ThreadPoolExecutor(_AT_ONCE if time.monotonic() - began < _QUICK_S else 1) as pool:
+        # Said as they come: on an emulated machine all of them take most of an hour.
         tried = dict(zip(together, pool.map(attempt, together), strict=True))
-    tried |= {key: attempt(key) for key in chosen if key not in tried}
+        tried |= {key: attempt(key) for key in chosen if key not in tried}
     assert attacked.pids() == before
     until = time.monotonic() + _ROWS_S
     while True:
