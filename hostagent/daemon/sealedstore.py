@@ -30,6 +30,7 @@ from typing import Any
 from cryptography.exceptions import InvalidTag
 from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 
+from hostagent.daemon.placing import write_whole
 from hostagent.model.errors import HostagentError
 
 KEY_BYTES = 32
@@ -253,35 +254,6 @@ def parse_key(text: str, where: str) -> bytes:
         raise SealedStoreError(f"{where}: a seal key is {2 * KEY_BYTES} hexadecimal digits (openssl rand -hex {KEY_BYTES})")
     return key
 
-
-def write_whole(path: Path, content: bytes, mode: int, gid: int = -1, *, new: bool = False) -> None:
-    """Put ``content`` at ``path`` in one step; on return it is on disk. A crash leaves what was there or what is there now.
-
-    Raises:
-        FileExistsError: with ``new``: there is such a file, which stays.
-    """
-    fresh = path.with_name(f".{path.name}.{secrets.token_hex(4)}")
-    descriptor = os.open(fresh, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
-    try:
-        with os.fdopen(descriptor, "wb") as file:
-            file.write(content)
-            file.flush()
-            os.fchown(file.fileno(), -1, gid)
-            os.fchmod(file.fileno(), mode)
-            os.fsync(file.fileno())
-        if new:
-            os.link(fresh, path)
-            fresh.unlink()
-        else:
-            fresh.rename(path)
-    except BaseException:
-        fresh.unlink(missing_ok=True)
-        raise
-    folder = os.open(path.parent, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-    try:
-        os.fsync(folder)
-    finally:
-        os.close(folder)
 
 
 def _bound(name: str, version: int, at: int) -> bytes:
