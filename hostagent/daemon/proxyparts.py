@@ -31,9 +31,10 @@ from hostagent.proxy.catalogue import Catalogues
 from hostagent.proxy.context import PolicyStore
 from hostagent.proxy.control import Caller, Control, Refused
 from hostagent.proxy.dns import PolicyDNS, Resolver
+from hostagent.proxy.durable import write_private
 from hostagent.proxy.enforcer_link import EnforcerLink, first
 from hostagent.proxy.identities import Identities
-from hostagent.proxy.issuer import LocalIssuer, write_private
+from hostagent.proxy.issuer import LocalIssuer
 from hostagent.proxy.keys import Keys
 from hostagent.proxy.secrets import Secrets
 from hostagent.proxy.service import Parts, Service

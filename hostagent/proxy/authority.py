@@ -12,7 +12,6 @@ import hashlib
 import ipaddress
 import os
 import platform
-import secrets
 import ssl
 import time
 from collections import OrderedDict
@@ -26,6 +25,7 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 
 from hostagent.model.errors import HostagentError
+from hostagent.proxy.durable import write_private
 
 _CA_DAYS = 3650
 _LEAF_DAYS = 7
@@ -180,8 +180,10 @@ def _create(key_path: Path, certificate_path: Path, now: float) -> None:
         serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption()
     )
     # The key last: a crash in between leaves a certificate without a key, which is reported, and no key without one.
-    _write(certificate_path, certificate.public_bytes(serialization.Encoding.PEM), 0o644)
-    _write(key_path, pem, 0o600)
+    for place in (certificate_path, key_path):
+        place.parent.mkdir(parents=True, exist_ok=True)
+    write_private(certificate_path, certificate.public_bytes(serialization.Encoding.PEM), mode=0o644, new=True)
+    write_private(key_path, pem, new=True)
 
 
 def new_authority(now: float) -> tuple[ec.EllipticCurvePrivateKey, x509.Certificate]:
@@ -242,22 +244,6 @@ def _alternative(name: str) -> x509.GeneralName:
         return x509.DNSName(name)
     except ValueError as error:
         raise AuthorityError(f"{name!r} cannot be in a certificate") from error
-
-
-def _write(path: Path, content: bytes, mode: int) -> None:
-    """Write durably and whole or not at all; never over something that is there."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    draft = path.with_name(f".{path.name}.{secrets.token_hex(4)}")
-    descriptor = os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW, mode)
-    try:
-        os.fchmod(descriptor, mode)
-        with os.fdopen(descriptor, "wb") as file:
-            file.write(content)
-            file.flush()
-            os.fsync(file.fileno())
-        os.link(draft, path)
-    finally:
-        draft.unlink(missing_ok=True)
 
 
 def _load(context: ssl.SSLContext, pem: bytes) -> None:

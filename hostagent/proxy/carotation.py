@@ -24,7 +24,7 @@ from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 
 from hostagent.proxy.authority import Authority, AuthorityError, new_authority
-from hostagent.proxy.issuer import write_private
+from hostagent.proxy.durable import write_private
 
 SETTLED, ANNOUNCED, ACTIVE = "settled", "announced", "active"
 

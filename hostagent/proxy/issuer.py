@@ -7,7 +7,6 @@ and rules as any other issuer's. Key and host id live in one file that only this
 from __future__ import annotations
 
 import base64
-import contextlib
 import hashlib
 import json
 import os
@@ -24,6 +23,7 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from hostagent.identity import RESERVED_CLAIMS, Expectation, KeySet
 from hostagent.model.errors import IdentityError
 from hostagent.model.workload import IdentityKind, Workload
+from hostagent.proxy.durable import write_private
 
 LIFETIME_S = 600
 FILE_NAME = "issuer.json"
@@ -194,28 +194,6 @@ class LocalIssuer:
             raise IdentityError(
                 f"{self._path}: damaged ({error}); move it away to start with a new key and issuer name"
             ) from None
-
-
-def write_private(path: Path, content: bytes, *, mode: int = 0o600) -> None:
-    """Replace the file at ``path`` by ``content`` in one step, by default readable by this user alone; on return it is on disk."""
-    fresh = path.with_name(f".{path.name}.{secrets.token_hex(4)}")
-    descriptor = os.open(fresh, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
-    try:
-        with os.fdopen(descriptor, "wb") as file:
-            file.write(content)
-            file.flush()
-            os.fchmod(file.fileno(), mode)
-            os.fsync(file.fileno())
-        fresh.rename(path)
-    except BaseException:
-        with contextlib.suppress(OSError):
-            fresh.unlink()
-        raise
-    folder = os.open(path.parent, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-    try:
-        os.fsync(folder)
-    finally:
-        os.close(folder)
 
 
 def _jwk(kid: str, public: str) -> dict[str, str]:

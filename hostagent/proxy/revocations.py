@@ -8,7 +8,7 @@ from pathlib import Path
 
 from hostagent.identity.validate import MAX_LIFETIME_S
 from hostagent.model.errors import HostagentError, IdentityError
-from hostagent.proxy.issuer import write_private
+from hostagent.proxy.durable import write_private
 
 FILE_NAME = "revocations.json"
 _GRACE_S = 3_600.0
