@@ -1,4 +1,4 @@
-"""Builds the Debian package: ``python packaging/deb/build.py [--output FOLDER] [--version VERSION]``; `make deb` calls it.
+"""Builds the Debian package: ``python packaging/deb/build.py [--output FOLDER] [--version VERSION] [--wheel]``; `make deb` calls it.
 
 The same tree gives the same bytes: every time is ``SOURCE_DATE_EPOCH`` (default: the last commit's), every order is sorted, no path
 of the build is kept. Python's own packages are those of ``.ci/requirements.lock`` that hostagent needs, by hash. Only that fetching
@@ -51,6 +51,7 @@ def main() -> None:
     parser.add_argument("--output", type=Path, default=REPOSITORY / "build/deb", help="where the package is written")
     parser.add_argument("--wheels", type=Path, default=REPOSITORY / "build/deb/wheels", help="where fetched packages are kept")
     parser.add_argument("--version", default=project["version"], help="the package's version")
+    parser.add_argument("--wheel", action="store_true", help="only hostagent's own wheel, for other places than Debian")
     options = parser.parse_args()
     output: Path = options.output.resolve()
     output.mkdir(parents=True, exist_ok=True)
@@ -61,6 +62,9 @@ def main() -> None:
         root = Path(work, "root")
         root.mkdir()
         wheel = _wheel(Path(work), options.version)
+        if options.wheel:
+            print(shutil.copy(wheel, output))
+            return
         _environment(root, _dependencies(options.wheels, Path(work)), wheel)
         _files(root)
         _documents(root, options.version, epoch)

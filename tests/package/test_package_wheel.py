@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-import shutil
+import os
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -14,7 +14,6 @@ import pytest
 from tests.stage import Service, Settings, World
 
 REPOSITORY = Path(__file__).resolve().parents[2]
-_TREE = ("hostagent", "bpf", "policy", "systemd", "pyproject.toml", "setup.py", "README.md", "LICENSE")
 
 pytestmark = pytest.mark.e2e
 
@@ -38,21 +37,12 @@ class Installed(Service):
 
 def _install(prefix: Path) -> None:
     """Build the wheel from a clean copy and install it. What it depends on is borrowed: tests have no network."""
-    source = prefix.with_name("source")
-    source.mkdir()
-    for name in _TREE:
-        if (REPOSITORY / name).is_dir():
-            shutil.copytree(REPOSITORY / name, source / name, ignore=shutil.ignore_patterns("__pycache__", "*.so"))
-        elif (REPOSITORY / name).exists():
-            shutil.copy(REPOSITORY / name, source / name)
-    pip = [sys.executable, "-m", "pip", "--disable-pip-version-check", "--no-input", "-q"]
-    build = [*pip, "wheel", "--no-deps", "--no-index", "--no-build-isolation", "-w", str(source / "dist"), str(source)]
-    subprocess.run(build, check=True, stdin=subprocess.DEVNULL)
-    (wheel,) = (source / "dist").glob("hostagent-*.whl")
-    wheel = wheel.rename(prefix.with_name(wheel.name))
-    shutil.rmtree(source)
+    build = [sys.executable, str(REPOSITORY / "packaging/deb/build.py"), "--wheel", "--output", str(prefix.with_name("dist"))]
+    environment = {**os.environ, "HOSTAGENT_COMPILE": "0"}
+    wheel = subprocess.run(build, check=True, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, text=True, env=environment).stdout.strip()
     subprocess.run(["/usr/bin/python3", "-m", "venv", "--without-pip", str(prefix)], check=True)
-    target = [*pip, "--python", str(prefix / "bin/python"), "install", "--no-deps", "--no-index", str(wheel)]
+    pip = [sys.executable, "-m", "pip", "--disable-pip-version-check", "--no-input", "-q"]
+    target = [*pip, "--python", str(prefix / "bin/python"), "install", "--no-deps", "--no-index", wheel]
     subprocess.run(target, check=True, stdin=subprocess.DEVNULL)
     # Files of that folder that start programs at start-up are not read again through a path file: no editable hostagent.
     (borrowed,) = (Path(sys.prefix) / "lib").glob("python3.*/site-packages")
