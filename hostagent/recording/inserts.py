@@ -7,36 +7,21 @@ a batch in which something cannot be read.
 from __future__ import annotations
 
 import json
-import os
 from collections.abc import Sequence
 
 import duckdb
 import msgspec
 
 from hostagent.journal import Accepted
+from hostagent.recording import batches
+from hostagent.recording.batches import LARGEST, LINES
 
 TYPED = ("connection", "login", "statement", "result", "close", "kernel_flow")
 TABLES = (*TYPED, "event", "brief")
 # What DuckDB raises for an event it cannot take.
 REFUSED = (duckdb.DataError, duckdb.InvalidInputException, duckdb.OutOfMemoryException)
-# An event beyond this has no place in the memory that DuckDB may use; what proxyd writes is smaller.
-_LARGEST = 8 * 1024 * 1024
 _COMMON = ("writer", "seq", "at_ns", "flow", "workload")
 _TABLE_OF = {kind: kind for kind in TYPED}
-# A row of a batch; the first four are looked at by name.
-_ROW = (
-    ('"at"', "BIGINT"), ("flow", "VARCHAR"), ('"like"', "UBIGINT"), ("statement", "UBIGINT"),
-    ("ordinal", "INTEGER"), ("digest", "VARCHAR"), ("parameters", "VARCHAR[]"),
-    ("tag", "VARCHAR"), ('"rows"', "BIGINT"), ("bytes", "BIGINT"), ("masked_values", "BIGINT"),
-    ("detections", "MAP(VARCHAR, BIGINT)"), ("elapsed_us", "BIGINT"),
-)  # fmt: skip
-# Without errors ignored, a field of another type than its column would refuse the batch: it becomes NULL, as in ``from_json``.
-_LINES = (
-    f"format = 'newline_delimited', compression = 'uncompressed', hive_partitioning = false, ignore_errors = true, "
-    f"maximum_object_size = {_LARGEST}"
-)
-
-
 class Inserts:
     """The INSERT statements of one open database; columns and types come from its tables."""
 
@@ -46,7 +31,7 @@ class Inserts:
         self._fast: dict[str, tuple[str, str]] = {}
         self._careful: dict[str, str] = {}
         for table in TABLES:
-            self._fast[table], self._careful[table] = self._statements(table) if table != "brief" else _batches()
+            self._fast[table], self._careful[table] = self._statements(table) if table != "brief" else batches.statements()
 
     def events(self, writer: str, events: Sequence[tuple[int, Accepted]], *, careful: bool = False) -> int:
         """Insert ``events`` of ``writer``, each given with its branch; returns how many.
@@ -75,7 +60,7 @@ class Inserts:
         """Return the line as it is if DuckDB can read it, else a stand-in for each of its events that says so."""
         insert = self._careful["brief" if accepted.rows else _TABLE_OF.get(accepted.line.kind, "event")]
         try:
-            if len(accepted.payload) > _LARGEST:
+            if len(accepted.payload) > LARGEST:
                 raise duckdb.OutOfMemoryException(f"an event of {len(accepted.payload)} bytes")
             trial = insert[insert.index(" select ") :]
             rows = self._connection.execute(trial, ["", accepted.payload.decode("utf-8", "replace")]).fetchall()
@@ -87,11 +72,8 @@ class Inserts:
 
     def _insert(self, table: str, label: str, group: Sequence[bytes], count: int) -> None:
         before, after = self._fast[table]
-        fd = os.memfd_create("events", os.MFD_CLOEXEC)
-        with os.fdopen(fd, "wb") as file:
-            file.write(b"\n".join(group))
-            file.flush()
-            done = self._connection.execute(f"{before}/proc/self/fd/{fd}{after}", [label]).fetchone()
+        with batches.in_memory(group) as path:
+            done = self._connection.execute(f"{before}{path}{after}", [label]).fetchone()
         if done is None or done[0] != count:
             raise duckdb.InvalidInputException(f"of {count} events {done} were inserted")
 
@@ -125,25 +107,7 @@ class Inserts:
         # A line that is no JSON comes as NULLs; it must not pass for an event.
         number = "coalesce(e.seq, error('an event cannot be read'))"
         before = f"{into} {number}, {rest} from read_json('"
-        return (before, f"', columns = {{{listed}}}, {_LINES}) as e"), careful
-
-
-def _batches() -> tuple[tuple[str, str], str]:
-    """Return the same for batches: lines of several rows, whose numbers follow from the first one's."""
-    into = "insert into live.brief"
-    parts = ", ".join(f"r.{name}" for name, _ in _ROW[4:])
-    # Neither a line that is no batch nor a row without what every row has may pass for an event.
-    select = (
-        f" select ?, b.seq + b.place - 1, r.\"at\", r.flow, r.\"like\","  # noqa: S608
-        f" coalesce(r.flow || '.' || r.statement, error('a row of a batch cannot be read')), {parts}"
-        " from (select seq, unnest(events) as r, generate_subscripts(events, 1) as place from "
-    )
-    kinds = [kind.replace("'", "''") for _, kind in _ROW]
-    rows = "struct(" + ", ".join(f"{name} {kind}" for (name, _), kind in zip(_ROW, kinds, strict=True)) + ")[]"
-    shape = json.dumps({"seq": "UBIGINT", "events": [{name.strip('"'): kind for name, kind in _ROW}]})
-    lines = "select unnest(string_split(j, chr(10))) as j from (values (?)) as t(j)"
-    careful = f"{into}{select}(select unnest(from_json(j, '{shape}')) from ({lines}))) as b"  # noqa: S608
-    return (f"{into}{select}read_json('", f"', columns = {{'seq': 'UBIGINT', 'events': '{rows}'}}, {_LINES})) as b"), careful
+        return (before, f"', columns = {{{listed}}}, {LINES}) as e"), careful
 
 
 def _unreadable(accepted: Accepted, seq: int) -> Accepted:

@@ -12,15 +12,16 @@ import json
 import logging
 import os
 import shutil
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import Self
 
 import duckdb
 
-from hostagent.journal import Fault
+from hostagent.journal import Accepted, Fault, counted
 from hostagent.model.errors import HostagentError
+from hostagent.recording.batches import many, write
 from hostagent.recording.inserts import REFUSED, TABLES, Inserts
 from hostagent.recording.reader import Batch, Reading
 from hostagent.recording.schema import sql, views
@@ -122,45 +123,77 @@ class Store:
 
     def _ingest(self, batches: Sequence[Batch], *, careful: bool = False) -> int:
         connection = self._connection
-        rows = 0
+        direct = {} if careful else {batch.reading.writer: lines for batch in batches if (lines := many(batch))}
+        folder, entries = self._write_direct(direct, batches) if direct else (None, [])
+        rows = size = 0
         connection.execute("begin")
         try:
             for batch in batches:
-                rows += self._inserts.events(batch.reading.writer, batch.events, careful=careful)
+                rest = [each for each in batch.events if not each[1].rows] if batch.reading.writer in direct else batch.events
+                rows += self._inserts.events(batch.reading.writer, rest, careful=careful)
+                size += sum([len(accepted.payload) for _, accepted in rest])
                 self.note_faults(batch.reading.writer, batch.faults)
                 self._remember(batch.reading)
+            self._note_sealed(entries)
             connection.execute("commit")
         except BaseException:
             connection.execute("rollback")
+            if folder is not None:
+                shutil.rmtree(folder, ignore_errors=True)
             raise
         self.live_rows += rows
-        self.live_bytes += sum(len(accepted.payload) for batch in batches for _, accepted in batch.events)
-        return rows
+        self.live_bytes += size
+        return rows + sum(counted(lines) for lines in direct.values())
+
+    def _write_direct(
+        self, direct: Mapping[str, Sequence[Accepted]], batches: Sequence[Batch]
+    ) -> tuple[Path, list[dict[str, object]]]:
+        """Write rows that are many into a sealed folder; returns it and its entries, to be noted in the transaction of the rest."""
+        number, folder = self._new_folder()
+        entries = []
+        try:
+            for place, (writer, lines) in enumerate(direct.items()):
+                path = folder / f"brief{place or ''}.parquet"
+                branch = next(batch.events[0][0] for batch in batches if batch.reading.writer == writer)
+                write(self._connection, f"{writer}#{branch}" if branch else writer, lines, path)
+                entries.append(self._entry(number, "brief", path))
+            self._write_manifest(folder, entries, self.readings() | {batch.reading.writer: batch.reading for batch in batches})
+        except BaseException:
+            shutil.rmtree(folder, ignore_errors=True)
+            raise
+        return folder, entries
 
     def seal(self) -> None:
         """Move all live rows into Parquet files (zstd; in order of time, or of its events where there is one writer) and note them in the manifest.
 
         A crash in between leaves a folder that no manifest names; the next start removes it.
         """
-        number = self._scalar("select coalesce(max(seal), 0) + 1 from live.sealed")
-        folder = self.sealed / f"{self._generation}-{number:06d}"
-        shutil.rmtree(folder, ignore_errors=True)
-        folder.mkdir(mode=0o750)
+        number, folder = self._new_folder()
         entries = [entry for table in TABLES if (entry := self._write_sealed(number, folder, table)) is not None]
-        self._write_manifest(folder, entries)
+        self._write_manifest(folder, entries, self.readings())
         self._connection.execute("begin")
         try:
             for entry in entries:
-                self._connection.execute(
-                    "insert into live.sealed values (?, ?, ?, ?, ?, ?, ?, ?)", list(entry.values())
-                )
                 self._connection.execute(f"delete from live.{entry['source']}")  # noqa: S608
-            self._refresh_views()
+            self._note_sealed(entries)
             self._connection.execute("commit")
         except BaseException:
             self._connection.execute("rollback")
             raise
         self.live_rows = self.live_bytes = 0
+
+    def _new_folder(self) -> tuple[int, Path]:
+        number = self._scalar("select coalesce(max(seal), 0) + 1 from live.sealed")
+        folder = self.sealed / f"{self._generation}-{number:06d}"
+        shutil.rmtree(folder, ignore_errors=True)
+        folder.mkdir(mode=0o750)
+        return number, folder
+
+    def _note_sealed(self, entries: Sequence[dict[str, object]]) -> None:
+        for entry in entries:
+            self._connection.execute("insert into live.sealed values (?, ?, ?, ?, ?, ?, ?, ?)", list(entry.values()))
+        if entries:
+            self._refresh_views()
 
     def publish(self) -> None:
         """Put a copy of the database at ``sessions.duckdb`` with one rename; readers keep what they have open."""
@@ -322,8 +355,7 @@ class Store:
     # -- sealing ------------------------------------------------------------------------------------------------------
 
     def _write_sealed(self, number: int, folder: Path, table: str) -> dict[str, object] | None:
-        count, first, last = self.execute(f"select count(*), min(at_ns), max(at_ns) from live.{table}")[0]  # noqa: S608
-        if not count:
+        if not self._scalar(f"select count(*) from live.{table}"):  # noqa: S608
             return None
         path = folder / f"{table}.parquet"
         place = str(path).replace("'", "''")
@@ -332,7 +364,12 @@ class Store:
         order = "" if alone else " order by at_ns, writer, seq"
         form = "format parquet, compression zstd, compression_level 1"
         self._connection.execute(f"copy (select * from live.{table}{order}) to '{place}' ({form})")  # noqa: S608
+        return self._entry(number, table, path)
+
+    def _entry(self, number: int, table: str, path: Path) -> dict[str, object]:
+        """Return what the manifest says of a file that is complete: it is forced to disk and its mode set."""
         path.chmod(0o640)
+        count, first, last = self.execute("select count(*), min(at_ns), max(at_ns) from read_parquet(?)", [str(path)])[0]
         return {
             "seal": number,
             "source": table,
@@ -344,10 +381,9 @@ class Store:
             "last_at": last,
         }
 
-    def _write_manifest(self, folder: Path, entries: Sequence[dict[str, object]]) -> None:
+    def _write_manifest(self, folder: Path, entries: Sequence[dict[str, object]], readings: Mapping[str, Reading]) -> None:
         heads = {
-            writer: {"branch": here.branch, "seq": here.seq, "head": here.head.hex()}
-            for writer, here in self.readings().items()
+            writer: {"branch": here.branch, "seq": here.seq, "head": here.head.hex()} for writer, here in readings.items()
         }
         path = folder / "manifest.json"
         text = json.dumps({"schema": SCHEMA_VERSION, "files": entries, "journals": heads}, indent=1)

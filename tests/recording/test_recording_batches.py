@@ -69,8 +69,18 @@ def content(store: Store) -> dict[str, list[tuple[object, ...]]]:
         return {name: connection.execute(f"from {name} order by all").fetchall() for (name,) in names}
 
 
+@pytest.fixture(params=["live", "direct"])
+def way(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:
+    """Rows go through the live tables, or straight into a sealed file."""
+    if request.param == "direct":
+        monkeypatch.setattr("hostagent.recording.batches._MANY", 4)
+    return str(request.param)
+
+
 @pytest.mark.parametrize(("segment", "seal"), [(10**6, False), (2_000, True)])
-def test_the_views_answer_as_if_everything_had_been_written_each_time(tmp_path: Path, record: Record, segment: int, seal: bool) -> None:
+def test_the_views_answer_as_if_everything_had_been_written_each_time(
+    tmp_path: Path, record: Record, way: str, segment: int, seal: bool
+) -> None:
     events = conversation()
     write(tmp_path / "a" / "proxyd-0", [whole(event) for event in events], 1)
     write(tmp_path / "b" / "proxyd-0", events, 7, segment_bytes=segment)
@@ -79,6 +89,8 @@ def test_the_views_answer_as_if_everything_had_been_written_each_time(tmp_path: 
     told, short = content(record(tmp_path / "a", "told", seal=seal)), content(record(tmp_path / "b", "short", seal=seal))
     assert told == short
     assert (len(short["statements"]), len(short["responses"]), len(short["touched"])) == (59, 59, 59)
+    if not seal:
+        assert [path.name for path in (tmp_path / "short/sealed").glob("*/*.parquet")] == ["brief.parquet"] * (way == "direct")
     report = audit.verify(tmp_path / "b", tmp_path / "short")
     assert (report.sound, report.journals[0].events) == (True, len(events))
 
@@ -96,7 +108,8 @@ def test_a_row_whose_whole_event_is_gone_stays_and_is_no_allowed_statement(tmp_p
     assert store.execute("select kind from tamper") == [("missing",)]
 
 
-def test_a_batch_that_cannot_be_read_is_as_many_unreadable_events(tmp_path: Path, record: Record) -> None:
+@pytest.mark.usefixtures("way")
+def test_a_batch_that_cannot_be_read_is_as_many_unreadable_events(tmp_path: Path) -> None:
     events = conversation()
     file = tmp_path / "j/proxyd-0/00000001.journal"
     write(file.parent, events[:12], 6)
@@ -155,3 +168,23 @@ def test_a_database_without_batches_is_taken_over(tmp_path: Path) -> None:
         assert store.execute("select count(*), count(outcome) from statements") == [(59, 58)]
     with Store(tmp_path / "evidence") as store:
         assert store.execute("select count(*), count(outcome) from statements") == [(59, 58)]
+
+
+def test_a_file_of_rows_whose_transaction_fails_is_gone_and_the_rows_are_read_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("hostagent.recording.batches._MANY", 4)
+    write(tmp_path / "j" / "proxyd-0", conversation(), 7)
+    with Store(tmp_path / "evidence") as store:
+        with monkeypatch.context() as broken:
+            broken.setattr(store, "_note_sealed", lambda _: store.execute("select error('no')"))
+            broken.setattr("hostagent.recording.store.REFUSED", ())
+            with pytest.raises(duckdb.Error):
+                Recorder(tmp_path / "j", store).drain()
+        assert list(store.sealed.iterdir()) == []
+    (tmp_path / "evidence/sealed/1-000001").mkdir()  # killed before the transaction
+    with Store(tmp_path / "evidence") as store:
+        assert Recorder(tmp_path / "j", store).drain() == len(conversation())
+        assert store.execute("select count(*), count(outcome) from statements") == [(59, 58)]
+    report = audit.verify(tmp_path / "j", tmp_path / "evidence")
+    assert (report.sound, report.sealed_files) == (True, 1)

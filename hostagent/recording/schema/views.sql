@@ -9,7 +9,7 @@ select writer, seq, at_ns, flow, workload, statement, ordinal, verb, effects, re
        parameters, decision, rules, reason, policy, ticket, masks
 from recorded.whole_statement
 union all
-select b.writer, b.seq, b.at_ns, b.flow, w.workload, b.statement, coalesce(b.ordinal, 0), w.verb, w.effects, w.resources, w.completeness,
+select b.writer, b.seq, b.at_ns, b.flow, w.workload, b.flow || '.' || b.statement, coalesce(b.ordinal, 0), w.verb, w.effects, w.resources, w.completeness,
        w."text", w.fingerprint, b.digest, coalesce(b.parameters, []), w.decision, w.rules, w.reason, w.policy, '', w.masks
 from recorded.brief b left join recorded.whole_statement w on w.writer = b.writer and w.seq = b."like"
 where b.digest is not null;
@@ -19,7 +19,7 @@ select writer, seq, at_ns, flow, workload, statement, outcome, tag, "rows", byte
        detections, elapsed_us
 from recorded.whole_result
 union all
-select b.writer, b.seq, b.at_ns, b.flow, w.workload, b.statement, w.outcome, b.tag, coalesce(b."rows", 0), coalesce(b.bytes, 0),
+select b.writer, b.seq, b.at_ns, b.flow, w.workload, b.flow || '.' || b.statement, w.outcome, b.tag, coalesce(b."rows", 0), coalesce(b.bytes, 0),
        w.sqlstate, w.message, w."columns", coalesce(b.masked_values, 0), coalesce(b.detections, map()), coalesce(b.elapsed_us, 0)
 from recorded.brief b left join recorded.whole_result w on w.writer = b.writer and w.seq = b."like"
 where b.digest is null;
