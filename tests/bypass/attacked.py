@@ -10,6 +10,8 @@ from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
+import duckdb
+
 from tests.bypass.host_doors import HostDoors
 from tests.stage import Service, World
 from tests.stage.service import FIREWALL
@@ -94,7 +96,12 @@ class Attacked:
             )  # fmt: skip
         except subprocess.TimeoutExpired:
             return {"ended": f"not done after {_ATTEMPT_S} s"}, ""
-        found: dict[str, str] = {"ended": f"status {done.returncode} {done.stderr}"} if done.returncode else json.loads(done.stdout)
+        try:
+            found: dict[str, str] = json.loads(done.stdout)
+        except ValueError:
+            found = {}
+        if done.returncode or not found:
+            found = {"ended": f"status {done.returncode} {done.stderr} {done.stdout[-500:]}"}
         return found, done.stderr
 
     def attempt(self, workload: str, label: str, *attempts: str) -> Tried:
@@ -111,8 +118,13 @@ class Attacked:
             from refusals r join leaves using (leaf) where label is not null group by all
         """
         found: dict[str, list[dict[str, object]]] = {label: [] for label in labels}
-        for row in self.service.sql(question):
-            found.setdefault(str(row["label"]), []).append(row)
+        # Not by the command: on an emulated machine its start alone takes longer than most attacks.
+        with duckdb.connect(str(self.service.folder / "state/evidence/sessions.duckdb"), read_only=True) as database:
+            answer = database.execute(question)
+            names = [column[0] for column in answer.description or ()]
+            for values in answer.fetchall():
+                row = dict(zip(names, values, strict=True))
+                found.setdefault(str(row["label"]), []).append(row)
         return found
 
     def document(self, name: str, text: str) -> None:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import itertools
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 
 import pytest
@@ -19,6 +19,8 @@ from tests.bypass.attacks import ATTACKS, BOTH, BY_NUMBER, HERE, OPEN
 
 pytestmark = [pytest.mark.e2e, pytest.mark.slow, pytest.mark.timeout(3600)]
 
+_Key = tuple[str, str]
+"""An attack's number, and the placement."""
 _ROWS_S = 12.0
 _AT_ONCE = 3
 """Attacks beside each other, each in a leaf of its own. What a sink or a door sees meanwhile is held against all of them."""
@@ -34,52 +36,77 @@ _ALL = [
 ]
 
 
-@pytest.fixture(scope="module")
-def campaign(request: pytest.FixtureRequest, attacked: Attacked) -> dict[tuple[str, str], Tried]:
-    """Make every chosen attack in a leaf of its own; then wait for the rows that they must leave."""
+class Campaign:
+    """The chosen attacks, each made once in a leaf of its own: beside each other, or on a slow machine each when it is asked for."""
 
-    done = itertools.count(1)
+    def __init__(self, attacked: Attacked, chosen: list[_Key]) -> None:
+        self._attacked = attacked
+        self._chosen = chosen
+        self._count = itertools.count(1)
+        self._pids = attacked.pids()
+        self._tried: dict[_Key, Tried] = {}
+        began = time.monotonic()
+        assert attacked.service.launch("true", workload=HERE[0]).returncode == 0
+        self._quick = time.monotonic() - began < _QUICK_S
 
-    def attempt(key: tuple[str, str]) -> Tried:
+    def begin(self) -> None:
+        """Make all of them, if the machine is quick enough to be asked for several at once."""
+        if self._quick:
+            together = [key for key in self._chosen if key[0] not in _ALONE]
+            with ThreadPoolExecutor(_AT_ONCE) as pool:
+                self._tried = dict(zip(together, pool.map(self._attempt, together), strict=True))
+            self._tried |= {key: self._attempt(key) for key in self._chosen if key not in self._tried}
+            self._wait_for_rows(self._tried, _ROWS_S)
+
+    def tried(self, number: str, placement: str) -> Tried:
+        """Return what came of an attack, with the rows that it left."""
+        key = (number, placement)
+        if key not in self._tried:
+            self._tried[key] = self._attempt(key)
+            self._wait_for_rows({key: self._tried[key]}, 5 * _ROWS_S)
+        assert self._attacked.pids() == self._pids
+        return self._tried[key]
+
+    def _attempt(self, key: _Key) -> Tried:
         number, placement = key
-        came = attacked.attempt(placement, f"{number}-{placement}", *BY_NUMBER[number].attempts, "legitimate-query")
-        print(f"\n  {next(done)} of {len(chosen)} tried: {BY_NUMBER[number].label}, {placement}", end="", flush=True)
+        came = self._attacked.attempt(placement, f"{number}-{placement}", *BY_NUMBER[number].attempts, "legitimate-query")
+        if self._quick:
+            print(f"\n  {next(self._count)} of {len(self._chosen)} tried: {BY_NUMBER[number].label}, {placement}", end="", flush=True)
         return came
 
-    uncaptured = request.config.pluginmanager.getplugin("capturemanager").global_and_fixture_disabled
+    def _wait_for_rows(self, attacks: Mapping[_Key, Tried], seconds: float) -> None:
+        until = time.monotonic() + seconds
+        while True:
+            found = self._attacked.rows([f"{number}-{placement}" for number, placement in attacks])
+            for (number, placement), each in attacks.items():
+                each.rows = found[f"{number}-{placement}"]
+            if time.monotonic() > until or not any(_unwritten(key, each) for key, each in attacks.items()):
+                return
+
+
+@pytest.fixture(scope="module")
+def campaign(request: pytest.FixtureRequest, attacked: Attacked) -> Campaign:
     chosen = [
         (item.callspec.params["number"], item.callspec.params["placement"])
         for item in request.session.items
         if isinstance(item, pytest.Function) and item.originalname == "test_attack_comes_to_nothing_and_is_on_record"
     ]
-    before = attacked.pids()
-    together = [key for key in chosen if key[0] not in _ALONE]
-    began = time.monotonic()
-    assert attacked.service.launch("true", workload=HERE[0]).returncode == 0
-    with uncaptured(), ThreadPoolExecutor(_AT_ONCE if time.monotonic() - began < _QUICK_S else 1) as pool:
-        # Said as they come: on an emulated machine all of them take most of an hour.
-        tried = dict(zip(together, pool.map(attempt, together), strict=True))
-        tried |= {key: attempt(key) for key in chosen if key not in tried}
-    assert attacked.pids() == before
-    until = time.monotonic() + _ROWS_S
-    while True:
-        found = attacked.rows([f"{number}-{placement}" for number, placement in chosen])
-        for (number, placement), each in tried.items():
-            each.rows = found[f"{number}-{placement}"]
-        if time.monotonic() > until or not any(_unwritten(key, each) for key, each in tried.items()):
-            return tried
+    made = Campaign(attacked, chosen)
+    with request.config.pluginmanager.getplugin("capturemanager").global_and_fixture_disabled():  # said as they come
+        made.begin()
+    return made
 
 
-def _unwritten(key: tuple[str, str], tried: Tried) -> set[str]:
+def _unwritten(key: _Key, tried: Tried) -> set[str]:
     number, placement = key
     return {layer for layer in BY_NUMBER[number].rows_in(placement) if not written_by(layer, tried.rows)}
 
 
 @pytest.mark.parametrize(("number", "placement"), _ALL)
 def test_attack_comes_to_nothing_and_is_on_record(
-    campaign: dict[tuple[str, str], Tried], number: str, placement: str, record_property: Callable[[str, object], None]
+    campaign: Campaign, number: str, placement: str, record_property: Callable[[str, object], None]
 ) -> None:
-    tried = campaign[number, placement]
+    tried = campaign.tried(number, placement)
     can, said = OPEN.get((number, placement), (lambda: True, ""))
     if not can():
         # Nothing on this kernel stops it: said when the program is started, and in the table.
