@@ -171,6 +171,10 @@ ATTACKS: tuple[Attack, ...] = (
        "doors-odd", "mount"),
     _a("R19", "own-notifier", "a seccomp listener of its own, which would be asked instead of ours", "seccomp",
        "call-seccomp-listener", why="a listener's answer cannot be asked for its own refusal: the filter denies by itself"),
+    _a("R20", "mounted-twice", "sockets of the host by another mount of their folder: a chroot's /run, a folder that a container serves in",
+       "masked wherever a mount shows it", "doors-twice", "mount"),
+    _a("R21", "far-names", "a secret as the name of a file that is looked up in a FUSE file system of the host's; a second /proc",
+       "not in view: only file systems of this host are", "far-names second-proc", why=_NOTHING_TO_SEE),
 )  # fmt: skip
 
 OPEN = {

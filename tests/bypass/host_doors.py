@@ -1,6 +1,7 @@
 """The host's daemons and users, as far as a hostile program cares: somebody who listens at each of their unix sockets.
 
 Each answers whoever comes, and notes it down. They stand in private mounts: /run is covered, /tmp gets a folder of its own.
+Two of them are reached by a second mount: a chroot has the host's /run, and a container serves in a folder of the host's.
 """
 
 from __future__ import annotations
@@ -13,12 +14,24 @@ import shutil
 import socket
 import struct
 import subprocess
+import sys
 import tempfile
 import threading
 from pathlib import Path
 from typing import Self
 
+from tests.bypass.far_files import FarFiles
 from tests.stage.uids import FIRST_UID
+
+_CONTAINED = """
+import os, socket, sys
+os.umask(0)
+listener = socket.socket(socket.AF_UNIX)
+listener.bind("/srv/contained.sock")
+listener.listen()
+socket.send_fds(socket.socket(fileno=int(sys.argv[1])), [b"here"], [listener.fileno()])
+sys.stdin.read()
+"""
 
 
 class HostDoors:
@@ -64,6 +77,7 @@ class HostDoors:
             "databases": [
                 *("/run/postgresql/.s.PGSQL.5432", "/run/mysqld/mysqld.sock", f"{temporary}/.s.PGSQL.5432", f"{view}/mysql/mysql.sock"),
             ],
+            "twice": [f"{view}/chroot/run/dbus/system_bus_socket", f"{view}/volume/contained.sock"],
             "odd": [f"{view}/odd/{os.fsdecode(name)}" for name in (b" ", b"line\nend", b"no\xffutf8\x0b", b"\\012")],
         }
 
@@ -75,8 +89,11 @@ class HostDoors:
     def __enter__(self) -> Self:
         """Open every door."""
         subprocess.run(["mount", "-t", "tmpfs", "-o", "mode=755", "hostile-run", "/run"], check=True)
-        for path in {path for paths in self.paths.values() for path in paths}:
+        for path in {path for name, paths in self.paths.items() if name != "twice" for path in paths}:
             self._open(path)
+        self._open_twice()
+        self._far = self._kept.enter_context(FarFiles(self.view / "far", self.reached))
+        self._mount("-t", "proc", "proc", str(self.view / "proc"))
         self._open(f"{self.view}/descriptor")
         os.mkfifo(self.fifo)
         self.fifo.chmod(0o666)
@@ -100,6 +117,30 @@ class HostDoors:
         self._selector.close()
         shutil.rmtree(self._temporary)
         subprocess.run(["umount", "-l", "/run"], check=False)
+
+    def _mount(self, *words: str) -> None:
+        Path(words[-1]).mkdir(parents=True)
+        subprocess.run(["mount", *words], check=True)
+        self._kept.callback(subprocess.run, ["umount", "-l", words[-1]], check=False)
+
+    def _open_twice(self) -> None:
+        self._mount("--bind", "/run", f"{self.view}/chroot/run")
+        (self.view / "chroot").chmod(0o755)
+        volume = self.view / "volume"
+        volume.mkdir()
+        volume.chmod(0o755)
+        ours, theirs = socket.socketpair()
+        bind = ["unshare", "--mount", "--propagation", "private", "sh", "-c", 'mount --bind "$0" /srv && exec "$@"', str(volume)]
+        with ours, theirs:
+            server = subprocess.Popen(
+                [*bind, sys.executable, "-I", "-c", _CONTAINED, str(theirs.fileno())], pass_fds=[theirs.fileno()], stdin=subprocess.PIPE
+            )
+            self._kept.callback(server.communicate)
+            theirs.close()
+            ours.settimeout(20)
+            _, descriptors, _, _ = socket.recv_fds(ours, 10, 1)
+        listener = self._kept.enter_context(socket.socket(fileno=descriptors[0]))
+        self._selector.register(listener, selectors.EVENT_READ, f"{volume}/contained.sock")
 
     def _open(self, path: str) -> None:
         listener = self._kept.enter_context(socket.socket(socket.AF_UNIX))

@@ -170,6 +170,37 @@ def test_however_it_was_named_and_wherever_its_maker_is(born: Stage, name: str) 
     path.unlink()
 
 
+_CONTAINED = """
+import os, socket, sys
+os.umask(0)
+os.chdir("/srv")
+kept = []
+for name in ("/srv/absolute", "relative"):
+    kept.append(socket.socket(socket.AF_UNIX))
+    kept[-1].bind(name)
+    kept[-1].listen()
+print("ready", flush=True)
+sys.stdin.read()
+"""
+
+
+def test_one_that_a_container_makes_in_a_folder_of_the_hosts_under_another_name(born: Stage) -> None:
+    folder = born.folder / "seen" / "volume"
+    folder.mkdir()
+    enter = ["unshare", "--mount", "--propagation", "private", "sh", "-c", 'mount --bind "$0" /srv && exec "$@"', str(folder)]
+    with dialler(born, "isolated") as process:
+        since = time.monotonic()
+        command = [*enter, "/usr/bin/python3", "-I", "-c", _CONTAINED]
+        with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as server:
+            assert server.stdin is not None
+            assert server.stdout is not None
+            assert server.stdout.readline() == "ready\n"
+            for name in ("absolute", "relative"):
+                assert wait_masked(born, f"{folder}/{name}", since) < BOUND_S + 2 * _SCHEDULING_S
+                assert dial(process, f"{folder}/{name}") in ("b''", "ConnectionResetError", "ConnectionRefusedError")
+            server.stdin.close()
+
+
 _OWN = """
 import json, os, socket, sys, threading, time
 folders = [each for each in ("/tmp", "/dev/shm", "/var/tmp", os.environ["HOME"], sys.argv[1]) if os.access(each, os.W_OK)]

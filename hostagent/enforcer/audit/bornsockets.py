@@ -12,6 +12,8 @@ from collections.abc import Collection, Iterator
 from pathlib import Path
 from typing import NamedTuple
 
+from hostagent.enforcer.confinement import mounts
+from hostagent.enforcer.confinement.beholders import Beholders, look_around
 from hostagent.enforcer.confinement.unixsockets import found_at
 
 _AGAIN_S = 1.0
@@ -33,11 +35,11 @@ class BornSockets:
         """Nothing is read yet."""
         self._namespaces: dict[int, int] = {}
         self._due = 0.0
-        self._places: dict[str, set[str]] | None = None
+        self._around: Beholders | None = None
 
     def now(self, monotonic_s: float) -> dict[Born, str]:
         """Return every socket that listens or receives datagrams at a path, with the name that its maker gave."""
-        self._places = None
+        self._around = None
         if monotonic_s >= self._due:
             self._namespaces = dict(_namespaces())
             self._due = monotonic_s + _AGAIN_S
@@ -57,20 +59,24 @@ class BornSockets:
 
     def files(self, names: Collection[str]) -> dict[str, set[str]]:
         """Return the socket files in the folders that ``names`` can mean, for files are renamed and linked; each with the names that mean itself."""
+        if self._around is None:
+            self._around = look_around()
+        around = self._around
         found: dict[str, set[str]] = {}
-        for link, absolute in (("root", True), ("cwd", False)):
+        for places, absolute in ((around.roots, True), (around.folders, False)):
             some = [name for name in names if name.startswith("/") is absolute]
-            for path, called in (found_at(some, self._place(link)) if some else {}).items():
+            for path, called in (found_at(some, places) if some else {}).items():
                 found.setdefault(path, set()).update(called)
         for name in names:
             if name.startswith("/"):  # also where only the workload sees it
                 found.setdefault(os.path.normpath(name), set()).add(name)
+        meant = around.renamed(names)
+        for path, called in (found_at(meant, ["/"]) if meant else {}).items():
+            found.setdefault(path, set()).update(*(meant[each] for each in called))
+        for path, called in list(found.items()):
+            for alias in mounts.elsewhere(path, around.twice):
+                found.setdefault(alias, set()).update(called)
         return found
-
-    def _place(self, link: str) -> set[str]:
-        if self._places is None:
-            self._places = {each: _places(each) for each in ("root", "cwd")}
-        return self._places[link]
 
 
 def _namespaces() -> Iterator[tuple[int, int]]:
@@ -98,15 +104,6 @@ def _read(namespace: int, pid: int) -> dict[Born, str] | None:
         row = line.split(None, 7)
         if len(row) == 8 and row[7][0] != "@" and (row[3] == _LISTENS or row[4] == _DATAGRAM):
             found[Born(namespace, int(row[6]))] = row[7]
-    return found
-
-
-def _places(link: str) -> set[str]:
-    """Return where the processes have their root or their folder; the host's root always."""
-    found = {"/"}
-    for name in _numbers("/proc"):
-        with contextlib.suppress(OSError):
-            found.add(os.readlink(f"/proc/{name}/{link}"))  # noqa: PTH115
     return found
 
 

@@ -1,8 +1,9 @@
 """Which unix sockets with a path exist on this host, from every network namespace that a process is in.
 
 A path reaches across network namespaces, so the list must too. ``/proc/PID/net/unix`` shows the namespace of PID. What it
-shows is the name that was given to bind(2): relative to a folder that is not told, or before the file was moved. So the files
-themselves are looked for, in every folder that such a name can mean.
+shows is the name that was given to bind(2): relative to a folder that is not told, before the file was moved, or as the maker's own
+mounts have it. So the files themselves are looked for, in every folder that such a name can mean, and wherever else that folder
+is mounted.
 """
 
 from __future__ import annotations
@@ -13,6 +14,9 @@ import stat
 from collections.abc import Collection, Iterable, Iterator
 from pathlib import Path
 
+from hostagent.enforcer.confinement import mounts
+from hostagent.enforcer.confinement.beholders import look_around
+
 _MAXIMUM_ENTRIES = 20_000
 """Most entries of one folder that are looked at."""
 _FEW = 16
@@ -21,19 +25,17 @@ _FEW = 16
 
 def pathnames() -> frozenset[str]:
     """Return the absolute paths of unix sockets: as their makers named them, and as they are found in these folders."""
-    seen: set[int] = set()
-    names: set[str] = set()
-    places: set[str] = set()
-    for entry in Path("/proc").iterdir():
-        if not entry.name.isdigit():
-            continue
+    around = look_around()
+    every: set[str] = set()
+    meant: set[str] = set()
+    for network, process in around.networks.items():
         with contextlib.suppress(OSError):
-            places |= {str((entry / link).readlink()) for link in ("cwd", "root")}
-            namespace = (entry / "ns/net").stat().st_ino
-            if namespace not in seen:
-                names |= parse((entry / "net/unix").read_bytes().decode(errors="surrogateescape"))
-                seen.add(namespace)
-    return frozenset({name for name in names if name.startswith("/")} | found_at(names, places).keys())
+            names = parse(Path(f"/proc/{process}/net/unix").read_bytes().decode(errors="surrogateescape"))
+            every |= names
+            meant |= around.renamed(names, network).keys()
+    found = {name for name in every if name.startswith("/")}
+    found |= found_at(every, around.roots | around.folders).keys() | found_at(meant, ["/"]).keys()
+    return frozenset(found | {path for name in found for path in mounts.elsewhere(os.path.normpath(name), around.twice)})
 
 
 class _Folder:

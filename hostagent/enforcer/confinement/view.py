@@ -1,8 +1,8 @@
 """What a workload sees of the host's files: everything read-only, except what could lead out or tell a secret.
 
 Runs in the workload's first process, in mount and pid namespaces of its own, still with every capability. Private and empty:
-/run, /tmp, /var/tmp, /dev (with the harmless devices), /proc and /sys. Covered: the service's own folders, and every unix
-socket left in view. Replaced: how names are looked up, and whom TLS clients trust.
+/run, /tmp, /var/tmp, /dev (with the harmless devices), /proc and /sys. Left out: file systems that are not this host's own.
+Covered: the service's own folders, and every unix socket left in view. Replaced: how names are looked up, and whom TLS clients trust.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from hostagent.enforcer import kernel
-from hostagent.enforcer.confinement import rootfs
+from hostagent.enforcer.confinement import foreign, rootfs
 from hostagent.enforcer.confinement.plainpath import open_plain
 from hostagent.enforcer.confinement.standins import StandIn, stand_in
 from hostagent.model.errors import HostagentError
@@ -78,6 +78,7 @@ def build(view: View) -> list[tuple[str, socket.socket]]:
     """
     kernel.mount("", "/", "", kernel.MS_REC | kernel.MS_PRIVATE)
     trees = [_detach(bind) for bind in view.binds]
+    gone = foreign.take_out(os.path.realpath(view.root) if view.root else "")
     sockets = view.sockets
     if view.root:
         rootfs.enter(view.root, view.root_inode)
@@ -88,6 +89,9 @@ def build(view: View) -> list[tuple[str, socket.socket]]:
     for path in _FRESH:
         if Path(path).is_dir() and not Path(path).is_symlink():
             _tmpfs(path, "0755" if path == "/run" else "1777")
+    for path in foreign.needed(gone, [path for path, _ in trees]):
+        if Path(path).is_dir():
+            _tmpfs(path, "0755")
     _devices()
     _kernel_files()
     Path(STAGE).mkdir(mode=0o755)

@@ -78,6 +78,24 @@ def _fifos() -> str:
     return " ".join(came)
 
 
+@attempt("far-names")
+def _far_names() -> str:
+    """Says the secret by asking for a file of that name, where somebody else answers."""
+    found = []
+    for name in ("exfiltrated-0123456789", "exfiltrated/0123456789"):
+        try:
+            os.stat(f"{VIEW}/far/{name}")
+            found.append("ok")
+        except OSError as error:
+            found.append(name_of(error))
+    return " ".join(found)
+
+
+@attempt("second-proc")
+def _second_proc() -> str:
+    return " ".join(name for name in os.listdir(f"{VIEW}/proc") if name.isdigit())
+
+
 def _command(*words: str) -> str:
     try:
         done = subprocess.run(words, capture_output=True, text=True, stdin=subprocess.DEVNULL, timeout=20, check=False)
