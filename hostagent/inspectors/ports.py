@@ -35,6 +35,9 @@ class Detected(Protocol):
 class RowPlan(Protocol):
     """How rows of one shape are masked."""
 
+    def clear(self, buffer: bytes, offset: int) -> int:
+        """Return how far rows that begin at ``offset`` surely pass as they are: found out at the speed of memory."""
+
     def apply(self, run: bytes) -> tuple[bytes, Detected]:
         """Return the masked form of a run of complete row messages."""
 

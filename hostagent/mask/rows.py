@@ -65,6 +65,16 @@ class RowPlan:
         self._tails = tuple(cell.treatment for cell in cells[: self._last])
         self.transparent = not self._steps and self._content is None
 
+    def clear(self, buffer: bytes, offset: int) -> int:
+        """Return where in ``buffer``, from ``offset`` on, something may have to be changed: at its end if nowhere.
+
+        Messages of rows that begin at ``offset`` pass as they are if they end before that.
+        """
+        if self._steps or self._trigger is None:
+            return offset
+        match = self._trigger.search(buffer, offset)
+        return len(buffer) if match is None else match.start()
+
     def apply(self, run: bytes) -> tuple[bytes, Counts]:
         """Return ``run`` with every obligation met, and what was done.
 

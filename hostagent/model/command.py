@@ -80,6 +80,12 @@ class Resume(NamedTuple):
     side: Side
 
 
+class Again(NamedTuple):
+    """Not all that ``side`` sent was looked at, so that others come in between: next, feed nothing (``b""``) of it."""
+
+    side: Side
+
+
 class CancelUpstream(NamedTuple):
     """Open a separate connection to the target, send ``data`` (a CancelRequest) and close it."""
 
@@ -105,4 +111,4 @@ class Close(NamedTuple):
     reason: str
 
 
-Command = Forward | Record | Hold | Withdraw | Detach | Connect | StartTLS | Pause | Resume | CancelUpstream | RefreshCatalogue | Analyse | Close
+Command = Forward | Record | Hold | Withdraw | Detach | Connect | StartTLS | Pause | Resume | Again | CancelUpstream | RefreshCatalogue | Analyse | Close

@@ -343,7 +343,8 @@ class Service:
             wake=lambda: session.wake(),  # noqa: PLW0108 - the session is made of the context
             tls=not flow.destination.is_path,  # PostgreSQL offers none over unix sockets either
         )
-        session = Session(flow, Gate(context), self, self._turn, share=self._shares.of(flow.workload))
+        share, at_once = self._shares.of(flow.workload), PROTOCOLS[target.protocol].at_once
+        session = Session(flow, Gate(context), self, self._turn, share=share, at_once=at_once)
         leaf.sessions.add(session)
         idle_s = self._parts.config.http.idle_s if target.protocol == "http" else None
         watch = Watch(session, self._parts.config.limits.login_timeout_s, idle_s, asyncio.get_running_loop().call_later)

@@ -16,6 +16,7 @@ from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, cast
 
 from hostagent.model.command import (
+    Again,
     Analyse,
     CancelUpstream,
     Close,
@@ -48,7 +49,7 @@ log = logging.getLogger(__name__)
 # Above this many unsent bytes towards one side, the other side is no longer read.
 _HIGH_WATER = 524_288
 STEP = 2048
-"""Bytes of a client that are judged in one step (four times as many of a server): the dearest texts cost some 8 µs a byte."""
+"""Bytes of a client that are judged in one step: the dearest texts cost some 8 µs a byte."""
 
 
 # How much a session may be sent, and how many things it may keep, until it is asked how much that is.
@@ -60,7 +61,7 @@ class _End:
     """One side's transport callbacks: an ``asyncio.Protocol`` in all but name, because what is compiled can have no such parent.
 
     ``behind`` is what was received and not yet looked at, each with whether it is already decrypted; ``queued``: it waits for the
-    workload's share; ``eof``: nothing more will come.
+    workload's share; ``eof``: nothing more will come; ``again``: the gate has not yet looked at all that it was fed.
     """
 
     def __init__(self, session: Session, side: Side) -> None:
@@ -71,6 +72,8 @@ class _End:
         self.received = 0
         self.behind: deque[tuple[bytes, bool]] = deque()
         self.queued = False
+        self.stepping = False
+        self.again = False
         self.eof = False
 
     @property
@@ -118,10 +121,12 @@ class Session:
         clock: Callable[[], float] = time.monotonic,
         wall_ns: Callable[[], int] = time.time_ns,
         share: Share | None = None,
+        at_once: int = 4 * STEP,
     ) -> None:
         """Tie the parts together; ``client`` and ``server`` are the protocols to give to the event loop.
 
-        ``share`` is the workload's part of the loop's time, which all its sessions use together.
+        ``share`` is the workload's part of the loop's time, which all its sessions use together. ``at_once``: how many bytes of the
+        target's are judged in one step.
         """
         self.flow = flow
         self.gate = gate
@@ -137,6 +142,7 @@ class Session:
         self._timer: asyncio.TimerHandle | None = None
         self._over = False
         self._share = share or Shares(asyncio.get_running_loop().call_soon).of(flow.workload)
+        self._at_once = at_once
         self._gone: set[Side] = set()
         self._unread: set[Side] = set()
         self._full: set[Side] = set()
@@ -181,25 +187,33 @@ class Session:
 
     def _step_by_step(self, end: _End, side: Side, data: bytes) -> None:
         """Feed much data in steps; what is left when the workload's share is used up waits."""
-        clock, step = self._clock, STEP if side is Side.CLIENT else 4 * STEP
+        clock, step = self._clock, STEP if side is Side.CLIENT else self._at_once
         stop = clock() + SHARE_S - self._share.spent
-        for at in range(0, len(data), step):
+        at, size = 0, len(data)
+        end.stepping = True
+        while at < size or end.again:
             now = clock()
             if now >= stop:
                 end.behind.append((data[at:], True))
                 self._fall_behind(end, side)
-                return
-            self._obey(self.gate.feed(side, data[at : at + step], now))
-            self._heard += step
+                break
+            if end.again:
+                end.again = False
+                self._obey(self.gate.feed(side, b"", now))
+            else:
+                self._obey(self.gate.feed(side, data[at : at + step], now))
+                at += step
+                self._heard += step
             if self._heard >= self._weighed_at or self.gate.items >= self._counted_at:
                 self._weigh()
             if self._over:
-                return
+                break
             if self._stands(end):
-                if data[at + step :]:
-                    end.behind.append((data[at + step :], True))
+                if at < size:
+                    end.behind.append((data[at:], True))
                 self._read_or_not(side)
-                return
+                break
+        end.stepping = False
 
     def _weigh(self) -> None:
         """Say how much is kept. Asked again after a little more was heard, or there are a few more things: in proportion."""
@@ -407,9 +421,8 @@ class Session:
                 self._outside.connect(self, self.server.protocol)
             case StartTLS():
                 self._start_tls(command)
-            case Pause() | Resume():
-                (self._unread.add if isinstance(command, Pause) else self._unread.discard)(command.side)
-                self._read_or_not(command.side)
+            case Pause() | Resume() | Again():
+                self._regulate(command)
             case Analyse():
                 self._reading_up = True
                 self._outside.analyse(self, command.text)
@@ -420,6 +433,19 @@ class Session:
                 self._outside.refresh_catalogue(self)
             case _:
                 raise TypeError(f"unknown command {command!r}")
+
+    def _regulate(self, command: Pause | Resume | Again) -> None:
+        """Read a side or not; or have the gate look at more of what it sent, as soon as it is this workload's turn."""
+        side = command.side
+        if not isinstance(command, Again):
+            (self._unread.add if isinstance(command, Pause) else self._unread.discard)(side)
+            self._read_or_not(side)
+            return
+        end = self.client if side is Side.CLIENT else self.server
+        end.again = True
+        if not end.stepping:
+            end.behind.appendleft((b"", True))
+            self._fall_behind(end, side)
 
     def _start_tls(self, command: StartTLS) -> None:
         end = self.client if command.side is Side.CLIENT else self.server

@@ -1,4 +1,4 @@
-"""A receive buffer that never copies a stream that arrives in whole messages, and copies any other at most twice."""
+"""A receive buffer that never copies a stream that arrives in whole messages, and copies any other at most three times."""
 
 from __future__ import annotations
 
@@ -22,12 +22,11 @@ class ReceiveBuffer:
         held = self._held
         if not held:
             return data
-        held += data
-        if len(held) < self._need:
+        if len(held) + len(data) < self._need:
+            held += data
             return None
-        whole = bytes(held)
         self._held = bytearray()
-        return whole
+        return b"".join((held, data))
 
     def keep(self, rest: bytes, need: int) -> None:
         """Hold ``rest`` back until at least ``need`` bytes of it have arrived."""

@@ -14,7 +14,7 @@ from hostagent.gate.desk import GateDesk
 from hostagent.inspectors.postgres.cancel import CancelRegistry
 from hostagent.inspectors.postgres.session import Session
 from hostagent.model.catalogue import Catalogue
-from hostagent.model.command import CancelUpstream, Close, Command, Connect, Forward, Hold, Record
+from hostagent.model.command import Again, CancelUpstream, Close, Command, Connect, Forward, Hold, Record
 from hostagent.model.event import Event, EventKind
 from hostagent.model.flow import Endpoint, Flow, Side
 from hostagent.model.identity import Identity
@@ -96,6 +96,17 @@ def make_session(context: SessionContext) -> tuple[GateDesk, Session]:
     desk = GateDesk(context)
     desk.signed_in("postgres", "app")
     return desk, Session(desk, {"database": "postgres", "user": "app", "application": "test"})
+
+
+def feed(gate: Gate | Session, side: Side, data: bytes, now: float) -> list[Command]:
+    """Feed ``data``, again and again until all of it was looked at, and return all commands but those that ask for that."""
+    found: list[Command] = []
+    again = True
+    while again:
+        commands = gate.feed(side, data, now)
+        data, again = b"", any(isinstance(command, Again) for command in commands)
+        found += [command for command in commands if not isinstance(command, Again)]
+    return found
 
 
 def sent(commands: list[Command], side: Side) -> bytes:
@@ -210,7 +221,7 @@ class Relay:
                     side = Side.CLIENT if sock is client else Side.SERVER
                     data = self._read(sock)
                     self.fed.append((side, data))
-                    commands = gate.feed(side, data, self.now) if data else gate.closed(side, self.now)
+                    commands = feed(gate, side, data, self.now) if data else gate.closed(side, self.now)
                 if any(isinstance(command, Connect) for command in commands):
                     server.connect(("127.0.0.1", self.upstream))
                     watched = [client, server, *wakeup]

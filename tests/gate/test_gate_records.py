@@ -10,7 +10,7 @@ from hostagent.model.flow import Side
 from hostagent.model.operation import Operation
 from hostagent.model.verdict import Decision
 from hostagent.wire.postgres.backend import build_error, build_ready
-from tests.gate.gate_rim import NOW, Rules, events, make_context, make_session, sent
+from tests.gate.gate_rim import NOW, Rules, events, feed, make_context, make_session, sent
 from tests.gate.gate_wire import SYNC, bind, describe, execute, parse, query
 
 _MOST = 100_000
@@ -42,7 +42,7 @@ def test_a_message_beyond_all_measure_reaches_the_client_whole_and_the_record_by
     _, session = make_session(make_context(Rules(lambda _: Decision.ALLOW)))
     session.feed(Side.CLIENT, query("select 1"), NOW)
     error = build_error({"S": "ERROR", "V": "ERROR", "C": "22000", "M": "wrong " * 500_000}) + build_ready(b"I")
-    out = session.feed(Side.SERVER, error, NOW)
+    out = feed(session, Side.SERVER, error, NOW)
     assert sent(out, Side.CLIENT) == error
     message = events(out, EventKind.RESULT)[0].fields["message"]
     assert isinstance(message, str)

@@ -7,7 +7,7 @@ import socket
 from typing import Any, cast
 
 from hostagent.gate import Gate
-from hostagent.model.command import Analyse, Command, Forward
+from hostagent.model.command import Again, Analyse, Command, Forward
 from hostagent.model.flow import Endpoint, Flow, Side
 from hostagent.proxy.session import STEP, Session
 from hostagent.proxy.shares import SHARE_S, Shares
@@ -48,6 +48,8 @@ class Stage:
         def feed(side: Side, data: bytes) -> list[Command]:
             self.steps.append((workload, data))
             self.now += self.cost
+            if data.startswith(b"dense"):
+                return [Again(side)]
             return [Analyse(data)] if data.startswith(b"long") else []
 
         gate = ScriptedGate(feed)
@@ -110,6 +112,21 @@ async def test_nothing_of_the_client_is_fed_while_its_statement_is_analysed_and_
     session.analysed(Analysis(()))
     await turns(5)
     assert [step[:6] for _, step in stage.steps] == [b"longxx", b"answer", b"xxxx", b"more"]
+
+
+async def test_what_the_gate_has_not_looked_at_comes_before_what_arrives_later_and_after_the_others() -> None:
+    stage = Stage(SHARE_S)
+    greedy, modest = stage.session("greedy"), stage.session("modest")
+    greedy.received(Side.SERVER, b"dense")
+    greedy.received(Side.SERVER, b"later")
+    modest.received(Side.CLIENT, b"z")
+    await turns(10)
+    assert stage.steps == [("greedy", b"dense"), ("modest", b"z"), ("greedy", b""), ("greedy", b"later")]
+    greedy.received(Side.SERVER, b"dense" + b"x" * STEP)
+    greedy.ended(Side.SERVER)
+    await turns(10)
+    assert stage.steps[4:] == [("greedy", b"dense" + b"x" * STEP), ("greedy", b"")]
+    assert greedy.over
 
 
 async def test_a_transport_that_is_behind_is_not_read() -> None:

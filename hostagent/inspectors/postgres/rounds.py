@@ -107,11 +107,10 @@ class Rounds:
         talk.queue.append(entry)
         return True
 
-    def answers(self, buffer: bytes, end: int, now: float, out: list[Command]) -> int:
-        """Take whole answers from the start of ``buffer`` while they are the plain case; return the offset after them."""
+    def answers(self, buffer: bytes, offset: int, end: int, enough: int, now: float, out: list[Command]) -> int:
+        """Take whole answers from ``offset`` while they are the plain case and begin before ``enough``; return the offset after them."""
         queue = self._talk.queue
-        offset = 0
-        while queue and offset < end:
+        while queue and offset < end and offset < enough:
             stop = self._answer(queue[0], buffer, offset, end, now, out)
             if not stop:
                 break

@@ -10,12 +10,12 @@ from collections.abc import Callable, Mapping
 from typing import Final
 
 from hostagent.inspectors.judged import Trace
-from hostagent.inspectors.ports import Masking, Outcome, Shape
+from hostagent.inspectors.ports import CopyPlan, Detected, Masking, Outcome, RowPlan, Shape
 from hostagent.inspectors.postgres import refusals
 from hostagent.inspectors.postgres.conversation import READY_KINDS, Conversation, Entry, Kind
 from hostagent.inspectors.postgres.results import shape_of
 from hostagent.inspectors.postgres.rounds import Rounds, learn
-from hostagent.model.command import Command, Forward
+from hostagent.model.command import Again, Command, Forward
 from hostagent.model.errors import RemoteWireError
 from hostagent.model.flow import Side
 from hostagent.model.operation import Effect
@@ -44,6 +44,8 @@ _STATES: Final = frozenset({b"I", b"T", b"E"})
 _ROW: Final = Server.DATA_ROW
 _DATA: Final = Server.COPY_DATA
 _RUNS: Final = frozenset({_ROW, _DATA})
+# Bytes of messages that are looked at closely in one go. Rows that pass without that do not count.
+_CLOSELY: Final = 8192
 
 
 class ServerHalf:
@@ -57,6 +59,8 @@ class ServerHalf:
         self._out: list[Command] = []
         self._rounds = Rounds(conversation)
         self._missed: object = None
+        self._left = b""
+        self._left_at = 0
         self._handlers: Mapping[int, Callable[[bytes, int, int, float], bytes | None]] = {
             Server.ROW_DESCRIPTION: self._row_description,
             Server.PARAMETER_DESCRIPTION: self._parameter_description,
@@ -95,18 +99,26 @@ class ServerHalf:
             data = self._pass_on(data, out)
             if not data:
                 return
-        whole = self._buffer.push(data)
-        if whole is not None:
-            self._walk(whole, now, out)
+        if self._left:
+            whole, at = self._left, self._left_at
+            self._left = b""
+            if data:
+                whole, at = whole[at:] + data, 0
+            self._walk(whole, at, now, out)
+            return
+        pushed = self._buffer.push(data)
+        if pushed is not None:
+            self._walk(pushed, 0, now, out)
 
     @property
     def buffered(self) -> int:
         """How many bytes are held back."""
-        return len(self._buffer)
+        return len(self._buffer) + len(self._left)
 
     def forget(self) -> None:
         """Let go of what is held back: the session is over."""
         self._buffer.keep(b"", 0)
+        self._left = b""
 
     def _pass_on(self, data: bytes, out: list[Command]) -> bytes:
         """Send on the rest of a message that is already on its way; return what comes after it."""
@@ -119,15 +131,17 @@ class ServerHalf:
             talk.asides.clear()
         return data[taken:]
 
-    def _walk(self, buffer: bytes, now: float, out: list[Command]) -> None:
+    def _walk(self, buffer: bytes, start: int, now: float, out: list[Command]) -> None:
+        """Take the messages from ``start`` on, until enough of them was looked at closely."""
         self._out = out
         end = len(buffer)
-        offset = start = 0
+        offset = start
+        enough = start + _CLOSELY
         parts: list[bytes] = []
         handlers = self._handlers
         try:
-            offset = self._rounds.answers(buffer, end, now, out)
-            while end - offset >= HEADER_SIZE:
+            offset = self._rounds.answers(buffer, start, end, enough, now, out)
+            while end - offset >= HEADER_SIZE and offset < enough:
                 kind, length = HEADER(buffer, offset)
                 if length < 4 or length - 4 > SERVER_CAPS.get(kind, -1):
                     raise refuse_frame(kind, length, SERVER_CAPS)
@@ -135,6 +149,8 @@ class ServerHalf:
                     stop, replaced = self._run(buffer, offset, end, kind)
                     if stop == offset:
                         break
+                    if replaced is None:
+                        enough += stop - offset
                 else:
                     stop = offset + length + 1
                     if stop > end:
@@ -153,8 +169,16 @@ class ServerHalf:
             if whole:
                 out.append(Forward(Side.CLIENT, whole))
         if offset < end:
-            rest = buffer[offset:]
-            self._buffer.keep(rest, HEADER(rest, 0)[1] + 1 if len(rest) >= HEADER_SIZE else HEADER_SIZE)
+            self._keep(buffer, offset, enough, out)
+
+    def _keep(self, buffer: bytes, offset: int, enough: int, out: list[Command]) -> None:
+        """Hold back what comes from ``offset`` on: it is not complete, or was not looked at because that was ``enough``."""
+        if offset >= enough:
+            self._left, self._left_at = buffer, offset
+            out.append(Again(Side.SERVER))
+            return
+        rest = buffer[offset:]
+        self._buffer.keep(rest, HEADER(rest, 0)[1] + 1 if len(rest) >= HEADER_SIZE else HEADER_SIZE)
 
     # -- rows and copy data ----------------------------------------------------------------------------------------------
 
@@ -166,29 +190,30 @@ class ServerHalf:
         """
         entry = self._head()
         trace = self._trace(entry)
-        stop, count = run_end(buffer, offset, end, kind, SERVER_CAPS[kind])
         if kind == _ROW:
-            untouched, replaced = self._rows(entry, trace, buffer, offset, stop)
+            rows = self._row_plan(entry)
+            if rows is not None:
+                return self._masked_rows(rows, trace, buffer, offset, end)
         else:
-            untouched, replaced = self._copied(entry, trace, buffer, offset, stop)
-        if untouched:
-            rest = end - stop
-            if rest >= HEADER_SIZE:
-                found, length = HEADER(buffer, stop)
-                if found == kind and 4 <= length <= SERVER_CAPS[kind] + 4:
-                    stop += length + 1
-                    count += 1
-                    self._talk.partial = stop - end
+            copy = self._copy_plan(entry)
+            if copy is not None:
+                return self._masked_copy(copy, trace, buffer, offset, end)
+        cap = SERVER_CAPS[kind]
+        stop, count = run_end(buffer, offset, end, kind, cap)
+        if end - stop >= HEADER_SIZE:
+            found, length = HEADER(buffer, stop)
+            if found == kind and 4 <= length <= cap + 4:
+                stop += length + 1
+                count += 1
+                self._talk.partial = stop - end
         if trace is not None:
             trace.size += stop - offset
             if kind == _ROW:
                 trace.rows += count
-        return stop, replaced
+        return stop, None
 
-    def _rows(
-        self, entry: Entry, trace: Trace | None, buffer: bytes, offset: int, stop: int
-    ) -> tuple[bool, bytes | None]:
-        """Return (whether rows of this shape pass untouched, else their masked form)."""
+    def _row_plan(self, entry: Entry) -> RowPlan | None:
+        """Return how rows of ``entry`` are masked, None: not at all."""
         if entry.kind is not Kind.QUERY and entry.kind is not Kind.EXECUTE:
             raise RemoteWireError("rows that nothing asked for")
         ruling = entry.ruling
@@ -196,18 +221,29 @@ class ServerHalf:
             raise RemoteWireError("rows for a refused statement")
         if ruling is None or ruling.masking is None:
             self._note_columns(entry)
-            return True, None
+            return None
         shape = entry.shape
         if shape is None:
             shape = self._describe_rows(entry, ruling.masking, ruling.exposed)
-        if shape.plan is None:
-            return True, None
+        return shape.plan
+
+    def _masked_rows(
+        self, plan: RowPlan, trace: Trace | None, buffer: bytes, offset: int, end: int
+    ) -> tuple[int, bytes | None]:
+        """Take all rows up to the first that needs a closer look, or that one and some that follow it."""
+        found: Detected | None = None
+        replaced: bytes | None = None
+        stop, count = run_end(buffer, offset, min(end, plan.clear(buffer, offset)), _ROW, SERVER_CAPS[_ROW])
         if stop == offset:
-            return False, None
-        masked, found = shape.plan.apply(buffer[offset:stop])
+            stop, count = _piece(buffer, offset, end, _ROW)
+            if stop > offset:
+                replaced, found = plan.apply(buffer[offset:stop])
         if trace is not None:
-            trace.count(found)
-        return False, masked
+            trace.size += stop - offset
+            trace.rows += count
+            if found is not None:
+                trace.count(found)
+        return stop, replaced
 
     def _note_columns(self, entry: Entry) -> None:
         """Take the columns for the record from whatever description the client happened to ask for."""
@@ -237,17 +273,24 @@ class ServerHalf:
             self._missed = shape.columns  # once per compiled shape: a table may stay unknown to us for ever
             self._desk.changed(self._out)
 
-    def _copied(
-        self, entry: Entry, trace: Trace | None, buffer: bytes, offset: int, stop: int
-    ) -> tuple[bool, bytes | None]:
-        """Return (whether this stream passes untouched, else its masked form)."""
+    def _copy_plan(self, entry: Entry) -> CopyPlan | None:
+        """Return how copy data of ``entry`` is masked, None: not at all."""
         if not entry.streaming:
             raise RemoteWireError("copy data that nothing asked for")
         if entry.ruling is None or entry.ruling.masking is None:
-            return True, None
-        plan = entry.copy
-        if plan is None:
+            return None
+        if entry.copy is None:
             raise RemoteWireError("copy data without a description cannot be masked")
+        return entry.copy
+
+    @staticmethod
+    def _masked_copy(
+        plan: CopyPlan, trace: Trace | None, buffer: bytes, offset: int, end: int
+    ) -> tuple[int, bytes | None]:
+        """Take some messages of copy data."""
+        stop, _ = _piece(buffer, offset, end, _DATA)
+        if trace is not None:
+            trace.size += stop - offset
         parts = []
         while offset < stop:
             length = HEADER(buffer, offset)[1]
@@ -255,7 +298,7 @@ class ServerHalf:
             if masked:
                 parts.append(build_copy_data(masked))
             offset += length + 1
-        return False, b"".join(parts)
+        return stop, b"".join(parts)
 
     # -- matching --------------------------------------------------------------------------------------------------------
 
@@ -531,3 +574,13 @@ class ServerHalf:
             trace.count(entry.copy.counts)
         entry.copy = None
         return (build_copy_data(rest) if rest else b"") + b"c\0\0\0\x04"
+
+
+def _piece(buffer: bytes, offset: int, end: int, kind: int) -> tuple[int, int]:
+    """Return (offset after, count of) about as many complete messages of ``kind`` as are looked at in one go: one, if it is long."""
+    stop, count = run_end(buffer, offset, min(end, offset + _CLOSELY), kind, SERVER_CAPS[kind])
+    if stop == offset and end - offset > _CLOSELY:
+        behind = offset + HEADER(buffer, offset)[1] + 1
+        if behind <= end:
+            return behind, 1
+    return stop, count
