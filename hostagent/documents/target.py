@@ -87,6 +87,7 @@ class TargetDocument(Named):
     databases: Annotated[list[str], Key("Databases that clients may ask for; empty: any.")] = []
     users: Annotated[list[str], Key("User names that clients may ask for; empty: any.")] = []
     parameters: Annotated[list[str], Key("Start-up parameters that clients may bring, beside the harmless ones.")] = []
+    http2: Annotated[bool, Key("The server speaks HTTP/2 too, and clients may (http).")] = False
     labels: Annotated[dict[str, str], Key("For policy (where.labels).")] = {}
 
     @field_validator("hosts")
@@ -109,6 +110,7 @@ class TargetDocument(Named):
             wrong = "login: user is required"
         else:
             wrong = "login: scheme and header are for protocol: http" if self.login.scheme or self.login.header else ""
+            wrong = wrong or ("http2 is for protocol: http" if self.http2 else "")
         if wrong:
             raise ValueError(wrong)
         return self
@@ -194,4 +196,5 @@ def parse_target(name: str, text: str) -> Target:
         parameters=frozenset(document.parameters),
         labels=dict(document.labels),
         sockets=tuple(document.sockets),
+        http2=document.http2,
     )

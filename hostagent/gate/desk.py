@@ -9,7 +9,7 @@ from hostagent.gate.evidence import Evidence, shortened
 from hostagent.gate.holds import Holds
 from hostagent.gate.judgement import Judgement
 from hostagent.inspectors.judged import Ruling, Trace
-from hostagent.inspectors.ports import Earlier, Held, Outcome
+from hostagent.inspectors.ports import Desk, Earlier, Held, Holder, Outcome
 from hostagent.mask import scrub
 from hostagent.model.command import Command, RefreshCatalogue
 from hostagent.model.event import EventKind
@@ -21,11 +21,12 @@ from hostagent.model.verdict import Verdict
 class GateDesk:
     """Implements ``hostagent.inspectors.ports.Desk``."""
 
-    def __init__(self, context: SessionContext) -> None:
-        """Put the parts together."""
+    def __init__(self, context: SessionContext, trunk: GateDesk | None = None) -> None:
+        """Put the parts together; those of ``trunk`` if there is one, but for the holds."""
         self._context = context
-        self.judgement = Judgement(context)
-        self.evidence = Evidence(context, scrub)
+        self.judgement: Judgement = Judgement(context) if trunk is None else trunk.judgement
+        self.evidence: Evidence = Evidence(context, scrub) if trunk is None else trunk.evidence
+        self.branches: dict[Desk, tuple[Holds, Holder]] = {}
         self.holds = Holds(context, self.evidence)
         # The hot path calls the parts without a detour.
         self.current: Callable[[], object] = self.judgement.current
@@ -34,6 +35,16 @@ class GateDesk:
         self.scrub: Callable[[str], str] = self.evidence.scrub
         self.open = self.evidence.open
         self.rule = self.judgement.rule
+
+    def branch(self, holder: Holder) -> GateDesk:
+        """Return a desk that is the same but for its holds, which are answered to ``holder``."""
+        made = GateDesk(self._context, self)
+        self.branches[made] = (made.holds, holder)
+        return made
+
+    def prune(self, branch: Desk) -> None:
+        """Nothing is held at ``branch`` any more, nor will be."""
+        self.branches.pop(branch, None)
 
     def refusal(self, reason: str, now: float, out: list[Command]) -> None:
         """Record that something was refused outside any statement."""

@@ -7,7 +7,8 @@ from __future__ import annotations
 
 from hostagent.gate.context import SessionContext
 from hostagent.gate.desk import GateDesk
-from hostagent.inspectors.ports import Denial, Resting, Surroundings
+from hostagent.gate.holds import Holds
+from hostagent.inspectors.ports import Denial, Holder, Resting, Surroundings
 from hostagent.inspectors.registry import PROTOCOLS
 from hostagent.model.command import Command
 from hostagent.model.errors import LocalWireError
@@ -83,7 +84,15 @@ class Gate:
     @property
     def deadline(self) -> float | None:
         """When ``tick`` wants to be called (monotonic seconds), or None."""
-        return self._desk.holds.deadline
+        branches = self._desk.branches
+        if not branches:
+            return self._desk.holds.deadline
+        due = [deadline for holds, _ in self._holding() if (deadline := holds.deadline) is not None]
+        return min(due, default=None)
+
+    def _holding(self) -> list[tuple[Holds, Holder]]:
+        """Return every place where something may be held, and who waits for its answer."""
+        return [(self._desk.holds, self._inspector), *self._desk.branches.values()]
 
     def secured(
         self, side: Side, now: float, *, version: str = "", channel_binding: bytes = b"", sni: str = ""
@@ -94,31 +103,38 @@ class Gate:
     def resume(self, answer: Answer, now: float) -> list[Command]:
         """A person (or the desk's own clock) answered the pending hold. An answer to anything else does nothing."""
         out: list[Command] = []
-        if self._desk.holds.answered(answer, now, out):
-            out += self._inspector.release(None if answer.granted else _refused(answer), now)
+        for holds, holder in self._holding():
+            if holds.answered(answer, now, out):
+                return out + holder.release(None if answer.granted else _refused(answer), now)
         return out
 
     def tick(self, now: float) -> list[Command]:
         """Do what is due: a cancelled hold, a timeout, the next notice to a waiting client."""
         out: list[Command] = []
-        holds = self._desk.holds
-        if holds.pending is None:
-            return out
-        if self._inspector.cancel_wanted():
-            holds.withdraw("cancelled by the client", now, out)
-            denial = Denial(_CANCELLED, "canceling statement due to user request", "It was held.", "", "cancelled")
-            return out + self._inspector.release(denial, now)
-        if holds.expired(now):
-            holds.withdraw("nobody answered in time", now, out)
-            denial = Denial(
-                _DENIED,
-                "hostagent: denied: held, and nobody answered in time",
-                "",
-                "Ask an approver to be at hand, then send the statement again.",
-            )
-            return out + self._inspector.release(denial, now)
-        text = holds.due(now)
-        return out + self._inspector.notice(text, now) if text else out
+        for holds, holder in self._holding():
+            if holds.pending is not None:
+                out += _looked_after(holds, holder, now)
+        return out
+
+
+def _looked_after(holds: Holds, holder: Holder, now: float) -> list[Command]:
+    """Do what is due of one hold."""
+    out: list[Command] = []
+    if holder.cancel_wanted():
+        holds.withdraw("cancelled by the client", now, out)
+        denial = Denial(_CANCELLED, "canceling statement due to user request", "It was held.", "", "cancelled")
+        return out + holder.release(denial, now)
+    if holds.expired(now):
+        holds.withdraw("nobody answered in time", now, out)
+        denial = Denial(
+            _DENIED,
+            "hostagent: denied: held, and nobody answered in time",
+            "",
+            "Ask an approver to be at hand, then send the statement again.",
+        )
+        return out + holder.release(denial, now)
+    text = holds.due(now)
+    return out + holder.notice(text, now) if text else out
 
 
 def _refused(answer: Answer) -> Denial:

@@ -137,8 +137,27 @@ class Held(NamedTuple):
 Parameters = tuple[str | bytes | None, ...]
 
 
+class Holder(Protocol):
+    """Whoever waits for the answer to a hold: the inspector, or one of several exchanges on its connection."""
+
+    def release(self, denial: Denial | None, now: float) -> list[Command]:
+        """The held operation was answered: go on with it (None), or refuse it."""
+
+    def notice(self, text: str, now: float) -> list[Command]:
+        """Tell the client something that is no answer to anything."""
+
+    def cancel_wanted(self) -> bool:
+        """Return whether a cancel of the *held* operation has arrived since the last call."""
+
+
 class Desk(Protocol):
     """What the gate does for an inspector. Methods with ``out`` append commands to it."""
+
+    def branch(self, holder: Holder) -> Desk:
+        """Return a desk that is the same but for its holds, which are answered to ``holder``."""
+
+    def prune(self, branch: Desk) -> None:
+        """Nothing is held at ``branch`` any more, nor will be."""
 
     def current(self) -> object:
         """Return the epoch now; it changes when policy, identity or catalogue did."""

@@ -60,12 +60,14 @@ class StartTLS(NamedTuple):
     CLIENT: serve with a leaf certificate for the name the client asked for. SERVER: verify as the target demands.
     ``initial`` is client data already received that belongs to the TLS stream (direct TLS). ``name`` is the one of the target's
     names that the client asked for, and so the one that the server must prove; empty: the one that fits where it is dialled.
+    ``alpn`` is the only protocol that is offered (RFC 7301); ``demand``: the server must agree to it.
     """
 
     side: Side
     alpn: str = ""
     initial: bytes = b""
     name: str = ""
+    demand: bool = False
 
 
 class Pause(NamedTuple):

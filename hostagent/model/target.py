@@ -42,7 +42,7 @@ class Target:
     ``hosts`` are names or addresses; ``databases``, ``users`` and ``parameters`` are what a client may *ask for*
     at start-up (empty ``databases``/``users``: any; ``parameters``: names added to the built-in harmless ones).
     ``sockets`` are paths where, in a workload's view, our own unix socket stands for this server; without ``hosts`` the
-    server itself is reached by the same path outside. ``loopback`` marks a server on the host's own loopback which the workload reaches as 127.0.0.1/::1.
+    server itself is reached by the same path outside. ``http2``: an HTTP server that speaks HTTP/2 as well. ``loopback`` marks a server on the host's own loopback which the workload reaches as 127.0.0.1/::1.
     """
 
     name: str
@@ -58,6 +58,7 @@ class Target:
     parameters: frozenset[str] = frozenset()
     labels: Mapping[str, str] = field(default_factory=dict)
     sockets: tuple[str, ...] = ()
+    http2: bool = False
 
     @property
     def loopback(self) -> bool:

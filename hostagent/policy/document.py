@@ -144,12 +144,15 @@ class HttpRequest(Strict):
     )
     query: dict[str, Patterns] = Field(default={}, description="Each named parameter matches one of the globs.")
     headers: dict[str, Patterns] = Field(default={}, description="Each named header field matches one of the globs.")
+    grpc: Patterns | None = Field(
+        default=None, description="Glob patterns of the gRPC method, package.Service/Method. In an allow rule they stand for effects."
+    )
     body: HttpBody | None = Field(default=None, description="Members of a JSON body, or fields of a form, of at most 1 MiB.")
 
     @model_validator(mode="after")
     def _consistent(self) -> HttpRequest:
         if self == HttpRequest.model_construct():
-            raise ValueError("give at least one of methods, hosts, paths, query, headers and body")
+            raise ValueError("give at least one of methods, hosts, paths, query, headers, grpc and body")
         if wrong := [path for path in self.paths or () if not path.startswith(("/", "*"))]:
             raise ValueError(f"a path begins with / (or *): {wrong[0]!r}")
         if wrong := [name for name in self.headers if name != name.lower()]:
@@ -300,8 +303,8 @@ class RuleForm(Strict):
         hold, mask = self.then is Action.HOLD, self.then is Action.MASK
         return (
             (
-                self.then is Action.ALLOW and self.what.effects is None and not (self.what.http and self.what.http.methods),
-                "an allow rule must name the effects it allows (what: effects: [read, ...]), or HTTP methods (what: http: methods)",
+                self.then is Action.ALLOW and self.what.effects is None and not (self.what.http and (self.what.http.methods or self.what.http.grpc)),
+                "an allow rule must name the effects it allows (what: effects: [read, ...]), or methods (what: http: methods, or grpc)",
             ),
             (
                 hold and not self.approvers,

@@ -37,6 +37,8 @@ def http_checks(form: HttpRequest | None) -> list[Check]:
         checks.append(_check(f"what.http.query.{name}", _any_of(patterns), _query_part(name, matcher(patterns))))
     for name, patterns in form.headers.items():
         checks.append(_check(f"what.http.headers.{name}", _any_of(patterns), _header_part(name, matcher(patterns))))
+    if form.grpc is not None:
+        checks.append(_check("what.http.grpc", _any_of(form.grpc), _grpc_part(path_matcher(form.grpc))))
     return checks + body_checks(form.body)
 
 
@@ -71,6 +73,23 @@ def _path_part(matches: Matcher) -> _Part:
         return _several(readings(path) if path != "*" else ["*"], matches, strict=strict)
 
     return part
+
+
+def _grpc_part(matches: Matcher) -> _Part:
+    """To permit, the content must be gRPC's; otherwise the path is enough: JSON and gRPC-Web call the same methods."""
+
+    def part(operation: Operation, strict: bool) -> bool | None:
+        called = operation.attributes.get("grpc", "")
+        if strict and (operation.completeness is not Completeness.FULL or not _is_grpc(operation)):
+            return False
+        return bool(called) and matches(called)
+
+    return part
+
+
+def _is_grpc(operation: Operation) -> bool:
+    kind = operation.attributes.get("header.content-type", "").partition(";")[0].strip().lower()
+    return kind == "application/grpc" or kind.startswith("application/grpc+")
 
 
 def _query_part(name: str, matches: Matcher) -> _Part:

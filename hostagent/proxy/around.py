@@ -75,14 +75,14 @@ class Outside(Protocol):
     def connect(self, session: Session, protocol: asyncio.Protocol) -> None:
         """Start the upstream connection; ends in ``protocol.connection_made`` or ``session.connect_failed``."""
 
-    def client_tls(self, session: Session) -> ssl.SSLContext:
-        """Return the context that presents our leaf certificate for this session's target."""
+    def client_tls(self, session: Session, alpn: str) -> ssl.SSLContext:
+        """Return the context that presents our leaf certificate for this session's target, and speaks ``alpn``."""
 
     def client_binding(self, session: Session) -> bytes:
         """Return the tls-server-end-point hash of that leaf certificate."""
 
-    def server_tls(self, session: Session, name: str) -> tuple[ssl.SSLContext, str]:
-        """Return the context that verifies the target, and the name it must prove; ``name`` if the client asked for one."""
+    def server_tls(self, session: Session, name: str, alpn: str) -> tuple[ssl.SSLContext, str]:
+        """Return the context that verifies the target and offers ``alpn``, and the name to prove; ``name`` if the client asked for one."""
 
     def server_binding(self, certificate: bytes) -> bytes:
         """Return the tls-server-end-point hash of the target's DER certificate."""

@@ -393,9 +393,9 @@ class Service:
         except OSError as error:
             session.connect_failed(f"{target.name} at {place}: {error.strerror or error}")
 
-    def client_tls(self, session: Session) -> ssl.SSLContext:
+    def client_tls(self, session: Session, alpn: str) -> ssl.SSLContext:
         """Return the context with our leaf certificate for every name of the session's target."""
-        return self._leaf(session).context
+        return self._parts.authority.leaf(self._names(session), (alpn,)).context
 
     def client_binding(self, session: Session) -> bytes:
         """Return the channel binding of that certificate."""
@@ -404,15 +404,15 @@ class Service:
     def _leaf(self, session: Session) -> Certificate:
         return self._parts.authority.leaf(self._names(session), (PROTOCOLS[self._sessions[session].target.protocol].alpn,))
 
-    def server_tls(self, session: Session, name: str) -> tuple[ssl.SSLContext, str]:
+    def server_tls(self, session: Session, name: str, alpn: str) -> tuple[ssl.SSLContext, str]:
         """Return the verifying context and the name the target must prove: ``name`` if the client asked for one of its own."""
         target, dialled = self._sessions[session].target, self._upstream(session).host
         limit = self._parts.config.limits.connect_timeout_s
         asyncio.get_running_loop().call_later(limit, self._tls_late, session, limit)
         if name:
-            return upstream_context(target), target.server_name or name
+            return upstream_context(target, alpn), target.server_name or name
         name = upstream_name(target, dialled, self._parts.resolver.host_of(target, dialled) or "")
-        return upstream_context(target), name
+        return upstream_context(target, alpn), name
 
     @staticmethod
     def _tls_late(session: Session, limit: float) -> None:

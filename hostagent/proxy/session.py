@@ -61,7 +61,8 @@ class _End:
     """One side's transport callbacks: an ``asyncio.Protocol`` in all but name, because what is compiled can have no such parent.
 
     ``behind`` is what was received and not yet looked at, each with whether it is already decrypted; ``queued``: it waits for the
-    workload's share; ``eof``: nothing more will come; ``again``: the gate has not yet looked at all that it was fed.
+    workload's share; ``eof``: nothing more will come; ``again``: the gate has not yet looked at all that it was fed; ``demanded``: what
+    must be spoken inside TLS (ALPN), if anything must.
     """
 
     def __init__(self, session: Session, side: Side) -> None:
@@ -69,6 +70,7 @@ class _End:
         self._side = side
         self.transport: asyncio.Transport | None = None
         self.tls: TLSPipe | None = None
+        self.demanded = ""
         self.received = 0
         self.behind: deque[tuple[bytes, bool]] = deque()
         self.queued = False
@@ -450,12 +452,13 @@ class Session:
     def _start_tls(self, command: StartTLS) -> None:
         end = self.client if command.side is Side.CLIENT else self.server
         if command.side is Side.CLIENT:
-            end.tls = TLSPipe(self._outside.client_tls(self), server_side=True)
+            end.tls = TLSPipe(self._outside.client_tls(self, command.alpn), server_side=True)
             if command.initial:
                 self._received_tls(end, Side.CLIENT, command.initial)
             return
-        context, name = self._outside.server_tls(self, command.name)
+        context, name = self._outside.server_tls(self, command.name, command.alpn)
         end.tls = TLSPipe(context, server_side=False, server_hostname=name)
+        end.demanded = command.alpn if command.demand else ""
         self._write_raw(end, end.tls.handshake())
 
     def _received_tls(self, end: _End, side: Side, data: bytes) -> None:
@@ -469,6 +472,9 @@ class Session:
                 self._tls_failed(side, error)
                 return
             if not pipe.is_up():
+                return
+            if end.demanded and pipe.alpn != end.demanded:
+                self._obey(self.gate.connect_failed(f"it does not agree to speak {end.demanded} (ALPN)", self._clock()))
                 return
             binding = (
                 self._outside.client_binding(self)

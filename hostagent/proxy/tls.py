@@ -17,8 +17,10 @@ from hostagent.model.errors import DocumentError
 from hostagent.model.target import Target
 
 
-def upstream_context(target: Target) -> ssl.SSLContext:
+def upstream_context(target: Target, alpn: str = "") -> ssl.SSLContext:
     """Return the context that verifies ``target`` against its ``ca_file``, or the system's store if it names none.
+
+    ``alpn`` is offered (RFC 7301); if it is empty, what its protocol is called there.
 
     The same context is returned until the file changes.
 
@@ -33,7 +35,7 @@ def upstream_context(target: Target) -> ssl.SSLContext:
     except OSError:
         stamp = (0, 0)
     try:
-        return _context(target.ca_file, PROTOCOLS[target.protocol].alpn, stamp)
+        return _context(target.ca_file, alpn or PROTOCOLS[target.protocol].alpn, stamp)
     except (OSError, ssl.SSLError) as error:
         raise DocumentError(f"target {target.name}: ca_file {target.ca_file}: {error}") from error
 

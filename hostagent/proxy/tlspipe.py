@@ -81,6 +81,11 @@ class TLSPipe:
         return self._tls.version() or ""
 
     @property
+    def alpn(self) -> str:
+        """The protocol agreed on inside (RFC 7301), empty if none was."""
+        return self._tls.selected_alpn_protocol() or ""
+
+    @property
     def peer_certificate(self) -> bytes:
         """The peer's certificate in DER, empty when it showed none."""
         return self._tls.getpeercert(binary_form=True) or b""

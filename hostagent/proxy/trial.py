@@ -14,6 +14,7 @@ import ssl
 from dataclasses import dataclass, field
 
 from hostagent.inspectors.http.fields import credential
+from hostagent.inspectors.http.opening import ALPN_2
 from hostagent.inspectors.postgres.startup import PINNED, LoginRefused, LoginRequest
 from hostagent.inspectors.postgres.upstream import Upstream
 from hostagent.model.command import Command, Forward, StartTLS
@@ -103,6 +104,8 @@ async def _try_place(trial: _Trial, place: Endpoint) -> None:
             await _log_in(trial, place, reader, writer)
         elif trial.target.protocol == "http":
             await _request(trial, place, reader, writer)
+            if trial.target.http2 and trial.target.tls is UpstreamTLS.VERIFY:
+                await _agree(trial, place)
     finally:
         writer.transport.abort()
         with contextlib.suppress(OSError, TimeoutError):
@@ -163,6 +166,24 @@ async def _encrypt(trial: _Trial, place: Endpoint, writer: asyncio.StreamWriter)
     trust = target.ca_file or "the system's CAs"
     trial.good("tls", place, f"{writer.get_extra_info('ssl_object').version()}, certificate of {name} verified by {trust}")
     return True
+
+
+async def _agree(trial: _Trial, place: Endpoint) -> None:
+    """See whether a server that is said to speak HTTP/2 agrees to it, as it must for a client that does."""
+    target = trial.target
+    name = upstream_name(target, place.host, trial.resolver.host_of(target, place.host) or "")
+    _, writer = await open_streams(place)
+    try:
+        await writer.start_tls(upstream_context(target, ALPN_2), server_hostname=name)
+        agreed = writer.get_extra_info("ssl_object").selected_alpn_protocol() == ALPN_2
+    except (ssl.SSLError, OSError):
+        agreed = False
+    finally:
+        writer.transport.abort()
+    if agreed:
+        trial.good("http2", place, "it agrees to speak HTTP/2")
+    else:
+        trial.bad("http2", place, "it does not agree to speak HTTP/2 (ALPN h2)", "turn it on at the server, or remove `http2: true`")
 
 
 async def _request(trial: _Trial, place: Endpoint, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:

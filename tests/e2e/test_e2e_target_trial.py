@@ -88,7 +88,7 @@ def web(tmp_path: Path) -> Iterator[Path]:
     context.load_cert_chain(pem, key)
     server.socket = context.wrap_socket(server.socket, server_side=True)
     threading.Thread(target=server.serve_forever, daemon=True).start()
-    yield pem
+    yield pem, context
     server.shutdown()
     server.server_close()
 
@@ -103,10 +103,19 @@ class _Web(http.server.BaseHTTPRequestHandler):
 
 
 @pytest.mark.parametrize(("token", "status"), [("t0ken", 200), ("another", 401)])
-def test_a_web_server_is_asked_with_the_credential(toml: str, web: Path, token: str, status: int) -> None:
-    add = ["--config", toml, "target", "add", "web", "https://127.0.0.1:8443", "--secret", "ask", "--force", "--ca-file", str(web)]
+def test_a_web_server_is_asked_with_the_credential(toml: str, web: tuple[Path, ssl.SSLContext], token: str, status: int) -> None:
+    add = ["--config", toml, "target", "add", "web", "https://127.0.0.1:8443", "--secret", "ask", "--force", "--ca-file", str(web[0])]
     assert CliRunner().invoke(main, add, input=f"{token}\n").exit_code == 0
     done = CliRunner().invoke(main, ["--config", toml, "target", "test", "web", "--json"])
     steps = json.loads(done.stdout)
     assert (steps[-1]["name"], steps[-1]["ok"], steps[-1]["detail"]) == ("login", status == 200, f"HEAD / answers {status}"), steps
     assert (done.exit_code, token in done.output) == (0 if status == 200 else 1, False)
+
+
+@pytest.mark.parametrize("offered", [["h2", "http/1.1"], ["http/1.1"]])
+def test_a_web_server_that_is_said_to_speak_http2_is_asked_for_it(toml: str, web: tuple[Path, ssl.SSLContext], offered: list[str]) -> None:
+    web[1].set_alpn_protocols(offered)
+    document = Path(toml).parent / "targets/web.yaml"
+    document.write_text(f"protocol: http\nhosts: [127.0.0.1]\nport: 8443\nhttp2: true\nca_file: {web[0]}\n", encoding="utf-8")
+    steps = json.loads(CliRunner().invoke(main, ["--config", toml, "target", "test", "web", "--json"]).stdout)
+    assert (steps[-1]["name"], steps[-1]["ok"]) == ("http2", "h2" in offered), steps

@@ -14,6 +14,7 @@ from hostagent.inspectors.http.content import MAX_LOOKED_AT, OVERRIDE, UNREADABL
 from hostagent.inspectors.http.echo import forms
 from hostagent.inspectors.http.exchange import Exchange
 from hostagent.inspectors.http.fields import Listed, credential, for_looking, for_masking, for_rebuilding
+from hostagent.inspectors.http.grpc import patience
 from hostagent.inspectors.http.problem import Problem
 from hostagent.inspectors.http.request import PROTOCOL, recorded, shown, with_content
 from hostagent.inspectors.judged import Ruling, Subject
@@ -218,7 +219,9 @@ class Judge:
         assert exchange.trace is not None
         if earlier is None:
             trace = exchange.trace.statement
-            desk.hold(exchange.ticket, ruling, (whole,), trace, now, self._out, notice_s=self._park_s)
+            patient = patience(exchange.request.own)
+            park_s = self._park_s if patient is None else min(self._park_s, patient / 2)
+            desk.hold(exchange.ticket, ruling, (whole,), trace, now, self._out, notice_s=park_s)
         elif earlier.answer is None:
             self._refuse(exchange, problem.waiting(earlier.ticket, self._wall(now)), "denied", now)
         elif not earlier.answer.granted:

@@ -6,6 +6,7 @@ import json
 from typing import Final
 
 from hostagent.inspectors.ports import Denial
+from hostagent.model.errors import RemoteWireError
 from hostagent.model.ticket import Answer, Ticket
 from hostagent.model.verdict import Verdict
 from hostagent.wire.http1.head import build_response
@@ -29,6 +30,12 @@ REASONS: Final = {
 
 Problem = tuple[int, dict[str, object]]
 """A status and the document that says why."""
+
+
+def status_of(error: RemoteWireError) -> int:
+    """Return the status that ``error`` names, 400 if it names none."""
+    status = int(error.code) if error.code.isdigit() else 0
+    return status if status in REASONS else 400
 
 
 def refused(status: int, reason: str, next_step: str = "", **more: object) -> Problem:
@@ -82,7 +89,15 @@ def waiting(ticket: Ticket, now: float) -> Problem:
 
 
 def build(problem: Problem, method: str, *, close: bool) -> bytes:
-    """Return the whole response to a ``method`` request."""
+    """Return the whole response to a ``method`` request of HTTP/1.1."""
+    status, fields, body = build_parts(problem, method)
+    if close:
+        fields.append(("Connection", "close"))
+    return build_response(status, REASONS[status], fields) + body
+
+
+def build_parts(problem: Problem, method: str) -> tuple[int, list[tuple[str, str]], bytes]:
+    """Return status, fields and body of the response to a ``method`` request."""
     status, document = problem
     body = json.dumps(document).encode() + b"\n"
     fields = [
@@ -92,6 +107,4 @@ def build(problem: Problem, method: str, *, close: bool) -> bytes:
     ]
     if "retry_after" in document:
         fields.append(("Retry-After", str(document["retry_after"])))
-    if close:
-        fields.append(("Connection", "close"))
-    return build_response(status, REASONS[status], fields) + (b"" if method == "HEAD" else body)
+    return status, fields, b"" if method == "HEAD" else body

@@ -64,7 +64,7 @@ class Reader:
         """
         found = self._remembered.get(raw)
         if found is None:
-            found = self._read(raw)
+            found = self.understood(parse_request(raw))
             if len(raw) <= _SHORT:
                 if len(self._remembered) >= _REMEMBERED:
                     self._remembered.clear()
@@ -73,13 +73,18 @@ class Reader:
                 self._size += _UNDERSTOOD * len(raw)
         return found
 
-    def _read(self, raw: bytes) -> Request:
-        head = parse_request(raw)
+    def understood(self, head: RequestHead, *, empty: bool | None = None) -> Request:
+        """Return the request that begins with ``head``; ``empty``: whether no body follows, None if the head says so.
+
+        Raises:
+            RemoteWireError: it can be understood in two ways, or in none.
+        """
         refusal = check(head)
         asked = head.target if head.method != "CONNECT" else "/"
         location = locate(head.method, asked, head.values("host")[0], self._scheme)
         own = workloads_own(head.fields, self._target.login)
-        empty = not head.values("transfer-encoding") and head.values("content-length") in ([], ["0"])
+        if empty is None:
+            empty = not head.values("transfer-encoding") and head.values("content-length") in ([], ["0"])
         meant = operation(head.method, location, own, NOTHING if empty else None)
         return Request(
             head=head,

@@ -8,6 +8,7 @@ from dataclasses import replace
 from typing import Final
 
 from hostagent.inspectors.http.content import OVERRIDE, carries_form, carries_json, overrides, read_content
+from hostagent.inspectors.http.grpc import is_grpc, method_of
 from hostagent.model.errors import RemoteWireError
 from hostagent.model.operation import Access, Completeness, Content, ContentKind, Effect, Operation, Resource
 from hostagent.wire.forms import spelled
@@ -49,6 +50,8 @@ def check(head: RequestHead) -> str:
         return f"{head.method} is not possible here: it would carry or show what cannot be judged"
     if head.values("upgrade") or head.values("http2-settings"):
         return "a change of protocol is not possible here: what follows could not be judged"
+    if is_grpc(list(head.fields)) and not method_of(head.target):
+        return "a gRPC call has a path of the form /package.Service/Method"
     for name, _ in head.fields:
         if name.lower().replace("_", "-") in _REROUTES:
             return f"{name} sends some servers to another path than the one that is judged"
@@ -59,7 +62,7 @@ def operation(method: str, location: Location, fields: Sequence[tuple[str, str]]
     """Return the operation to judge. ``content`` is its body, None while it is not known.
 
     Its resources are the URL in every way a server may read its path. ``attributes`` hold scheme, host, port, path (canonical),
-    query and ``header.NAME`` (small letters; values of one name with a line feed between them).
+    query, ``grpc`` (the method that would be called if it is gRPC) and ``header.NAME`` (small letters; values of one name with a line feed between them).
     """
     effects = EFFECTS.get(method)
     pairs = query_pairs(location.query or "")
@@ -69,19 +72,21 @@ def operation(method: str, location: Location, fields: Sequence[tuple[str, str]]
     access = Access.READ if effects is not None and effects <= {Effect.READ} else Access.WRITE
     forms = readings(location.path) if location.path != "*" else ("*",)
     host = location.authority.host
+    called = method_of(location.path) if method == "POST" else ""
+    resources = [Resource("url", f"{host}{form}", access) for form in forms]
     url = location.url.partition("?")[0]
     redacted = f"{method} {url}" + _redacted_query(location.query, pairs)
     return Operation(
         protocol=PROTOCOL,
         verb=method,
         effects=effects or frozenset(),
-        resources=tuple(Resource("url", f"{host}{form}", access) for form in forms),
+        resources=tuple([*resources, Resource("grpc", called, access)] if called else resources),
         completeness=Completeness.FULL if known else Completeness.OPAQUE,
         text=f"{method} {location.url}",
         redacted=redacted,
         fingerprint=redacted,
         parameters=tuple(value for _, value in pairs or ()),
-        attributes=_attributes(location, fields),
+        attributes=_attributes(location, fields) | ({"grpc": called} if called else {}),
         content=content,
     )
 

@@ -1,23 +1,17 @@
-"""The target's half: its responses, one for each request that was forwarded, rebuilt for the client."""
+"""The target's half of HTTP/1.1: its responses, one for each request that was forwarded, rebuilt for the client."""
 
 from __future__ import annotations
 
 from typing import Final
 
+from hostagent.inspectors.http import rewriting
 from hostagent.inspectors.http.exchange import Exchange
-from hostagent.inspectors.http.fields import Listed, back, masked
-from hostagent.inspectors.ports import Masking
+from hostagent.inspectors.http.fields import Listed
 from hostagent.model.errors import RemoteWireError
-from hostagent.wire.http1.body import Body, ChunkedBody, CloseBody, build_chunk, build_last_chunk, response_body
+from hostagent.wire.http1.body import ChunkedBody, CloseBody, build_chunk, build_last_chunk, response_body
 from hostagent.wire.http1.head import ResponseHead, build_response, parse_response, take_head, tokens
 
-_MAX_INTERIM: Final = 32
 _SWITCHING: Final = 101
-_CONTINUE: Final = 100
-_PARTIAL: Final = 206
-
-MAX_MASKED: Final = 1_048_576
-"""Longest body that can be masked: it is kept until all of it was seen, so that no value can hide between two pieces."""
 
 
 class Responses:
@@ -55,32 +49,24 @@ class Responses:
             raise RemoteWireError("the target wants to change the protocol", "502")
         body = response_body(head, exchange.head.method)
         if head.status < 200:
-            exchange.interim += 1
-            if exchange.interim > _MAX_INTERIM:
-                raise RemoteWireError("the target sent too many interim responses", "502")
-            if head.status == _CONTINUE:
-                exchange.continued = True
-            if not exchange.head.minor or (exchange.masking is not None and head.status != _CONTINUE):
-                return b""  # HTTP/1.0 has none; and nothing in them is worth masking
-            if head.status == _CONTINUE:
-                return build_response(_CONTINUE, "Continue", [])  # that is all there is to say, but a client may wait for it
-            return build_response(head.status, exchange.echo.text(head.reason), exchange.echo.fields(back(head.fields)))
-        exchange.response, exchange.response_body = head, body
+            fields = rewriting.interim(exchange, head)
+            if fields is None or not exchange.head.minor:
+                return b""  # HTTP/1.0 has none
+            reason = "Continue" if head.status == rewriting.CONTINUE else exchange.echo.text(head.reason)
+            return build_response(head.status, reason, fields)
+        exchange.response_body = body
         said = tokens(head.values("connection"))
         if "close" in said or (not head.minor and "keep-alive" not in said) or isinstance(body, CloseBody):
             exchange.closing = True
         if exchange.waits_to_send:
             exchange.closing = True  # whether the body still comes, only the client knows (RFC 9110 §10.1.1)
-        if not body.done:
-            exchange.echo.begin(head)
-        if exchange.masking is not None:
-            _check_maskable(head, body, exchange.masking)
-            return b""  # it is sent with the masked body, whose length it names
-        return build_response(head.status, exchange.echo.text(head.reason), self._fields(exchange, head))
+        fields = rewriting.begin(exchange, head, empty=body.done)
+        if fields is None:
+            return b""
+        return build_response(head.status, exchange.echo.text(head.reason), self._framed(exchange, head, fields))
 
     @staticmethod
-    def _fields(exchange: Exchange, head: ResponseHead) -> Listed:
-        fields = exchange.echo.fields(back(head.fields))
+    def _framed(exchange: Exchange, head: ResponseHead, fields: Listed) -> Listed:
         lengths = head.values("content-length")
         if isinstance(exchange.response_body, ChunkedBody):
             if exchange.head.minor:
@@ -94,30 +80,18 @@ class Responses:
     def _content(self, exchange: Exchange) -> bytes:
         body = exchange.response_body
         assert body is not None
-        content = body.read(self._buffer)
-        if exchange.trace is not None:
-            exchange.trace.size += len(content)
-        content = exchange.echo.body(content, last=body.done)
+        content = rewriting.piece(exchange, body.read(self._buffer), last=body.done)
         if exchange.masking is not None:
-            content = self._masked(exchange, exchange.masking, content)
+            content = _masked(exchange) if body.done else b""
         elif isinstance(body, ChunkedBody) and exchange.head.minor:
             content = build_chunk(content) if content else b""
             if body.done:
-                content += build_last_chunk(tuple(exchange.echo.fields(back(body.trailers))))
+                content += build_last_chunk(tuple(rewriting.trailer(exchange, body.trailers)))
         if body.done:
             exchange.answered = True
             if self._buffer:
                 raise RemoteWireError("the target sent more than its response", "502")
         return content
-
-    @staticmethod
-    def _masked(exchange: Exchange, masking: Masking, content: bytes) -> bytes:
-        """Keep ``content``; return head and masked body once all of it is there."""
-        exchange.whole += content
-        if len(exchange.whole) > MAX_MASKED:
-            raise RemoteWireError(f"a response of more than {MAX_MASKED} bytes cannot be masked", "502")
-        assert exchange.response_body is not None
-        return _masked_response(exchange, masking) if exchange.response_body.done else b""
 
     @staticmethod
     def ended(exchange: Exchange | None) -> bytes | None:
@@ -128,43 +102,15 @@ class Responses:
         """
         if exchange is None or exchange.answered or not isinstance(exchange.response_body, CloseBody):
             return None
-        rest = exchange.echo.body(b"", last=True)
-        if exchange.masking is None:
-            return rest
-        exchange.whole += rest
-        return _masked_response(exchange, exchange.masking)
+        rest = rewriting.piece(exchange, b"", last=True)
+        return rest if exchange.masking is None else _masked(exchange)
 
 
-def _check_maskable(head: ResponseHead, body: Body, masking: Masking) -> None:
-    """Refuse a response that could not be masked before any of it is kept.
-
-    Raises:
-        RemoteWireError: part of a body, a coded one, or of a type that nothing can be found in.
-    """
-    if body.done:
-        return
-    kinds = head.values("content-type")
-    if head.status == _PARTIAL or any(each.lower() != "identity" for each in head.values("content-encoding")):
-        raise RemoteWireError("a part of a body, or a coded one, cannot be masked", "502")
-    if len(kinds) != 1 or not masking.maskable(kinds[0]):
-        raise RemoteWireError(f"a body of type {', '.join(kinds) or 'unknown'} cannot be masked", "502")
-
-
-def _masked_response(exchange: Exchange, masking: Masking) -> bytes:
-    head = exchange.response
-    assert head is not None
-    body = bytes(exchange.whole)
-    exchange.whole = bytearray()
-    if body:
-        found = masking.document(head.values("content-type")[0], body)
-        if found is None:
-            raise RemoteWireError("the body is not what its type says, so it cannot be masked", "502")
-        body, counts = found
-        if exchange.trace is not None:
-            exchange.trace.count(counts)
-    fields = masked(exchange.echo.fields(back(head.fields)), masking.text)
-    if exchange.head.method != "HEAD" and head.status not in (204, 304):
-        fields.append(("Content-Length", str(len(body))))
+def _masked(exchange: Exchange) -> bytes:
+    assert exchange.masking is not None
+    assert exchange.response is not None
+    fields, body = rewriting.whole(exchange, exchange.masking)
     if exchange.closing:
         fields.append(("Connection", "close"))
-    return build_response(head.status, masking.text(exchange.echo.text(head.reason)), fields) + body
+    reason = exchange.masking.text(exchange.echo.text(exchange.response.reason))
+    return build_response(exchange.response.status, reason, fields) + body
