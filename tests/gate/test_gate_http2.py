@@ -286,6 +286,19 @@ def test_a_response_is_masked_across_frames_and_trailers_are_looked_at() -> None
     assert talk.records(EventKind.RESULT, "outcome", "masked_values") == [("ok", 1)]
 
 
+def test_events_are_masked_one_by_one_while_the_stream_goes_on() -> None:
+    talk = Talk2(Rules(by_path, (MaskContent("mask-mail", frozenset({"email"})),)), answers=False)
+    stream = talk.ask(GET)
+    talk.two.send_headers(1, [(":status", "200"), ("content-type", "text/event-stream")])
+    for piece in (b"data: ann@exam", b"ple.com\r\n\r", b"\n: ping\n\n"):
+        talk.two.send_data(1, piece)
+        talk.move()
+    assert talk.body(stream) == b"data: [masked:email]\n\n: ping\n\n"
+    talk.two.end_stream(1)
+    talk.move()
+    assert talk.records(EventKind.RESULT, "outcome", "masked_values") == [("ok", 1)]
+
+
 def test_an_echo_of_the_credential_is_hidden_across_frames() -> None:
     talk = Talk2(answers=False, secret="S3cret-of-the-proxy")
     stream = talk.ask(GET)

@@ -6,6 +6,7 @@ from typing import Protocol
 
 from hostagent.inspectors.http.content import Tripwire
 from hostagent.inspectors.http.echo import Echo
+from hostagent.inspectors.http.events import Events
 from hostagent.inspectors.http.fields import Listed
 from hostagent.inspectors.http.problem import Problem
 from hostagent.inspectors.http.reading import Request
@@ -49,12 +50,13 @@ class Exchange:
     it or waits for a person, None if it is not kept; ``rebuilt``: it is written anew from
     what was understood of it; ``tripwire`` watches one that passes unkept. ``closing``: the connection ends with
     this exchange. ``continued``: the client was told to send its body. ``answered``: the client has had a whole response.
-    ``masking``: what the response must not show, None if it passes as it is; ``whole`` is its body until all of it was seen.
+    ``masking``: what the response must not show, None if it passes as it is; ``whole`` is its body until all of it was seen,
+    ``events`` masks one that is an event stream instead.
     ``echo`` looks for our credential in it. ``desk`` judges, records and holds for this exchange alone.
     """
 
     __slots__ = (
-        *("answered", "body", "closing", "continued", "desk", "dropped", "echo", "interim", "kept", "line", "masking", "rebuilt"),
+        *("answered", "body", "closing", "continued", "desk", "dropped", "echo", "events", "interim", "kept", "line", "masking", "rebuilt"),
         *("request", "response", "response_body", "ruling", "sent", "ticket", "trace", "tripwire", "whole"),
     )
 
@@ -79,6 +81,7 @@ class Exchange:
         self.interim = 0
         self.masking: Masking | None = None
         self.whole = bytearray()
+        self.events: Events | None = None
         self.response: ResponseHead | None = None
         self.response_body: Body | None = None
 
@@ -91,6 +94,16 @@ class Exchange:
     def held(self) -> bool:
         """Whether a person was asked about it and has not answered."""
         return self.kept is not None and self.ticket != ""
+
+    @property
+    def masked_whole(self) -> bool:
+        """Whether nothing of the response passes before all of it was seen."""
+        return self.masking is not None and self.events is None
+
+    @property
+    def size(self) -> int:
+        """How many bytes of bodies are kept."""
+        return len(self.kept or b"") + len(self.whole) + (0 if self.events is None else self.events.size)
 
     @property
     def waits_to_send(self) -> bool:

@@ -228,7 +228,7 @@ class Http1:
     def weigh(self) -> int:
         """Return about how many bytes wait to be understood, judged, masked or sent, and what is remembered."""
         exchange = self._exchange
-        whole = 0 if exchange is None else len(exchange.kept or b"") + len(exchange.whole)
+        whole = 0 if exchange is None else exchange.size
         waiting = sum(map(len, self._up)) + sum(map(len, self._down)) + self._responses.size
         return 3 * len(self._buffer) + 2 * whole + waiting + self._reader.size
 
@@ -293,7 +293,7 @@ class Http1:
     def _end(self, reason: str, now: float, refused: Problem, outcome: str) -> None:
         """End the session; a request that waits for its response is told why."""
         exchange = self._exchange
-        begun = exchange is not None and exchange.response is not None and exchange.masking is None
+        begun = exchange is not None and exchange.response is not None and not exchange.masked_whole
         if exchange is not None and not exchange.answered and not begun:
             exchange.closing = True
             self._judge.withdraw(exchange, reason, now)

@@ -290,7 +290,7 @@ class Http2:
 
     def _completed(self, stream: Stream, exchange: Exchange, now: float) -> None:
         rest = rewriting.piece(exchange, b"", last=True)
-        if exchange.masking is not None and exchange.response is not None:
+        if exchange.masked_whole and exchange.masking is not None and exchange.response is not None:
             fields, rest = rewriting.whole(exchange, exchange.masking)
             stream.head(exchange.response.status, fields, end=not rest and not stream.trailer)
         stream.to_down += rest

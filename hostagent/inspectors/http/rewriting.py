@@ -1,12 +1,14 @@
 """A response on its way to the client, whatever the version of HTTP: nothing of our credential, nothing that a rule masks.
 
-What is masked is kept until all of it was seen, so that no value can hide between two pieces; anything else passes as it comes.
+What is masked is kept until all of it was seen, so that no value can hide between two pieces (of an event stream: until an event
+is whole); anything else passes as it comes.
 """
 
 from __future__ import annotations
 
 from typing import Final
 
+from hostagent.inspectors.http.events import Events, is_events
 from hostagent.inspectors.http.exchange import Exchange
 from hostagent.inspectors.http.fields import Listed, back, masked
 from hostagent.inspectors.ports import Masking
@@ -50,8 +52,12 @@ def begin(exchange: Exchange, head: ResponseHead, *, empty: bool) -> Listed | No
         exchange.echo.begin(head)
     if exchange.masking is None:
         return exchange.echo.fields(back(head.fields))
-    if not empty:
-        _check_maskable(head, exchange.masking)
+    if empty:
+        return None
+    if _is_endless(head):
+        exchange.events = Events(exchange.masking)
+        return masked(exchange.echo.fields(back(head.fields)), exchange.masking.text)
+    _check_maskable(head, exchange.masking)
     return None
 
 
@@ -64,6 +70,8 @@ def piece(exchange: Exchange, content: bytes, *, last: bool) -> bytes:
     if exchange.trace is not None:
         exchange.trace.size += len(content)
     content = exchange.echo.body(content, last=last)
+    if exchange.events is not None:
+        return exchange.events.feed(content, exchange.trace, last=last)
     if exchange.masking is None:
         return content
     exchange.whole += content
@@ -99,6 +107,13 @@ def trailer(exchange: Exchange, fields: Fields) -> Listed:
     """Return what the client gets of the fields behind a body."""
     kept = exchange.echo.fields(back(fields))
     return kept if exchange.masking is None else masked(kept, exchange.masking.text)
+
+
+def _is_endless(head: ResponseHead) -> bool:
+    """Return whether the body is an event stream that can be masked as it comes."""
+    kinds = head.values("content-type")
+    plain = head.status != _PARTIAL and not head.values("content-length") and not head.values("content-encoding")
+    return plain and len(kinds) == 1 and is_events(kinds[0])
 
 
 def _check_maskable(head: ResponseHead, masking: Masking) -> None:

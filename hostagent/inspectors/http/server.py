@@ -81,7 +81,7 @@ class Responses:
         body = exchange.response_body
         assert body is not None
         content = rewriting.piece(exchange, body.read(self._buffer), last=body.done)
-        if exchange.masking is not None:
+        if exchange.masked_whole:
             content = _masked(exchange) if body.done else b""
         elif isinstance(body, ChunkedBody) and exchange.head.minor:
             content = build_chunk(content) if content else b""
@@ -103,7 +103,7 @@ class Responses:
         if exchange is None or exchange.answered or not isinstance(exchange.response_body, CloseBody):
             return None
         rest = rewriting.piece(exchange, b"", last=True)
-        return rest if exchange.masking is None else _masked(exchange)
+        return _masked(exchange) if exchange.masked_whole else rest
 
 
 def _masked(exchange: Exchange) -> bytes:

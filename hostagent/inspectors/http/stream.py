@@ -77,7 +77,7 @@ class Stream:
     def size(self) -> int:
         """About how many bytes are kept for it."""
         exchange = self.exchange
-        kept = 0 if exchange is None else len(exchange.kept or b"") + len(exchange.whole)
+        kept = 0 if exchange is None else exchange.size
         return 2000 + len(self.to_up) + len(self.to_down) + 2 * kept
 
     # -- what a judgement asks for ---------------------------------------------------------------------------------------
