@@ -106,27 +106,52 @@ class Chain:
         Raises:
             UnwritableEventError: an event cannot be expressed as JSON, or is too long; the chain has not moved.
         """
+        rows = self._rows(events)
+        if rows is None:
+            return self._frame_each(events)
+        seq, head = self.state
+        try:
+            payload = _encode(NewBatch(seq + 1, rows))
+        except UnicodeEncodeError:
+            return self._frame_each(events)
+        if len(payload) > _BATCH:
+            return self._frame_each(events)
+        head = sha256(b"\x03" + head + payload).digest()
+        self.state = ChainState(seq + len(rows), head)
+        return b"B %b %b\n" % (hexlify(head), payload)
+
+    def _rows(self, events: Sequence[Event]) -> list[Row] | None:
+        """Return the rows of ``events`` if each can refer to what stands in this segment already, as nearly always under load."""
+        known = self._known
+        rows: list[Row] = []
+        for _, _, _, workload, shared, row in events:
+            if row is None:
+                return None
+            kept = known.get(id(shared))
+            if kept is None or kept.shared is not shared or kept.workload != workload:
+                return None
+            row.like = kept.seq
+            rows.append(row)
+        return rows or None
+
+    def _frame_each(self, events: Sequence[Event]) -> bytes:
         known = self._known
         lines = _Lines(self.state)
         rows: list[Row] = []
         try:
             for event in events:
                 row = event.row
-                if row is None:
-                    if rows:
-                        lines.batch(rows)
-                        rows = []
-                    lines.event(event)
-                    continue
-                kept = known.get(id(event.shared))
-                if kept is not None and kept.shared is event.shared and kept.workload == event.workload:
+                kept = known.get(id(event.shared)) if row is not None else None
+                if row is not None and kept is not None and kept.shared is event.shared and kept.workload == event.workload:
                     row.like = kept.seq
                     rows.append(row)
                     continue
                 if rows:
                     lines.batch(rows)
                     rows = []
-                self._remember(event, lines.event(event), lines.seq)
+                size = lines.event(event)
+                if row is not None:
+                    self._remember(event, size, lines.seq)
             if rows:
                 lines.batch(rows)
         except UnwritableEventError:
