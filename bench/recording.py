@@ -23,6 +23,7 @@ import duckdb
 
 from hostagent.daemon.journalfile import JournalFile
 from hostagent.model.event import Event, EventKind
+from hostagent.model.rows import ResultRow, StatementRow
 
 _QUESTIONS = {
     "count statements by decision": "select decision, count(*) from statements group by 1",
@@ -36,7 +37,7 @@ _QUESTIONS = {
 
 
 def history(chance: random.Random) -> Iterator[list[Event]]:
-    """Yield sessions of 1 connection, 1 login, about 20 statements and results, 1 close, without end."""
+    """Yield sessions of 1 connection, 1 login, about 20 statements (of three kinds) and results, 1 close, without end."""
     number = 0
     while True:
         flow = f"{chance.getrandbits(64):016x}"
@@ -45,10 +46,13 @@ def history(chance: random.Random) -> Iterator[list[Event]]:
             Event(EventKind.CONNECTION, now, flow, f"bot-{number % 7}", {"leaf": "l", "transport": "tcp", "peer": "127.0.0.1:40000", "destination": "192.0.2.1:5432", "target": "shop", "protocol": "postgres", "outcome": "accepted", "reason": "", "rules": ["to-shop"], "policy": "ab" * 32, "issuer": "local", "subject": f"bot-{number % 7}", "groups": ["agents"], "purpose": "x", "token_id": flow, "pid": 4711, "exe": "/usr/bin/python3.11", "attribution": "process"}),
             Event(EventKind.LOGIN, now, flow, f"bot-{number % 7}", {"outcome": "ok", "reason": "", "rules": ["to-shop"], "policy": "ab" * 32, "database": "shop", "user": "me", "upstream_user": "app", "application": "psql", "tls_client": "", "tls_server": "TLSv1.3"}),
         ]  # fmt: skip
-        for ordinal in range(chance.randrange(1, 40)):
-            statement = f"{flow}.{ordinal}"
-            batch.append(Event(EventKind.STATEMENT, now, flow, f"bot-{number % 7}", {"statement": statement, "ordinal": 0, "verb": "SELECT", "effects": ["read"], "resources": [{"kind": "relation", "name": chance.choice(["customers", "orders", "items"]), "access": "read"}], "completeness": "full", "text": "select id, name, email, created from customers where id = $1 and region = $2 order by created desc limit $3", "fingerprint": f"{number % 97:016x}", "digest": f"{chance.getrandbits(256):064x}", "parameters": ["17", "eu", "10"], "decision": "allow", "rules": ["read-customers", "mask-mail"], "reason": "rule read-customers", "policy": "ab" * 32, "ticket": "", "masks": ["mask-mail"]}))  # fmt: skip
-            batch.append(Event(EventKind.RESULT, now, flow, f"bot-{number % 7}", {"statement": statement, "outcome": "ok", "tag": "SELECT 10", "rows": 10, "bytes": 900, "sqlstate": "", "message": "", "columns": [{"name": name, "table": "customers", "column": name, "type": "text", "masked": name == "email"} for name in ("id", "name", "email", "created")], "masked_values": 10, "detections": {"email": 10}, "elapsed_us": chance.randrange(200, 9000)}))  # fmt: skip
+        touched = {name: {"verb": "SELECT", "effects": ["read"], "resources": [{"kind": "relation", "name": name, "access": "read"}], "completeness": "full", "text": "select id, name, email, created from customers where id = $1 and region = $2 order by created desc limit $3", "fingerprint": f"{number % 97:016x}", "decision": "allow", "rules": ["read-customers", "mask-mail"], "reason": "rule read-customers", "policy": "ab" * 32, "masks": ["mask-mail"]} for name in ("customers", "orders", "items")}  # fmt: skip
+        shape = {"outcome": "ok", "sqlstate": "", "message": "", "columns": [{"name": name, "table": "customers", "column": name, "type": "text", "masked": name == "email"} for name in ("id", "name", "email", "created")]}  # fmt: skip
+        for ordinal in range(1, chance.randrange(2, 40)):
+            asked = StatementRow(now, flow, ordinal, f"{chance.getrandbits(256):064x}", 0, ("17", "eu", "10"))
+            batch.append(Event(EventKind.STATEMENT, now, flow, f"bot-{number % 7}", chance.choice(list(touched.values())), asked))
+            came = ResultRow(now, flow, ordinal, "SELECT 10", 10, 900, chance.randrange(200, 9000), 10, {"email": 10})
+            batch.append(Event(EventKind.RESULT, now, flow, f"bot-{number % 7}", shape, came))
         batch.append(
             Event(
                 EventKind.CLOSE,

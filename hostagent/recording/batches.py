@@ -21,7 +21,7 @@ LINES = (
     f"maximum_object_size = {LARGEST}"
 )
 # So many rows of one writer are a file of their own: the live tables would only write them twice more.
-_MANY = 40_000
+_MANY = 30_000
 # The columns of live.brief behind the writer, but for the number: that comes first and follows from the place in the batch.
 _ROW = (
     ('"at"', "BIGINT"), ("flow", "VARCHAR"), ('"like"', "UBIGINT"), ("statement", "UBIGINT"),

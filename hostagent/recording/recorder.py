@@ -20,10 +20,10 @@ log = logging.getLogger(__name__)
 WITNESS = "witness.json"
 _BATCH = 25_000
 _ROUNDS = 5
-# So many events in a turn make the next one come later by an interval, up to _STRETCH intervals: under such a load (it takes most
-# of what the sessions need) publishing less often is worth more than being less behind.
+# So many events in a turn make the next one come later: under such a load (it takes most of what the sessions need) publishing less
+# often is worth more than being a little less behind.
 _MANY = 20_000
-_STRETCH = 3
+_LONGER = 1.5
 # Long statements fill the live tables sooner than many.
 _SEAL_BYTES = 48 * 1024 * 1024
 
@@ -39,7 +39,7 @@ class Turn(NamedTuple):
 class Recorder:
     """Reads all journals under ``journal`` into ``store``.
 
-    ``interval`` seconds lie between two ingests (and publications) while events keep coming, up to three times as many while
+    ``interval`` seconds lie between two ingests (and publications) while events keep coming, half as many again while
     they come by tens of thousands; an event after a quiet time is taken at once. ``seal_rows`` (and a size) bounds the live tables, and with them the cost of publishing.
     """
 
@@ -79,7 +79,7 @@ class Recorder:
         if self._unpublished or self._pending():
             self._last = now
             rows, more = self._read()
-            self._pause = self._interval * min(_STRETCH, 1 + rows // _MANY)
+            self._pause = self._interval * (_LONGER if rows >= _MANY else 1.0)
             if more:
                 self._last = float("-inf")
         else:
