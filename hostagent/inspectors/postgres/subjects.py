@@ -9,7 +9,8 @@ import re
 from collections.abc import Iterable, Mapping
 from dataclasses import replace
 from functools import lru_cache
-from typing import Final
+from itertools import chain
+from typing import Final, NamedTuple
 
 from hostagent.inspectors.judged import Subject
 from hostagent.inspectors.postgres.names import Names, Portal, Prepared, key_of
@@ -25,7 +26,12 @@ NOT_ASCII: Final = "this database is not in UTF8, and names beyond ASCII are rea
 # A text with none of these has no string, quoted identifier, parameter, comment or escape: digits are then numbers
 # wherever they do not touch a word, a point or another digit.
 _TRICKY: Final = re.compile(rb"['\"$\\]|--|/\*|[^\t\n\r -~]").search
-_NUMBER: Final = re.compile(rb"(?<![\w.])\d{1,18}(?![\w.])").sub
+_NUMBER: Final = re.compile(rb"(?<![\w.])\d{1,18}(?![\w.])")
+_LONGEST_NUMBER: Final = 18
+# Texts with one number are found by what stands around it; by so many first bytes.
+_BEGINNING: Final = 24
+_FRAMES: Final = 64
+_FRAMED_TEXT: Final = 1024
 # Effects that no number in a text can add to or take from (UPDATE and DELETE know "without where": WHERE 1 = 1).
 _NUMBERLESS: Final = frozenset({Effect.READ, Effect.INSERT})
 _SUBJECTS: Final = 256
@@ -38,7 +44,23 @@ def template(text: bytes) -> bytes:
     """Return ``text`` with every plain number replaced by 0, or ``text`` itself when that is not surely harmless."""
     if _TRICKY(text) is not None:
         return text
-    return _NUMBER(b"0", text)
+    return _NUMBER.sub(b"0", text)
+
+
+class _Frame(NamedTuple):
+    """What stands around the only number of a text that shares its ``subject`` with those that differ only there."""
+
+    before: bytes
+    behind: bytes
+    subject: Subject
+
+
+def _frame(text: bytes, subject: Subject) -> _Frame | None:
+    """Return the frame of ``text``, which has a template of its own, if it has exactly one number."""
+    number = _NUMBER.search(text)
+    if number is None or _NUMBER.search(text, number.end()) is not None:
+        return None
+    return _Frame(text[: number.start()], text[number.end() :], subject)
 
 
 @lru_cache(maxsize=1024)
@@ -82,7 +104,7 @@ def _names_beyond_ascii(text: bytes) -> bool:
 class Subjects:
     """Makes and keeps the subjects of one session."""
 
-    __slots__ = ("_analysed", "_attributes", "_kept", "_longest_inline", "_unshared", "ascii_names")
+    __slots__ = ("_analysed", "_attributes", "_frames", "_kept", "_longest_inline", "_shared", "ascii_names")
 
     def __init__(self, attributes: Mapping[str, str], *, ascii_names: bool = False, inline: int = MAX_TEXT) -> None:
         """``attributes`` go into every operation: database, user, application.
@@ -96,18 +118,21 @@ class Subjects:
         self._attributes = attributes
         self.ascii_names = ascii_names
         self._kept: dict[bytes, Subject] = {}
-        self._unshared: set[bytes] = set()
+        # By template, and only what every text of that template may share; all else is kept by its own text, in ``_kept``.
+        self._shared: dict[bytes, Subject] = {}
+        self._frames: dict[bytes, _Frame] = {}
         self._longest_inline = inline
         self._analysed: tuple[bytes, Analysis] | None = None
 
     def kept(self) -> Iterable[Subject]:
         """Return the subjects that are kept for the next time."""
-        return self._kept.values()
+        return chain(self._kept.values(), self._shared.values())
 
     def forget(self) -> None:
         """Let go of everything: the session is over."""
         self._kept.clear()
-        self._unshared.clear()
+        self._shared.clear()
+        self._frames.clear()
         self._analysed = None
 
     def learn(self, text: bytes, analysis: Analysis) -> None:
@@ -124,15 +149,28 @@ class Subjects:
 
     def of(self, text: bytes) -> Subject:
         """Return the subject of ``text``, which may be shared by texts that differ only in plain numbers."""
-        key = template(text) if len(text) <= _REMEMBERED_TEXT else text
-        found = self._kept.get(key)
+        frame = self._frames.get(text[:_BEGINNING])
+        if frame is not None and text.startswith(frame.before) and text.endswith(frame.behind):
+            number = text[len(frame.before) : len(text) - len(frame.behind)]
+            if number.isdigit() and len(number) <= _LONGEST_NUMBER:
+                return frame.subject  # so its template is the same, too
+        found = self._kept.get(text)
         if found is not None:
             return found
-        if key in self._unshared:
-            found = self._kept.get(text)
-            if found is not None:
-                return found
-        return self._make(text, key)
+        key = template(text) if len(text) <= _REMEMBERED_TEXT else text
+        found = self._shared.get(key)
+        if found is None:
+            return self._make(text, key)
+        self._remember_frame(text, found)
+        return found
+
+    def _remember_frame(self, text: bytes, subject: Subject) -> None:
+        frame = _frame(text, subject) if len(text) <= _FRAMED_TEXT and _TRICKY(text) is None else None
+        if frame is None or len(frame.before) < _BEGINNING:
+            return
+        if len(self._frames) >= _FRAMES:
+            self._frames.clear()
+        self._frames[text[:_BEGINNING]] = frame
 
     def exact(self, text: bytes) -> Subject:
         """Return a subject made of exactly ``text``, for eyes that must see the literals."""
@@ -140,25 +178,17 @@ class Subjects:
 
     def _make(self, text: bytes, key: bytes) -> Subject:
         subject = self._build(text, self._analysis(text))
-        if key != text:
-            if subject.plain and all(
-                each.completeness is Completeness.FULL and each.effects <= _NUMBERLESS for each in subject.statements
-            ):
-                self._keep(key, subject)
-                return subject
-            if len(self._unshared) >= _SUBJECTS:
-                self._unshared.clear()
-            self._unshared.add(key)
-        self._keep(text, subject)
+        shared = subject.plain and all(
+            each.completeness is Completeness.FULL and each.effects <= _NUMBERLESS for each in subject.statements
+        )
+        # A text can be its own template: others of that template must not find it unless it is theirs, too.
+        kept, place = (self._shared, key) if shared else (self._kept, text)
+        if len(place) <= _REMEMBERED_TEXT:
+            if len(kept) >= _SUBJECTS:
+                del kept[next(iter(kept))]
+                self._frames.clear()  # none for what is kept no more
+            kept[place] = subject
         return subject
-
-    def _keep(self, key: bytes, subject: Subject) -> None:
-        if len(key) > _REMEMBERED_TEXT:
-            return
-        kept = self._kept
-        if len(kept) >= _SUBJECTS:
-            del kept[next(iter(kept))]
-        kept[key] = subject
 
     def _build(self, text: bytes, analysis: Analysis) -> Subject:
         statements = analysis.statements
