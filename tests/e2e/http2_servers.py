@@ -52,6 +52,8 @@ class App:
         self.log = log
 
     async def __call__(self, scope: dict[str, object], receive: Messages, send: Send) -> None:
+        if scope["type"] == "websocket":
+            await _chat(receive, send)
         if scope["type"] != "http":
             return
         size, more = 0, True
@@ -76,6 +78,15 @@ class App:
         for piece in pieces:
             await send({"type": "http.response.body", "body": piece, "more_body": True})
         await send({"type": "http.response.body", "body": b""})
+
+
+async def _chat(receive: Messages, send: Send) -> None:
+    """Send every message back, and an address behind it."""
+    await receive()
+    await send({"type": "websocket.accept"})
+    while (message := await receive())["type"] == "websocket.receive":
+        for text in (message.get("text"), "ann@example.com"):
+            await send({"type": "websocket.send", "text": text})
 
 
 def _bytes(size: int) -> Iterator[bytes]:

@@ -24,6 +24,8 @@ version: 1
 rules:
   - {id: read, what: {http: {methods: [GET, HEAD]}}, where: {target: [new, old, nginx]}, then: allow}
   - {id: people, what: {http: {methods: GET, paths: [/people, /events]}}, then: allow, mask: {detectors: [email]}}
+  - {id: chat, what: {http: {methods: WEBSOCKET, paths: /chat}}, then: allow, mask: {detectors: [email]}}
+  - {id: no-drops, what: {http: {methods: WEBSOCKET, body: {json: {$.op: drop}}}}, then: deny, reason: no drops}
   - {id: add, what: {http: {methods: POST, paths: "/add/**"}}, then: allow}
   - {id: reports, what: {http: {methods: POST, paths: /reports, body: {json: {$.kind: weekly}}}}, then: allow}
   - {id: no-salaries, what: {http: {paths: "/salaries/**"}}, then: deny, reason: salaries are not for workloads}
@@ -176,6 +178,32 @@ def test_grpc_calls_are_operations_and_a_refusal_is_grpcs_own(world: World, serv
     assert "ticket" in held
     rows = service.wait_sql("select decision from statements where text like '%/stage.Greeter/Delete' limit 1")
     assert rows == [{"decision": "hold"}]
+
+
+_CHAT = f"""
+from websockets.exceptions import ConnectionClosed, InvalidStatus
+from websockets.sync.client import connect
+with connect("wss://{DATABASE_NAME}:{ASGI_PORT}/chat") as chat:
+    chat.send('{{"op": "add"}}')
+    print(chat.recv(), chat.recv())
+    chat.ping().wait(10)
+    chat.send('{{"op": "drop"}}')
+    try:
+        chat.recv()
+    except ConnectionClosed as closed:
+        print(closed.rcvd.code, closed.rcvd.reason)
+try:
+    connect("wss://{DATABASE_NAME}:{ASGI_PORT}/elsewhere")
+except InvalidStatus as refused:
+    print(refused.response.status_code)
+"""
+
+
+def test_messages_of_a_websocket_are_operations_and_what_comes_back_is_masked(world: World, service: Service) -> None:
+    done = service.launch(python_of(world), "-c", _CHAT)
+    assert done.stdout.splitlines() == ['{"op":"add"} [masked:email]', "1008 hostagent: denied by rule no-drops: no drops", "403"], done.stderr
+    rows = service.wait_sql("select text, decision from statements where verb = 'WEBSOCKET' and text like '%message%' and decision = 'deny'")
+    assert rows == [{"text": f"WEBSOCKET {_URL}/chat [text message, 14 bytes]", "decision": "deny"}]
 
 
 def test_no_row_holds_the_credential(service: Service) -> None:

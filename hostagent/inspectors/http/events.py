@@ -14,7 +14,7 @@ import re
 from typing import Final
 
 from hostagent.inspectors.judged import Trace
-from hostagent.inspectors.ports import Masking
+from hostagent.inspectors.ports import Detected, Masking
 from hostagent.model.errors import RemoteWireError
 from hostagent.wire.jsontext import parse
 
@@ -30,6 +30,16 @@ _DONE: Final = b"[DONE]"
 def is_events(media_type: str) -> bool:
     """Return whether a body of that type is an event stream."""
     return media_type.partition(";")[0].strip().lower() == KIND
+
+
+def masked_text(masking: Masking, data: bytes) -> tuple[bytes, Detected] | None:
+    """Return ``data`` with everything masked, as JSON if it is that to every reader, and what was found; None: it cannot be."""
+    kind = "application/json"
+    try:
+        parse(data)
+    except ValueError:
+        kind = "text/plain"
+    return masking.document(kind, data) if masking.maskable(kind) else None
 
 
 class Events:
@@ -103,12 +113,7 @@ class Events:
     def _data(self, data: bytes, trace: Trace | None) -> bytes:
         if data == _DONE:
             return data
-        kind = "application/json"
-        try:
-            parse(data)
-        except ValueError:
-            kind = "text/plain"
-        found = self._masking.document(kind, data) if self._masking.maskable(kind) else None
+        found = masked_text(self._masking, data)
         if found is None:
             raise RemoteWireError("an event that is not JSON in one reading, or not UTF-8, cannot be masked", "502")
         if trace is not None:

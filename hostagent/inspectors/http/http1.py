@@ -10,9 +10,10 @@ still be told apart from what was already sent.
 
 from __future__ import annotations
 
-from typing import Final, cast
+import base64
+from typing import TYPE_CHECKING, Final, cast
 
-from hostagent.inspectors.http import problem
+from hostagent.inspectors.http import problem, websocket
 from hostagent.inspectors.http.echo import Echo
 from hostagent.inspectors.http.exchange import Exchange
 from hostagent.inspectors.http.fields import Listed
@@ -21,7 +22,7 @@ from hostagent.inspectors.http.opening import ALPN
 from hostagent.inspectors.http.problem import Problem
 from hostagent.inspectors.http.reading import Reader
 from hostagent.inspectors.http.server import Responses
-from hostagent.inspectors.ports import Denial, Desk, Surroundings
+from hostagent.inspectors.ports import Denial, Desk, Outcome, Surroundings
 from hostagent.model.command import Close, Command, Connect, Forward, Pause, Resume, StartTLS
 from hostagent.model.errors import RemoteWireError
 from hostagent.model.flow import Side
@@ -29,6 +30,11 @@ from hostagent.model.target import UpstreamTLS
 from hostagent.wire.http1.body import Body, ChunkedBody, SizedBody, build_chunk, build_last_chunk, request_body
 from hostagent.wire.http1.head import build_request, build_response, take_head
 
+if TYPE_CHECKING:
+    from hostagent.inspectors.http.tunnel import Tunnel
+
+_INTERNAL: Final = 1011
+"""What an end of a WebSocket says that has no better word (RFC 6455 §7.4.1)."""
 _PAUSE_ABOVE: Final = 65_536
 """Unread bytes of a client above which it is not read any more."""
 
@@ -54,6 +60,9 @@ class Http1:
         self._down: list[bytes] = []
         self._out: list[Command] = []
         self._judge = Judge(surroundings, self._out)
+        self._random = surroundings.random
+        self._key = ""
+        self._tunnel: Tunnel | None = None
         self.signed_in = False
         self.failed = False
 
@@ -69,12 +78,15 @@ class Http1:
         if self.failed:
             return []
         try:
-            if side is Side.SERVER:
+            if side is Side.SERVER and self._tunnel is None:
                 self._answer(data, now)
+                data = b""
+                side = Side.CLIENT  # whose next request may have been waiting for this response
+            if self._tunnel is not None:
+                self._through(self._tunnel, side, data, now)
             else:
                 self._buffer += data
-            side = Side.CLIENT  # whose next request may have been waiting for this response
-            self._requests(now)
+                self._requests(now)
         except RemoteWireError as error:
             self._broken(side, error, now)
         return self._taken()
@@ -189,7 +201,10 @@ class Http1:
             lines.append(("Transfer-Encoding", "chunked"))
         elif isinstance(exchange.body, SizedBody) and exchange.head.values("content-length"):
             lines.append(("Content-Length", str(exchange.body.size)))
-        if exchange.closing:
+        if exchange.request.websocket:
+            self._key = base64.b64encode(self._random(16)).decode()
+            lines = websocket.opening(lines, self._key)
+        elif exchange.closing:
             lines.append(("Connection", "close"))
         self._up.append(build_request(exchange.head.method, location.target, [*lines, *(self._judge.credential or ())]))
         if whole is not None:
@@ -210,8 +225,48 @@ class Http1:
     def _answer(self, data: bytes, now: float) -> None:
         exchange = self._exchange
         self._down.append(self._responses.read(exchange, data))
-        if exchange is not None and exchange.answered:
+        if exchange is not None and exchange.switched:
+            self._switch(exchange, now)
+        elif exchange is not None and exchange.answered:
             self._judge.completed(exchange, now)
+
+    # -- a WebSocket -----------------------------------------------------------------------------------------------------
+
+    def _switch(self, exchange: Exchange, now: float) -> None:
+        """The target has opened the WebSocket: open the client's, and go on with messages."""
+        # Loaded once somebody speaks it.
+        from hostagent.inspectors.http.tunnel import Tunnel
+
+        head, exchange.response = exchange.response, None
+        assert head is not None
+        fields = websocket.opened(exchange.head, head, self._key)
+        self._down.append(build_response(101, "Switching Protocols", fields))
+        exchange.answered = True
+        self._tunnel = Tunnel(exchange, self._out)
+        self._through(self._tunnel, Side.SERVER, self._responses.rest(), now)
+        rest = bytes(self._buffer)
+        self._buffer.clear()
+        if not self.failed:
+            self._through(self._tunnel, Side.CLIENT, rest, now)
+
+    def _through(self, tunnel: Tunnel, side: Side, data: bytes, now: float) -> None:
+        """Bytes of an open WebSocket."""
+        exchange, outcome = self._exchange, "ok"
+        try:
+            tunnel.feed(side, data, now)
+        except RemoteWireError as error:
+            self._desk.refusal(self._desk.scrub(f"{side}: {error}"), now, self._out)
+            tunnel.refuse(str(error), int(error.code) if len(error.code) == len("1002") else _INTERNAL)
+            outcome = "error"
+        self._up += tunnel.up
+        self._down += tunnel.down
+        tunnel.up.clear()
+        tunnel.down.clear()
+        if tunnel.over and exchange is not None:
+            self._exchange = None
+            exchange.echo.count(exchange.trace)
+            self._judge.shut(exchange, Outcome(outcome, "101", "", self._desk.scrub(tunnel.over)), now)
+            self._leave(tunnel.over, now)
 
     def release(self, denial: Denial | None, now: float) -> list[Command]:
         """The held request was answered: send it (None), or refuse it."""
@@ -229,7 +284,7 @@ class Http1:
         """Return about how many bytes wait to be understood, judged, masked or sent, and what is remembered."""
         exchange = self._exchange
         whole = 0 if exchange is None else exchange.size
-        waiting = sum(map(len, self._up)) + sum(map(len, self._down)) + self._responses.size
+        waiting = (0 if self._tunnel is None else self._tunnel.size) + sum(map(len, self._up)) + sum(map(len, self._down)) + self._responses.size
         return 3 * len(self._buffer) + 2 * whole + waiting + self._reader.size
 
     def notice(self, text: str, now: float) -> list[Command]:

@@ -7,6 +7,7 @@ from typing import Final, NamedTuple
 from hostagent.inspectors.http.content import NOTHING, carries_form, carries_json
 from hostagent.inspectors.http.fields import Listed, workloads_own
 from hostagent.inspectors.http.request import check, operation
+from hostagent.inspectors.http.websocket import VERB, asks
 from hostagent.inspectors.judged import Subject
 from hostagent.model.target import Target
 from hostagent.wire.http1.head import RequestHead, build_request, parse_request, tokens
@@ -24,7 +25,7 @@ class Request(NamedTuple):
     ``own`` is what of its fields is the workload's to say, which is what is judged. ``exact`` is the canonical head, for the
     keyed digest. ``refusal`` says why no policy can let it pass, ``elsewhere`` why it is not for this connection; both empty
     for an ordinary one. ``expects``: the client waits for a word before it sends the body. ``last``: it sends no other request.
-    ``form`` and ``json``: a server may find another method in its body.
+    ``form`` and ``json``: a server may find another method in its body. ``websocket``: it asks for a WebSocket.
     """
 
     head: RequestHead
@@ -38,6 +39,7 @@ class Request(NamedTuple):
     last: bool
     form: bool
     json: bool
+    websocket: bool
 
 
 class Reader:
@@ -85,7 +87,8 @@ class Reader:
         own = workloads_own(head.fields, self._target.login)
         if empty is None:
             empty = not head.values("transfer-encoding") and head.values("content-length") in ([], ["0"])
-        meant = operation(head.method, location, own, NOTHING if empty else None)
+        verb = VERB if asks(head) else head.method
+        meant = operation(verb, location, own, NOTHING if empty else None)
         return Request(
             head=head,
             location=location,
@@ -98,6 +101,7 @@ class Reader:
             last="close" in tokens(head.values("connection")) or not head.minor,
             form=carries_form(head.method, own),
             json=carries_json(head.method, own),
+            websocket=asks(head),
         )
 
     def _elsewhere(self, location: Location) -> str:

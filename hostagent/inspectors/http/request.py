@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Final
 
+from hostagent.inspectors.http import websocket
 from hostagent.inspectors.http.content import OVERRIDE, carries_form, carries_json, overrides, read_content
 from hostagent.inspectors.http.grpc import is_grpc, method_of
 from hostagent.model.errors import RemoteWireError
@@ -26,6 +27,7 @@ EFFECTS: Final[Mapping[str, frozenset[Effect]]] = {
     "DELETE": frozenset({Effect.DELETE}),
     # What it does is the resource's own affair (RFC 9110 §9.3.3).
     "POST": frozenset({Effect.INSERT, Effect.EXECUTE}),
+    websocket.VERB: frozenset({Effect.READ, Effect.INSERT, Effect.EXECUTE}),
 }
 """What each method does. One that is not here could do anything."""
 
@@ -48,6 +50,10 @@ def check(head: RequestHead) -> str:
         raise RemoteWireError("an expectation other than 100-continue", "417")
     if head.method in ("CONNECT", "TRACE"):
         return f"{head.method} is not possible here: it would carry or show what cannot be judged"
+    if head.method == websocket.VERB:
+        return f"{head.method} is not a method: it is how policy calls a WebSocket"
+    if websocket.asks(head) and not head.values("http2-settings"):
+        return websocket.objection(head)
     if head.values("upgrade") or head.values("http2-settings"):
         return "a change of protocol is not possible here: what follows could not be judged"
     if is_grpc(list(head.fields)) and not method_of(head.target):

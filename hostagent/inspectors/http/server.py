@@ -26,6 +26,12 @@ class Responses:
         """How many bytes are kept that could not be read yet."""
         return len(self._buffer)
 
+    def rest(self) -> bytes:
+        """Return what came behind the response that changed the protocol."""
+        rest = bytes(self._buffer)
+        self._buffer.clear()
+        return rest
+
     def read(self, exchange: Exchange | None, data: bytes) -> bytes:
         """Return what the client gets for ``data``; ``exchange.answered`` when that completes its response.
 
@@ -41,10 +47,16 @@ class Responses:
             if raw is None:
                 return b"".join(parts)
             parts.append(self._head(exchange, parse_response(raw)))
+        if exchange.switched:
+            return b"".join(parts)
         parts.append(self._content(exchange))
         return b"".join(parts)
 
     def _head(self, exchange: Exchange, head: ResponseHead) -> bytes:
+        if head.status == _SWITCHING and exchange.request.websocket:
+            exchange.response = head
+            exchange.switched = True
+            return b""
         if head.status == _SWITCHING:
             raise RemoteWireError("the target wants to change the protocol", "502")
         body = response_body(head, exchange.head.method)
