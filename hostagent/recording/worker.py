@@ -103,6 +103,8 @@ def _connect(request: Request) -> duckdb.DuckDBPyConnection:
         },
     )
     sealed = request.sealed.replace("'", "''")
+    # Started with -c, DuckDB takes itself for a person's prompt and would draw a bar among the rows after two seconds.
+    connection.execute("set enable_progress_bar = false")
     connection.execute("set python_enable_replacements = false")
     connection.execute(f"set allowed_directories = ['{sealed}/']")
     connection.execute("set enable_external_access = false")

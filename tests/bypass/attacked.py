@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import json
 import os
 import subprocess
+import time
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
 import duckdb
 
+from tests.bypass.attacks import HERE
 from tests.bypass.host_doors import HostDoors
 from tests.stage import Service, World
 from tests.stage.service import FIREWALL
@@ -31,6 +34,8 @@ rules:
 """
 
 _ATTEMPT_S = 400
+_QUICK_S = 2.0
+"""A machine that takes longer for one launch makes attacks one by one: attempts have time-outs of their own."""
 """For one program with its attempts: seconds on a real processor, minutes on an emulated one."""
 
 
@@ -109,6 +114,13 @@ class Attacked:
         sinks, doors = len(self.world.sink_lines()), len(self.doors.reached)
         outcomes, said = self._tried(workload, f":{label}", *attempts)
         return Tried(outcomes, self.world.sink_lines()[sinks:], self.doors.reached[doors:], said)
+
+    @functools.cached_property
+    def quick(self) -> bool:
+        """Whether this machine is quick enough to be asked for several things at once; an emulated one is not."""
+        began = time.monotonic()
+        assert self.service.launch("true", workload=HERE[0]).returncode == 0
+        return time.monotonic() - began < _QUICK_S
 
     def rows(self, labels: list[str]) -> dict[str, list[dict[str, object]]]:
         """Return the refusals (and findings of the auditor) on record, by the label of the leaf."""

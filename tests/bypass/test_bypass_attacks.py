@@ -24,8 +24,6 @@ _Key = tuple[str, str]
 _ROWS_S = 12.0
 _AT_ONCE = 3
 """Attacks beside each other, each in a leaf of its own. What a sink or a door sees meanwhile is held against all of them."""
-_QUICK_S = 2.0
-"""A machine that takes longer for one launch (an emulated one) makes them one by one: attempts have time-outs of their own."""
 _ALONE = ("R9",)
 """Takes what there is of the machine, and would make the others late."""
 _ALL = [
@@ -45,13 +43,10 @@ class Campaign:
         self._count = itertools.count(1)
         self._pids = attacked.pids()
         self._tried: dict[_Key, Tried] = {}
-        began = time.monotonic()
-        assert attacked.service.launch("true", workload=HERE[0]).returncode == 0
-        self._quick = time.monotonic() - began < _QUICK_S
 
     def begin(self) -> None:
         """Make all of them, if the machine is quick enough to be asked for several at once."""
-        if self._quick:
+        if self._attacked.quick:
             together = [key for key in self._chosen if key[0] not in _ALONE]
             with ThreadPoolExecutor(_AT_ONCE) as pool:
                 self._tried = dict(zip(together, pool.map(self._attempt, together), strict=True))
@@ -70,7 +65,7 @@ class Campaign:
     def _attempt(self, key: _Key) -> Tried:
         number, placement = key
         came = self._attacked.attempt(placement, f"{number}-{placement}", *BY_NUMBER[number].attempts, "legitimate-query")
-        if self._quick:
+        if self._attacked.quick:
             print(f"\n  {next(self._count)} of {len(self._chosen)} tried: {BY_NUMBER[number].label}, {placement}", end="", flush=True)
         return came
 

@@ -40,6 +40,13 @@ def test_a_question_over_sealed_files_is_answered(database: Path) -> None:
     assert [row[:2] for row in result.rows] == [["f1", "billing-bot"], ["f2", "billing-bot"]]
 
 
+def test_a_question_that_takes_longer_than_two_seconds_is_answered(database: Path) -> None:
+    """By then DuckDB draws a bar on standard output, if it takes its caller for a person."""
+    question = "select count(*) from range(3000000) a, range(400) b where (a.range * b.range) % 7 = 3"
+    result = ask(database, question, Limits(timeout_s=120))
+    assert (len(result.rows), result.truncated) == (1, False)
+
+
 @pytest.mark.parametrize(
     "sql",
     [
