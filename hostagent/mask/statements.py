@@ -9,6 +9,7 @@ from hostagent.mask.coverage import SENSITIVE_FUNCTIONS, Coverage, State
 from hostagent.mask.sources import moves
 from hostagent.model.operation import Access, Completeness, Effect
 from hostagent.sql import Relation, Statement
+from hostagent.sql.writes import Writes
 
 
 class Exposure(enum.IntEnum):
@@ -163,8 +164,7 @@ def _refuses_moving(statement: Statement, coverage: Coverage) -> str | None:
         if moving & _DEFINES or any(relation.access is Access.READ for relation in sources):
             return f"this would carry masked columns of {names} to where they are not masked"
         return None
-    text = _inner_text(statement) if _by_name(statement) else statement.text
-    if moves(text, coverage.state, coverage.masked_columns, coverage.hidden_columns):
+    if moves(_writes(statement), coverage.state, coverage.masked_columns, coverage.hidden_columns):
         return f"this would write masked columns of {names} to where they are not masked"
     return None
 
@@ -178,9 +178,7 @@ def _row_write(statement: Statement) -> bool:
     return bool(statement.effects & _ROW_WRITES) and not statement.effects & {Effect.NOTIFY, Effect.SESSION, Effect.HOST}
 
 
-def _by_name(statement: Statement) -> bool:
-    return statement.verb in ("execute", "fetch", "move")
-
-
-def _inner_text(statement: Statement) -> str:
-    return statement.inner.text if statement.inner is not None else ""
+def _writes(statement: Statement) -> Writes | None:
+    if statement.verb in ("execute", "fetch", "move"):
+        return statement.inner.writes if statement.inner is not None else None
+    return statement.writes

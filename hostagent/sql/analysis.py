@@ -18,6 +18,7 @@ from hostagent.sql.queries import QUERIES
 from hostagent.sql.session import SESSION
 from hostagent.sql.statement import Analysis, Function, Relation, Statement, function_key, relation_key
 from hostagent.sql.walk import Handler, Walk
+from hostagent.sql.writes import WRITING, Writes, writes_of
 
 MAX_TEXT = 1 << 20  # bytes of UTF-8; longer statements are not parsed but OPAQUE
 MAX_NESTING = 3  # SQL text inside SQL text inside …
@@ -129,10 +130,11 @@ def _statement(node: object, text: str, depth: int) -> Statement:
     except (KeyError, TypeError, IndexError, AttributeError, RecursionError, ValueError):
         # The tree has a shape that the handlers do not know: a newer grammar. Not understood.
         return _unknown(text, redacted, mark)
-    return _finished(walk, text, redacted, mark)
+    writes = None if walk.effects.isdisjoint(WRITING) else writes_of(node)
+    return _finished(walk, text, redacted, mark, writes)
 
 
-def _finished(walk: Walk, text: str, redacted: str, mark: str) -> Statement:
+def _finished(walk: Walk, text: str, redacted: str, mark: str, writes: Writes | None) -> Statement:
     """Return the walk's findings as a value; statements inside share the text of the one around them."""
     relations = tuple(sorted(walk.relations, key=relation_key))
     functions = tuple(sorted(walk.functions, key=function_key))
@@ -152,12 +154,13 @@ def _finished(walk: Walk, text: str, redacted: str, mark: str) -> Statement:
         redacted=redacted,
         fingerprint=mark,
         name=walk.name,
-        inner=None if walk.inner is None else _finished(walk.inner, text, redacted, mark),
+        inner=None if walk.inner is None else _finished(walk.inner, text, redacted, mark, writes),
         copy=walk.copy,
         settings=tuple(walk.settings),
         returns_rows=walk.returns_rows,
         count_star_only=walk.count_star_only,
         by_name=walk.by_name,
+        writes=writes,
     )
 
 

@@ -11,6 +11,7 @@ from dataclasses import dataclass, field, replace
 from typing import Literal
 
 from hostagent.model.operation import ALL_EFFECTS, Access, Completeness, Effect, Resource
+from hostagent.sql.writes import Writes
 
 
 @dataclass(frozen=True, slots=True, order=True)
@@ -73,6 +74,7 @@ class Statement:
         returns_rows: the statement may send a RowDescription.
         count_star_only: the only outputs are ``count(*)``.
         by_name: the meaning depends on what ``name`` was prepared or declared as; see ``resolved``.
+        writes: the one write in it, also of what is inside; None for none, for several, and where it was not understood.
     """
 
     text: str
@@ -93,6 +95,7 @@ class Statement:
     returns_rows: bool = False
     count_star_only: bool = False
     by_name: bool = False
+    writes: Writes | None = None
 
     @property
     def judged_effects(self) -> frozenset[Effect]:
