@@ -6,7 +6,7 @@ May not live here: decisions, masking, protocol messages, session state (which s
 
 from __future__ import annotations
 
-from hostagent.sql.analysis import MAX_TEXT, analyse, hopeless, misunderstood
+from hostagent.sql.analysis import MAX_TEXT, analyse, hopeless, misunderstood, swells
 from hostagent.sql.lexer import fingerprint, redact
 from hostagent.sql.statement import Analysis, CopyStatement, Function, Relation, Statement, resolved
 
@@ -23,4 +23,5 @@ __all__ = [
     "misunderstood",
     "redact",
     "resolved",
+    "swells",
 ]

@@ -13,6 +13,7 @@ import pgparse
 from hostagent.model.operation import ALL_EFFECTS, Access, Completeness, Resource
 from hostagent.sql.definitions import DEFINITIONS
 from hostagent.sql.expressions import EXPRESSIONS
+from hostagent.sql.growth import grown
 from hostagent.sql.lexer import fingerprint, opaque_redaction, redact_and_fingerprint
 from hostagent.sql.queries import QUERIES
 from hostagent.sql.session import SESSION
@@ -21,6 +22,7 @@ from hostagent.sql.walk import Handler, Walk
 from hostagent.sql.writes import WRITING, Writes, writes_of
 
 MAX_TEXT = 1 << 20  # bytes of UTF-8; longer statements are not parsed but OPAQUE
+MAX_GROWN = 1 << 13  # of text that is analysed where nobody may wait: bytes that would make as large a tree
 MAX_NESTING = 3  # SQL text inside SQL text inside …
 
 # What is found out is judged, recorded and kept by a process that serves everybody: it must stay of a size that one can look at.
@@ -58,6 +60,11 @@ def hopeless(text: bytes) -> bool:
     return False
 
 
+def swells(text: bytes) -> bool:
+    """Return whether the tree of a short ``text`` may be so large that nobody should have to wait for it."""
+    return b"," in text and b"=" in text and grown(text.decode("utf-8", "surrogateescape")) > MAX_GROWN
+
+
 def misunderstood(text: bytes, error: str) -> Analysis:
     """Return the analysis of a text that nobody could understand: one OPAQUE statement with every effect."""
     return _opaque(text.decode("utf-8", "surrogateescape"), error)
@@ -76,6 +83,9 @@ def _analyse(text: str, depth: int) -> Analysis:
         return _opaque(text, f"the text is longer than {MAX_TEXT} bytes")
     if len(text) > MAX_RUN and any(run.end() - run.start() > MAX_RUN for run in _RUN.finditer(text)):
         return _opaque(text, f"the text holds more than {MAX_RUN} operator characters in a row")
+    size = grown(text)
+    if size > len(text) and size > (MAX_TEXT if depth == MAX_NESTING else MAX_GROWN):
+        return _opaque(text, "what is assigned to several columns at once makes it too large")
     try:
         trees = pgparse.parse(text)
     except pgparse.PGQueryError as error:
@@ -200,4 +210,4 @@ def _unknown(text: str, redacted: str, mark: str) -> Statement:
     )
 
 
-__all__ = ["MAX_NESTING", "MAX_TEXT", "analyse"]
+__all__ = ["MAX_GROWN", "MAX_NESTING", "MAX_TEXT", "analyse", "swells"]

@@ -58,6 +58,12 @@ def test_everything_is_as_if_it_had_been_analysed_on_the_spot(chunk: int) -> Non
     assert events(beside, EventKind.STATEMENT) == events(at_once, EventKind.STATEMENT)
 
 
+def test_a_short_one_whose_tree_is_large_is_analysed_elsewhere_too() -> None:
+    text = f"update t set ({','.join('a' * 300)})=(select {','.join('b' * 200)})"
+    out = session(2048).feed(Side.CLIENT, query(text), NOW)
+    assert out == [Analyse(text.encode())]
+
+
 def test_nothing_after_the_statement_is_looked_at_until_it_is_understood() -> None:
     made = session()
     out = made.feed(Side.CLIENT, query("select 1") + query(LONG) + query("drop table x"), NOW)

@@ -15,7 +15,7 @@ from typing import Final, NamedTuple
 from hostagent.inspectors.judged import Subject
 from hostagent.inspectors.postgres.names import Names, Portal, Prepared, key_of
 from hostagent.model.operation import Completeness, Effect, Operation, Resource
-from hostagent.sql import MAX_TEXT, Analysis, analyse, hopeless
+from hostagent.sql import MAX_TEXT, Analysis, analyse, hopeless, swells
 from hostagent.sql.lexer import Kind as TokenKind
 from hostagent.sql.lexer import tokens
 from hostagent.sql.statement import Statement, resolved
@@ -109,7 +109,7 @@ class Subjects:
     def __init__(self, attributes: Mapping[str, str], *, ascii_names: bool = False, inline: int = MAX_TEXT) -> None:
         """``attributes`` go into every operation: database, user, application.
 
-        Texts of more than ``inline`` bytes are not analysed here: ``of`` and ``exact`` raise ``UnanalysedText`` until
+        Texts of more than ``inline`` bytes, or whose tree may be that of a longer one, are not analysed here: ``of`` and ``exact`` raise ``UnanalysedText`` until
         ``learn`` was told what that text means. What nobody can understand anyway (see ``hopeless``) needs no telling.
 
         ``ascii_names``: the database is not in UTF8. Its server cuts names elsewhere than we do, and may fold the case of
@@ -140,7 +140,7 @@ class Subjects:
         self._analysed = (text, analysis)
 
     def _analysis(self, text: bytes) -> Analysis:
-        if len(text) > self._longest_inline and not hopeless(text):
+        if (len(text) > self._longest_inline or (self._longest_inline < MAX_TEXT and swells(text))) and not hopeless(text):
             if self._analysed is None or self._analysed[0] != text:
                 raise UnanalysedText(text)
             return self._analysed[1]
