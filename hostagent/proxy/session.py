@@ -1,8 +1,8 @@
 """A session: one governed connection, its upstream connection, and the gate between them.
 
 The session moves bytes and keeps time; every decision is the gate's. Order within one command list is law: all records are
-appended first, and if that fails nothing else of the list happens and both sides are cut. Lists that only record and forward
-wait for the end of the event loop's turn, so that all sessions share one append (``turn``); any other is obeyed at once.
+appended first (results: put off), and if that fails nothing else of the list happens and both sides are cut. Lists that only record
+and forward wait for the end of the event loop's turn, so that all sessions share one append (``turn``); any other is obeyed at once.
 """
 
 from __future__ import annotations
@@ -368,9 +368,12 @@ class Session:
                 events.append(command.event)
             elif command.__class__ is not Forward:
                 plain = False
-        if plain and (events or self._waiting):
+        if plain and (self._waiting or (events and not self._turn.put_off(self, events))):
             self._waiting += 1
             self._turn.add(self, events, commands)
+            return
+        if plain:
+            self._do(commands)
             return
         if events or self._waiting:
             self._turn.append(events)

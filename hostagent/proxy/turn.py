@@ -70,6 +70,13 @@ class Turn:
         if len(self._waiting) == 1:
             self._soon(self.settle)
 
+    def put_off(self, session: Waiting, events: list[Event]) -> bool:
+        """Keep ``events`` for the next append, if they are results: what goes with them need not wait for the end of this turn."""
+        if not self._can_wait(events):
+            return False
+        self._put_off.append((session, events))
+        return True
+
     def settle(self) -> None:
         """Append and carry out what has been collected; afterwards nothing waits. Never raises."""
         waiting, events = self._waiting, self._events
