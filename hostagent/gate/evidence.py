@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from hashlib import blake2b
+from typing import Final
 
 from hostagent.gate.context import SessionContext
 from hostagent.inspectors.judged import Ruling, Trace
@@ -13,6 +14,8 @@ from hostagent.model.event import Event, EventKind
 from hostagent.model.rows import ResultRow, StatementRow
 
 _MASKED = "[masked]"
+_STATEMENT: Final = EventKind.STATEMENT
+_RESULT: Final = EventKind.RESULT
 # Digits shorter than any detected secret need no look.
 _SHORT = 9
 # Most characters that a record keeps: of one statement's bind values together, and of a message or reason; and most values.
@@ -71,7 +74,7 @@ class Evidence:
             number = self.statements
             row = StatementRow(at, flow_id, number, digest, ordinal, shown)
             if ruling.recurs and not decision and not ticket:
-                event = Event(EventKind.STATEMENT, at, flow_id, flow.workload, line, row)
+                event = Event(_STATEMENT, at, flow_id, flow.workload, line, row)
             else:
                 fields = row.fields(line)
                 fields["ticket"] = ticket
@@ -79,7 +82,7 @@ class Evidence:
                     fields["decision"] = decision
                     if reason:
                         fields |= {"reason": self._scrub(reason), "rules": []}
-                event = Event(EventKind.STATEMENT, at, flow_id, flow.workload, fields)
+                event = Event(_STATEMENT, at, flow_id, flow.workload, fields)
             out.append(Record(event))
             traces.append(Trace(f"{flow_id}.{number}", now, number))
         return traces
@@ -124,7 +127,7 @@ class Evidence:
         row = ResultRow(at, flow.flow_id, trace.number, outcome.tag, trace.rows, trace.size, elapsed, masked, found)
         if outcome.outcome == "ok" and not outcome.message and not outcome.sqlstate:
             shared = self._shape(trace.columns)
-            event = Event(EventKind.RESULT, at, flow.flow_id, flow.workload, shared, row)
+            event = Event(_RESULT, at, flow.flow_id, flow.workload, shared, row)
         else:
             fields = row.fields(
                 {
@@ -134,7 +137,7 @@ class Evidence:
                     "columns": trace.columns,
                 }
             )
-            event = Event(EventKind.RESULT, at, flow.flow_id, flow.workload, fields)
+            event = Event(_RESULT, at, flow.flow_id, flow.workload, fields)
         out.append(Record(event))
 
     def _shape(self, columns: Sequence[Mapping[str, object]]) -> Mapping[str, object]:

@@ -13,7 +13,7 @@ import ssl
 import time
 from collections import deque
 from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING, cast
+from typing import TYPE_CHECKING, Final, cast
 
 from hostagent.model.command import (
     Again,
@@ -48,7 +48,9 @@ log = logging.getLogger(__name__)
 
 # Above this many unsent bytes towards one side, the other side is no longer read.
 _HIGH_WATER = 524_288
-STEP = 2048
+_CLIENT: Final = Side.CLIENT  # at hand: looking up a member of an enumeration costs as much as a call
+_SERVER: Final = Side.SERVER
+STEP: Final = 2048
 """Bytes of a client that are judged in one step: the dearest texts cost some 8 µs a byte."""
 
 
@@ -167,7 +169,7 @@ class Session:
         """Bytes arrived from ``side``."""
         if self._over:
             return
-        end = self.client if side is Side.CLIENT else self.server
+        end = self.client if side is _CLIENT else self.server
         if end.behind or self._share.used_up or self._stands(end):
             end.behind.append((data, False))
             self._fall_behind(end, side)
@@ -189,7 +191,7 @@ class Session:
 
     def _step_by_step(self, end: _End, side: Side, data: bytes) -> None:
         """Feed much data in steps; what is left when the workload's share is used up waits."""
-        clock, step = self._clock, STEP if side is Side.CLIENT else self._at_once
+        clock, step = self._clock, STEP if side is _CLIENT else self._at_once
         stop = clock() + SHARE_S - self._share.spent
         at, size = 0, len(data)
         end.stepping = True
@@ -273,7 +275,7 @@ class Session:
         """``side`` sent EOF or was reset."""
         if self._over or side in self._gone:
             return
-        end = self.client if side is Side.CLIENT else self.server
+        end = self.client if side is _CLIENT else self.server
         if end.behind or self._stands(end):  # what it sent before comes first
             end.eof = True
             return
@@ -327,7 +329,7 @@ class Session:
 
     def _read_or_not(self, side: Side) -> None:
         """Read ``side`` unless the gate has enough of it, something of it still waits, or the other side cannot take more."""
-        end = self.client if side is Side.CLIENT else self.server
+        end = self.client if side is _CLIENT else self.server
         transport = end.transport
         if transport is None or transport.is_closing():
             return
@@ -364,9 +366,9 @@ class Session:
         events: list[Event] = []
         plain = True
         for command in commands:
-            if command.__class__ is Record:
+            if type(command) is Record:
                 events.append(command.event)
-            elif command.__class__ is not Forward:
+            elif type(command) is not Forward:
                 plain = False
         if plain and (self._waiting or (events and not self._turn.put_off(self, events))):
             self._waiting += 1
@@ -399,11 +401,12 @@ class Session:
 
     def _do(self, commands: Sequence[Command]) -> None:
         for command in commands:
-            if command.__class__ is Forward:
-                end = self.client if command.side is Side.CLIENT else self.server
+            if type(command) is Forward:
+                side, data = command
+                end = self.client if side is _CLIENT else self.server
                 if end.transport is not None:
-                    end.transport.write(command.data if end.tls is None else end.tls.send(command.data))
-            elif command.__class__ is not Record:
+                    end.transport.write(data if end.tls is None else end.tls.send(data))
+            elif type(command) is not Record:
                 self._carry_out(command)
         deadline = self.gate.deadline
         if deadline != self._deadline:
@@ -446,7 +449,7 @@ class Session:
             (self._unread.add if isinstance(command, Pause) else self._unread.discard)(side)
             self._read_or_not(side)
             return
-        end = self.client if side is Side.CLIENT else self.server
+        end = self.client if side is _CLIENT else self.server
         end.again = True
         if not end.stepping:
             end.behind.appendleft((b"", True))

@@ -12,7 +12,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from itertools import chain
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, Final, Protocol
 
 from hostagent.model.command import Command
 from hostagent.model.errors import JournalError, UnwritableEventError
@@ -25,6 +25,7 @@ if TYPE_CHECKING:
 PUT_OFF_S = 0.1
 """Seconds."""
 
+_RESULT: Final = EventKind.RESULT
 # Results that wait for an append; so many make one.
 _MOST_PUT_OFF = 500
 
@@ -107,7 +108,7 @@ class Turn:
         if self._later is None or len(self._put_off) >= _MOST_PUT_OFF:
             return False
         for event in events:
-            if event.kind is not EventKind.RESULT:
+            if event.kind is not _RESULT:
                 return False
         if events and not self._timed:
             self._timed = True

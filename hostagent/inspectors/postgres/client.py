@@ -38,6 +38,8 @@ HELD: Final = object()
 _BIND: Final = Client.BIND
 _TAIL_SIZE: Final = len(TAIL)
 _ALLOW: Final = Decision.ALLOW
+_QUERY: Final = Kind.QUERY
+_SERVER: Final = Side.SERVER
 _DENY: Final = Decision.DENY
 _RENAMED: Final = "the statement or cursor that this portal names was made anew after the portal was bound"
 # How much a client may send on while its operation is held.
@@ -199,7 +201,7 @@ class ClientHalf:
                 parts.append(buffer[start:offset])
             whole = parts[0] if len(parts) == 1 else b"".join(parts)
             if whole:
-                out.append(Forward(Side.SERVER, whole))
+                out.append(Forward(_SERVER, whole))
         if offset < end and not self.terminated:
             self._keep(buffer, offset)
 
@@ -332,7 +334,7 @@ class ClientHalf:
             return HELD
         ruling, denial, traces = judged
         talk = self._talk
-        entry = Entry(Kind.QUERY, talk.segment, ruling)
+        entry = Entry(_QUERY, talk.segment, ruling)
         talk.segment += 1
         entry.traces = traces
         talk.queue.append(entry)

@@ -30,6 +30,8 @@ TAIL: Final = build_describe(Named(b"P", b"")) + build_execute(Execute(b"", 0)) 
 """What follows the Bind of a round."""
 
 _ALLOW: Final = Decision.ALLOW
+_ROUND: Final = Kind.ROUND
+_QUERY: Final = Kind.QUERY
 _ROW: Final = Server.DATA_ROW
 _ROW_CAP: Final = SERVER_CAPS[_ROW]
 _COMPLETE: Final = Server.COMMAND_COMPLETE
@@ -94,7 +96,7 @@ class Rounds:
         if not subject.plain or subject.refusal:
             return False
         message = parse_bind(body)
-        entry = Entry(Kind.ROUND, talk.segment, ruling)
+        entry = Entry(_ROUND, talk.segment, ruling)
         values = message.values
         portal = Portal(prepared, talk.segment, values, message.formats)
         portal.described = True
@@ -120,11 +122,11 @@ class Rounds:
     def _answer(self, entry: Entry, buffer: bytes, offset: int, end: int, now: float, out: list[Command]) -> int:
         """Take the answer to ``entry`` that begins at ``offset``; return the offset after it, 0: it is not the plain case."""
         ruling = entry.ruling
-        if entry.kind is Kind.ROUND:
+        if entry.kind is _ROUND:
             if not buffer.startswith(BIND_COMPLETE, offset):
                 return 0
             offset += len(BIND_COMPLETE)
-        elif entry.kind is not Kind.QUERY or entry.denial is not None or entry.done or entry.shape is not None or entry.streaming:
+        elif entry.kind is not _QUERY or entry.denial is not None or entry.done or entry.shape is not None or entry.streaming:
             return 0
         if ruling is None or len(entry.traces) != 1 or self._talk.redefined:
             return 0

@@ -41,6 +41,7 @@ _PINNED: Final = {b"client_encoding": b"UTF8", b"standard_conforming_strings": b
 # last statement of a Query may have done its work before its transaction could not be committed; PREPARE is then not undone.
 _OWN_FAILURES: Final = frozenset({"22", "25", "26", "34", "42"})
 _STATES: Final = frozenset({b"I", b"T", b"E"})
+_CLIENT: Final = Side.CLIENT
 _ROW: Final = Server.DATA_ROW
 _DATA: Final = Server.COPY_DATA
 _RUNS: Final = frozenset({_ROW, _DATA})
@@ -167,7 +168,7 @@ class ServerHalf:
                 parts.append(buffer[start : min(offset, end)])
             whole = parts[0] if len(parts) == 1 else b"".join(parts)
             if whole:
-                out.append(Forward(Side.CLIENT, whole))
+                out.append(Forward(_CLIENT, whole))
         if offset < end:
             self._keep(buffer, offset, enough, out)
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from typing import Final
 
 from hostagent.inspectors.ports import Denial, Desk
 from hostagent.inspectors.postgres import refusals
@@ -15,6 +16,8 @@ from hostagent.model.command import Close, Command, Forward
 from hostagent.model.errors import RemoteWireError
 from hostagent.model.flow import Side
 from hostagent.sql import MAX_TEXT, Analysis
+
+_CLIENT: Final = Side.CLIENT
 
 
 class Session:
@@ -44,7 +47,7 @@ class Session:
         if self._talk.over:
             return out
         try:
-            if side is Side.CLIENT:
+            if side is _CLIENT:
                 self._client.feed(data, now, out)
                 self._check_left(now, out)
             else:
