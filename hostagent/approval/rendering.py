@@ -172,6 +172,9 @@ def _render_operation(title: str, operation: Mapping[str, object]) -> list[str]:
     resources = ", ".join(_one_line(resource) for resource in _sequence(operation.get("resources")))
     if resources:
         lines.append(f"Touches     {resources}")
+    settings = _mapping(operation.get("attributes")).get("settings")
+    if settings:
+        lines.append(f"Set before  {_one_line(settings)}")
     return lines
 
 

@@ -9,6 +9,7 @@ from typing import TypeVar
 import psycopg
 import pytest
 
+from hostagent.approval import render
 from hostagent.gate.desk import GateDesk
 from hostagent.gate.gate import Gate
 from hostagent.inspectors.postgres.cancel import CancelRegistry
@@ -335,3 +336,19 @@ def test_a_hold_waits_for_the_end_of_a_message_that_is_half_sent() -> None:
     out = session.feed(Side.SERVER, row[50:], NOW)
     assert sent(out, Side.CLIENT)[: len(row) - 50] == row[50:]
     assert sent(out, Side.CLIENT)[len(row) - 50 :][:1] == b"N"
+
+
+def test_whoever_approves_sees_what_was_set_before_it(postgres_port: int, table: str) -> None:
+    """The path decides which table of that name it is: shown, approved and run must be the same one."""
+    with _relay(postgres_port) as relay, RawClient(relay.port) as client:
+        for path in ("'first'", "'second'", "hidden, public"):
+            client.ask(query(f"set search_path = {path}"))
+        client.ask(query("select set_config('datestyle', 'DMY', false)"))
+        client.send(query("delete from held"))
+        relay.answer(granted=True)
+        client.until_ready()
+        client.send(TERMINATE)
+    (ticket,) = relay.tickets
+    told = "search_path = first; search_path = second; search_path = hidden, public; datestyle = DMY"
+    assert ticket.operations[0].attributes["settings"] == told
+    assert f"Set before  {told}" in render(ticket, ticket.created_at)

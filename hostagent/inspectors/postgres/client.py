@@ -282,7 +282,7 @@ class ClientHalf:
         denial = refusals.forbidden(subject.refusal) if subject.refusal else None
         if denial is None and ruling.verdict.decision is _DENY:
             denial = refusals.denied(ruling.verdict)
-        operations = with_parameters(ruling.operations, values or (), types)
+        operations = self._subjects.set_before(with_parameters(ruling.operations, values or (), types))
         if waiting is not None:
             if waiting.denial is not None:
                 denial = waiting.denial

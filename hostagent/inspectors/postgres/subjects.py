@@ -36,6 +36,8 @@ _FRAMED_TEXT: Final = 1024
 _NUMBERLESS: Final = frozenset({Effect.READ, Effect.INSERT})
 _SUBJECTS: Final = 256
 _REMEMBERED_TEXT: Final = 8192
+_SETTINGS: Final = 20
+_SETTING: Final = 200
 _NAMING_VERBS: Final = ("prepare", "declare", "deallocate", "close", "discard")
 _TRUE: Final = frozenset({"on", "true", "yes", "1", "t", "tr", "tru", "y", "ye"})
 
@@ -104,7 +106,7 @@ def _names_beyond_ascii(text: bytes) -> bool:
 class Subjects:
     """Makes and keeps the subjects of one session."""
 
-    __slots__ = ("_analysed", "_attributes", "_frames", "_kept", "_longest_inline", "_shared", "ascii_names")
+    __slots__ = ("_analysed", "_attributes", "_frames", "_kept", "_longest_inline", "_settings", "_shared", "ascii_names")
 
     def __init__(self, attributes: Mapping[str, str], *, ascii_names: bool = False, inline: int = MAX_TEXT) -> None:
         """``attributes`` go into every operation: database, user, application.
@@ -123,6 +125,7 @@ class Subjects:
         self._frames: dict[bytes, _Frame] = {}
         self._longest_inline = inline
         self._analysed: tuple[bytes, Analysis] | None = None
+        self._settings: dict[str, None] = {}
 
     def kept(self) -> Iterable[Subject]:
         """Return the subjects that are kept for the next time."""
@@ -192,6 +195,9 @@ class Subjects:
 
     def _build(self, text: bytes, analysis: Analysis) -> Subject:
         statements = analysis.statements
+        for name, value in chain.from_iterable(each.settings for each in statements):
+            if len(self._settings) < _SETTINGS:
+                self._settings[f"{name} = {'default or not told' if value is None else value[:_SETTING]}"] = None
         refusal = next(filter(None, map(_forbidden, statements)), "")
         if self.ascii_names and _names_beyond_ascii(text):
             refusal = NOT_ASCII
@@ -203,6 +209,17 @@ class Subjects:
             rows=any(each.returns_rows or each.completeness is not Completeness.FULL for each in statements),
             refusal=refusal,
         )
+
+    def set_before(self, operations: tuple[Operation, ...]) -> tuple[Operation, ...]:
+        """Return ``operations`` so that they tell what was set in this session, as attribute ``settings``.
+
+        ``search_path`` decides what a name means and ``datestyle`` what a date is. Every value that was ever asked for is told: which
+        one is in force now depends on transactions that were rolled back.
+        """
+        if not self._settings:
+            return operations
+        told = "; ".join(self._settings)
+        return tuple(replace(each, attributes={**each.attributes, "settings": told}) for each in operations)
 
     def single(self, text: bytes, statement: Statement) -> Subject:
         """Return the subject of one statement inside ``text``."""
