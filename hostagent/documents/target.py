@@ -48,13 +48,13 @@ class _Credential(Strict):
 class _Login(Strict):
     user: Annotated[str, Key("The proxy's own account at the server (postgres, or scheme: basic).")] = ""
     credential: _Credential | None = None
-    scheme: Annotated[Literal["bearer", "basic", "header"] | None, Key("How the secret is presented (http).")] = None
+    scheme: Annotated[Literal["bearer", "basic", "header", "certificate"] | None, Key("How the secret is presented (http).")] = None
     header: Annotated[str, Field(pattern=r"^[A-Za-z0-9-]{0,64}$"), Key("Name of the header field that holds it (scheme: header).")] = ""
 
     def for_http(self) -> str:
         """Return why this is no login for HTTP, empty if it is one."""
         if self.scheme is None:
-            return "login: give scheme with a credential: bearer, basic or header" if self.credential else ""
+            return "login: give scheme with a credential: bearer, basic, header or certificate" if self.credential else ""
         if self.credential is None:
             return "login: a scheme needs a credential"
         if (self.scheme == "header") != bool(self.header):
@@ -106,6 +106,8 @@ class TargetDocument(Named):
     def _of_its_protocol(self) -> TargetDocument:
         if self.protocol == "http":
             wrong = self.login.for_http() or self._not_for_http()
+            if not wrong and self.login.scheme == "certificate" and self.tls == "disable":
+                wrong = "login: scheme: certificate needs tls: verify"
         elif not self.login.user:
             wrong = "login: user is required"
         else:

@@ -26,7 +26,8 @@ class CredentialSource:
 class Login:
     """The account the proxy itself uses at the target. ``credential`` names the secret; never the secret itself.
 
-    How an HTTP target takes the secret: ``scheme`` bearer, basic (with ``user``) or header (in the field ``header``).
+    How an HTTP target takes the secret: ``scheme`` bearer, basic (with ``user``), header (in the field ``header``), or
+    certificate (the secret is a certificate with its key, in PEM, which TLS shows).
     """
 
     user: str

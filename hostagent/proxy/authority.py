@@ -10,7 +10,6 @@ from __future__ import annotations
 import datetime as dt
 import hashlib
 import ipaddress
-import os
 import platform
 import ssl
 import time
@@ -26,6 +25,7 @@ from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 
 from hostagent.model.errors import HostagentError
 from hostagent.proxy.durable import write_private
+from hostagent.proxy.tls import load_chain
 
 _CA_DAYS = 3650
 _LEAF_DAYS = 7
@@ -106,7 +106,7 @@ class Authority:
         context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
         context.minimum_version = ssl.TLSVersion.TLSv1_2
         context.set_alpn_protocols(list(alpn))
-        _load(context, pem + self.leaf_key)
+        load_chain(context, pem + self.leaf_key)
         der = certificate.public_bytes(serialization.Encoding.DER)
         return Leaf(context, pem, hashlib.sha256(der).digest(), certificate.not_valid_after_utc.timestamp())
 
@@ -244,12 +244,3 @@ def _alternative(name: str) -> x509.GeneralName:
         return x509.DNSName(name)
     except ValueError as error:
         raise AuthorityError(f"{name!r} cannot be in a certificate") from error
-
-
-def _load(context: ssl.SSLContext, pem: bytes) -> None:
-    """Load certificate chain and key, which the ssl module takes from a file only: one in memory."""
-    descriptor = os.memfd_create("leaf", os.MFD_CLOEXEC)
-    with os.fdopen(descriptor, "wb") as file:
-        file.write(pem)
-        file.flush()
-        context.load_cert_chain(f"/proc/self/fd/{descriptor}")

@@ -410,9 +410,9 @@ class Service:
         limit = self._parts.config.limits.connect_timeout_s
         asyncio.get_running_loop().call_later(limit, self._tls_late, session, limit)
         if name:
-            return upstream_context(target, alpn), target.server_name or name
+            return upstream_context(target, alpn, self._parts.secrets.get(target.name)), target.server_name or name
         name = upstream_name(target, dialled, self._parts.resolver.host_of(target, dialled) or "")
-        return upstream_context(target, alpn), name
+        return upstream_context(target, alpn, self._parts.secrets.get(target.name)), name
 
     @staticmethod
     def _tls_late(session: Session, limit: float) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import ipaddress
+import os
 import ssl
 import stat
 from functools import lru_cache
@@ -17,12 +18,12 @@ from hostagent.model.errors import DocumentError
 from hostagent.model.target import Target
 
 
-def upstream_context(target: Target, alpn: str = "") -> ssl.SSLContext:
+def upstream_context(target: Target, alpn: str = "", secret: str | None = None) -> ssl.SSLContext:
     """Return the context that verifies ``target`` against its ``ca_file``, or the system's store if it names none.
 
     ``alpn`` is offered (RFC 7301); if it is empty, what its protocol is called there.
 
-    The same context is returned until the file changes.
+    ``secret`` is the target's; if that is a certificate, it is shown. The same context is returned until the file changes.
 
     Raises:
         DocumentError: the ``ca_file`` cannot be read or holds no certificate.
@@ -35,13 +36,20 @@ def upstream_context(target: Target, alpn: str = "") -> ssl.SSLContext:
     except OSError:
         stamp = (0, 0)
     try:
-        return _context(target.ca_file, alpn or PROTOCOLS[target.protocol].alpn, stamp)
+        shown = (secret or "") if target.login.scheme == "certificate" else ""
+        return _context(target.ca_file, alpn or PROTOCOLS[target.protocol].alpn, shown, stamp)
     except (OSError, ssl.SSLError) as error:
         raise DocumentError(f"target {target.name}: ca_file {target.ca_file}: {error}") from error
+    except _CertificateError:
+        raise DocumentError(f"target {target.name}: its credential is not a certificate with its key, in PEM") from None
+
+
+class _CertificateError(Exception):
+    """A secret that should be a certificate with its key is none."""
 
 
 @lru_cache(maxsize=64)
-def _context(ca_file: str, alpn: str, _stamp: tuple[int, int]) -> ssl.SSLContext:
+def _context(ca_file: str, alpn: str, shown: str, _stamp: tuple[int, int]) -> ssl.SSLContext:
     """Return the context for one version of a trust file; reading the system's store takes many milliseconds."""
     # With a ca_file nothing but that file is trusted.
     context = ssl.create_default_context(ssl.Purpose.SERVER_AUTH, cafile=ca_file or None)
@@ -49,7 +57,25 @@ def _context(ca_file: str, alpn: str, _stamp: tuple[int, int]) -> ssl.SSLContext
     context.check_hostname = True
     context.verify_mode = ssl.CERT_REQUIRED
     context.set_alpn_protocols([alpn])
+    if shown:
+        try:
+            load_chain(context, shown.encode())
+        except (ssl.SSLError, ValueError):
+            raise _CertificateError from None  # whose text could hold a piece of the key
     return context
+
+
+def load_chain(context: ssl.SSLContext, pem: bytes) -> None:
+    """Load certificate chain and key, which the ssl module takes from a file only: one in memory.
+
+    Raises:
+        ssl.SSLError: they are none, or not each other's.
+    """
+    descriptor = os.memfd_create("chain", os.MFD_CLOEXEC)
+    with os.fdopen(descriptor, "wb") as file:
+        file.write(pem)
+        file.flush()
+        context.load_cert_chain(f"/proc/self/fd/{descriptor}", password=b"")
 
 
 def upstream_name(target: Target, dialled: str, host: str = "") -> str:

@@ -153,9 +153,9 @@ async def _encrypt(trial: _Trial, place: Endpoint, writer: asyncio.StreamWriter)
     target = trial.target
     name = upstream_name(target, place.host, trial.resolver.host_of(target, place.host) or "")
     try:
-        await writer.start_tls(upstream_context(target), server_hostname=name)
+        await writer.start_tls(upstream_context(target, secret=trial.secret), server_hostname=name)
     except DocumentError as error:
-        trial.bad("tls", place, str(error), "name a file of PEM certificates that user hostagent can read in `ca_file`")
+        trial.bad("tls", place, str(error), "`ca_file` names a file of PEM certificates that user hostagent can read; scheme: certificate needs certificate and key in one file")
         return False
     except ssl.SSLCertVerificationError as error:
         trial.bad("tls", place, error.verify_message, _certificate_fix(error, target, name))
@@ -174,7 +174,7 @@ async def _agree(trial: _Trial, place: Endpoint) -> None:
     name = upstream_name(target, place.host, trial.resolver.host_of(target, place.host) or "")
     _, writer = await open_streams(place)
     try:
-        await writer.start_tls(upstream_context(target, ALPN_2), server_hostname=name)
+        await writer.start_tls(upstream_context(target, ALPN_2, trial.secret), server_hostname=name)
         agreed = writer.get_extra_info("ssl_object").selected_alpn_protocol() == ALPN_2
     except (ssl.SSLError, OSError):
         agreed = False

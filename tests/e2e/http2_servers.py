@@ -18,7 +18,7 @@ import grpc
 from hypercorn.asyncio import serve
 from hypercorn.config import Config
 
-ASGI_PORT, OLD_PORT, RPC_PORT, NGINX_PORT = 9443, 9444, 9445, 9446
+ASGI_PORT, OLD_PORT, RPC_PORT, NGINX_PORT, MUTUAL_PORT = 9443, 9444, 9445, 9446, 9447
 
 _NGINX = """\
 daemon off;
@@ -37,6 +37,15 @@ http {{
     keepalive_requests 40;
     root {folder}/www;
     default_type text/plain;
+  }}
+  server {{
+    listen {mutual} ssl http2;
+    listen [::]:{mutual} ssl http2;
+    ssl_certificate {certificate};
+    ssl_certificate_key {key};
+    ssl_client_certificate {folder}/client.crt;
+    ssl_verify_client on;
+    location / {{ return 200 "$ssl_client_s_dn $server_protocol"; }}
   }}
 }}
 """
@@ -131,7 +140,8 @@ async def _main(certificate: str, key: str, folder: Path) -> None:
         (folder / f"www/{number}").write_text(f"file {number}", encoding="utf-8")
     (folder / "www/large").write_bytes(b"y" * 20_000_000)
     folder.chmod(0o755)
-    (folder / "nginx.conf").write_text(_NGINX.format(folder=folder, port=NGINX_PORT, certificate=certificate, key=key), encoding="utf-8")
+    _client_certificate(folder)
+    (folder / "nginx.conf").write_text(_NGINX.format(folder=folder, port=NGINX_PORT, mutual=MUTUAL_PORT, certificate=certificate, key=key), encoding="utf-8")
     (folder / "asked.log").touch()
     rpc = _rpc(certificate, key)
     with subprocess.Popen(["nginx", "-c", str(folder / "nginx.conf"), "-g", "user root;"], stderr=subprocess.DEVNULL) as nginx:
@@ -142,12 +152,21 @@ async def _main(certificate: str, key: str, folder: Path) -> None:
             async with asyncio.TaskGroup() as tasks:
                 tasks.create_task(old)
                 tasks.create_task(new)
-                for port in (ASGI_PORT, OLD_PORT, RPC_PORT, NGINX_PORT):
+                for port in (ASGI_PORT, OLD_PORT, RPC_PORT, NGINX_PORT, MUTUAL_PORT):
                     await _bound(port)
                 print("listening", flush=True)
         finally:
             nginx.terminate()
             rpc.stop(None).wait(5)
+
+
+def _client_certificate(folder: Path) -> None:
+    """Make a certificate for the proxy: ``client.pem`` is that and its key, ``client.crt`` what the server trusts."""
+    words = ["-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:P-256", "-nodes", "-days", "2", "-subj", "/CN=the-proxy"]
+    key, certificate = folder / "client.key", folder / "client.crt"
+    subprocess.run(["openssl", "req", *words, "-keyout", str(key), "-out", str(certificate)], check=True, capture_output=True)
+    (folder / "client.pem").write_bytes(certificate.read_bytes() + key.read_bytes())
+    (folder / "client.pem").chmod(0o600)
 
 
 async def _bound(port: int) -> None:

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from tests.e2e.conftest import python_of
-from tests.e2e.http2_servers import ASGI_PORT, NGINX_PORT, OLD_PORT, RPC_PORT
+from tests.e2e.http2_servers import ASGI_PORT, MUTUAL_PORT, NGINX_PORT, OLD_PORT, RPC_PORT
 from tests.stage import Service, Settings, World
 from tests.stage.world import DATABASE_NAME, wait_for
 
@@ -22,7 +22,7 @@ _NGINX = f"https://{DATABASE_NAME}:{NGINX_PORT}"
 _POLICY = """\
 version: 1
 rules:
-  - {id: read, what: {http: {methods: [GET, HEAD]}}, where: {target: [new, old, nginx]}, then: allow}
+  - {id: read, what: {http: {methods: [GET, HEAD]}}, where: {target: [new, old, nginx, mutual]}, then: allow}
   - {id: people, what: {http: {methods: GET, paths: [/people, /events]}}, then: allow, mask: {detectors: [email]}}
   - {id: chat, what: {http: {methods: WEBSOCKET, paths: /chat}}, then: allow, mask: {detectors: [email]}}
   - {id: no-drops, what: {http: {methods: WEBSOCKET, body: {json: {$.op: drop}}}}, then: deny, reason: no drops}
@@ -49,6 +49,8 @@ def settings() -> Settings:
     """Targets that speak HTTP/2, and one that only should."""
     ports = {"new": ASGI_PORT, "old": OLD_PORT, "rpc": RPC_PORT, "nginx": NGINX_PORT}
     targets = {f"{target}.yaml": _TARGET.format(name=DATABASE_NAME, port=port) for target, port in ports.items()}
+    login = "login: {scheme: certificate, credential: {file: /mnt/stage/http2/client.pem}}\n"
+    targets["mutual.yaml"] = _TARGET.format(name=DATABASE_NAME, port=MUTUAL_PORT).rpartition("login:")[0] + login
     return Settings(policies={"http.yaml": _POLICY}, targets=targets, toml="[http]\npark_s = 60\n")
 
 
@@ -204,6 +206,15 @@ def test_messages_of_a_websocket_are_operations_and_what_comes_back_is_masked(wo
     assert done.stdout.splitlines() == ['{"op":"add"} [masked:email]', "1008 hostagent: denied by rule no-drops: no drops", "403"], done.stderr
     rows = service.wait_sql("select text, decision from statements where verb = 'WEBSOCKET' and text like '%message%' and decision = 'deny'")
     assert rows == [{"text": f"WEBSOCKET {_URL}/chat [text message, 14 bytes]", "decision": "deny"}]
+
+
+def test_a_server_that_wants_a_certificate_gets_ours(world: World, service: Service) -> None:
+    for version in ("--http2", "--http1.1"):
+        said = _curl(service, version, f"https://{DATABASE_NAME}:{MUTUAL_PORT}/a")
+        assert said == f"CN=the-proxy {'HTTP/2.0' if version == '--http2' else 'HTTP/1.1'}"
+    steps = json.loads(service.hostagent("target", "test", "mutual", "--json").stdout)
+    assert {(step["ok"], step["detail"]) for step in steps if step["name"] == "login"} == {(True, "HEAD / answers 200")}
+    assert all(step["ok"] for step in steps if step["name"] == "http2")
 
 
 def test_no_row_holds_the_credential(service: Service) -> None:

@@ -12,17 +12,21 @@ from h2.connection import H2Connection
 from h2.events import DataReceived, Event, RequestReceived, ResponseReceived, StreamEnded, StreamReset, TrailersReceived
 from h2.settings import SettingCodes
 from hyperframe.frame import ContinuationFrame, DataFrame, GoAwayFrame, HeadersFrame, PingFrame, SettingsFrame
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from hostagent.approval import Book
 from hostagent.gate import Gate
 from hostagent.model.command import Close, Command, Connect, Detach, Forward, Hold, Withdraw
 from hostagent.model.event import EventKind
 from hostagent.model.flow import Side
+from hostagent.model.operation import Effect
 from hostagent.model.ticket import Answer
 from hostagent.model.verdict import MaskContent
 from hostagent.wire.http2.meter import Goaway, Meter
 from tests.gate.gate_rim import NOW, Rules, events
 from tests.gate.test_gate_http import PLAIN, Talk, by_path
+from tests.policy.policy_world import policy
 
 TARGET = replace(PLAIN, http2=True)
 GET = {":method": "GET", ":scheme": "http", ":authority": "api.example", ":path": "/a"}
@@ -409,3 +413,42 @@ def test_the_preface_alone_decides_without_tls() -> None:
     talk.client(b"OPFIND /a HTTP/1.1\r\nHost: api.example\r\n\r\n")
     assert talk.up.startswith(b"PROPFIND /a HTTP/1.1\r\n")
     assert isinstance(talk.gate, Gate)
+
+
+def test_a_long_body_that_was_kept_and_then_passes_is_counted_once() -> None:
+    talk = Talk2(policy("  - {{id: all, then: allow, what: {{effects: [{}]}}}}\n".format(", ".join(Effect))))  # type: ignore[arg-type]
+    body = b"x=" + b"y" * 1_500_000
+    stream = talk.ask(POST | {"content-type": "application/x-www-form-urlencoded", "content-length": str(len(body))}, body)
+    assert talk.status(stream) == "200"
+    assert b"".join(bytes(event.data) for event in talk.asked if isinstance(event, DataReceived)) == body
+    assert talk.one.outbound_flow_control_window <= 1_048_576
+
+
+def test_a_client_that_makes_us_reset_its_streams_withdraws_them_and_is_cut() -> None:
+    talk = Talk2(answers=False)
+    closed = False
+    for number in range(1, 400, 2):
+        data = _open(talk, number, "END_HEADERS", "END_STREAM").serialize() + DataFrame(number, b"late").serialize()
+        closed = closed or any(isinstance(command, Close) for command in talk.gate.feed(Side.CLIENT, data, NOW))
+    assert closed
+
+
+_REQUESTS = [GET, POST | {"content-type": "text/plain"}, GET | {":path": "/held/1"}, GET | {":path": "/denied"}]
+
+
+@settings(deadline=None, max_examples=150)
+@given(st.data())
+def test_no_bytes_of_either_side_make_it_fail(data: st.DataObject) -> None:
+    talk = Talk2(answers=False)
+    for head in data.draw(st.lists(st.sampled_from(_REQUESTS), min_size=1, max_size=4)):
+        talk.ask(head, end=data.draw(st.booleans()))
+    frame = st.tuples(st.integers(0, 40), st.integers(0, 12), st.integers(0, 255), st.integers(0, 9), st.binary(max_size=40))
+    for side, (size, kind, flags, stream, body) in data.draw(st.lists(st.tuples(st.sampled_from(list(Side)), frame), max_size=12)):
+        length = len(body) if data.draw(st.booleans()) else size
+        raw = length.to_bytes(3, "big") + bytes([kind, flags]) + stream.to_bytes(4, "big") + body
+        for at in range(0, len(raw), 7):
+            talk.gate.feed(side, raw[at : at + 7], NOW)
+        talk.gate.tick(NOW + 1)
+        assert talk.gate.weigh() < 10_000_000
+    talk.gate.cut("the end", NOW)
+    assert talk.gate.feed(Side.CLIENT, b"x", NOW) == []

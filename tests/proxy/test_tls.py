@@ -129,3 +129,10 @@ def test_a_ca_file_that_became_a_pipe_keeps_nobody_waiting(tmp_path: Path) -> No
     os.mkfifo(tmp_path / "ca.pem")
     with pytest.raises(DocumentError, match="is a pipe"):
         upstream_context(target("db.internal", ca_file=str(tmp_path / "ca.pem")))
+
+
+def test_a_credential_that_is_no_certificate_is_refused_without_a_word_of_it() -> None:
+    target = Target("api", "http", ("api.example",), 443, Login("", None, "certificate"))
+    with pytest.raises(DocumentError) as refused:
+        upstream_context(target, "h2", "-----BEGIN PRIVATE KEY-----\nc2VjcmV0\n-----END PRIVATE KEY-----\n")
+    assert str(refused.value) == "target api: its credential is not a certificate with its key, in PEM"

@@ -28,7 +28,7 @@ _GZIPS: Final = frozenset({"gzip", "x-gzip"})
 
 def forms(login: Login, secret: str | None) -> tuple[bytes, ...]:
     """Return the spellings under which ``secret`` goes to the target."""
-    if secret is None or len(secret) < _SHORTEST:
+    if secret is None or len(secret) < _SHORTEST or login.scheme == "certificate":  # a key is never sent
         return ()
     found = [secret.encode()]
     if login.scheme == "basic":

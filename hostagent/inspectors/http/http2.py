@@ -160,8 +160,9 @@ class Http2:
                 if stream is not None and not stream.body.done:  # behind a trailer, which goes nowhere: see http1
                     stream.body.done = True
                     self._content(stream, b"", now)
-            case StreamReset() if event.remote_reset and event.stream_id in self._streams:
-                self._abandon(self._streams[event.stream_id], "the client took the request back", "CANCEL", now)
+            case StreamReset() if event.stream_id in self._streams:
+                how = "took the request back" if event.remote_reset else "broke the rules of its stream"
+                self._abandon(self._streams[event.stream_id], f"the client {how}", "CANCEL", now)
             case _:
                 pass
 
@@ -175,7 +176,8 @@ class Http2:
         stream.body.done = event.stream_ended is not None
         before = len(stream.to_up)
         self._content(stream, bytes(event.data), now)
-        waits = max(0, len(stream.to_up) - before)
+        # What was kept before, to be judged, was given back when it came.
+        waits = max(0, min(len(event.data), len(stream.to_up) - before))
         stream.owed_client += waits
         self.client.used(event.stream_id, event.flow_controlled_length - waits)
 
@@ -271,7 +273,7 @@ class Http2:
                 stream.trailer = rewriting.trailer(exchange, trailer(event.headers))
             case StreamEnded():
                 self._completed(stream, exchange, now)
-            case StreamReset() if event.remote_reset:
+            case StreamReset():
                 self._cut_short(stream, exchange, now)
             case _:
                 pass

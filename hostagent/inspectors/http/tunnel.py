@@ -34,8 +34,6 @@ _UNSPOKEN: Final = frozenset({1004, 1005, 1006, 1015})
 """Codes that no frame may hold (RFC 6455 §7.4.1)."""
 
 
-
-
 class Tunnel:
     """One open WebSocket. ``up`` and ``down`` are bytes to be sent; ``over`` says why it ended, empty while it has not."""
 
@@ -103,7 +101,8 @@ class Tunnel:
         """Return the whole message that ``event`` ends, None if it does not."""
         data = event.data.encode() if isinstance(event, TextMessage) else bytes(event.data)
         self._size[side] += len(data)
-        self._parts[side].append(data)
+        if data:  # or fragments of nothing would be kept without end
+            self._parts[side].append(data)
         if self._size[side] > MAX_MESSAGE:
             raise RemoteWireError(f"a message of more than {MAX_MESSAGE} bytes cannot be looked at", "1009")
         if not event.message_finished:

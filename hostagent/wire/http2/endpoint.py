@@ -2,19 +2,21 @@
 
 from __future__ import annotations
 
+import contextlib
+from collections.abc import Callable
 from typing import Final
 
 from h2.config import H2Configuration
 from h2.connection import H2Connection
 from h2.errors import ErrorCodes
-from h2.events import Event, RemoteSettingsChanged
-from h2.exceptions import H2Error
+from h2.events import Event, RemoteSettingsChanged, StreamReset
+from h2.exceptions import H2Error, StreamClosedError
 from h2.settings import SettingCodes, Settings
 from hyperframe.frame import GoAwayFrame
 
 from hostagent.model.errors import RemoteWireError
 from hostagent.wire.http2.heads import Block
-from hostagent.wire.http2.meter import MAX_BLOCK, Goaway, Meter
+from hostagent.wire.http2.meter import MAX_BLOCK, RESET_COSTS, Goaway, Meter
 
 MAX_STREAMS: Final = 100
 """Streams that a client may have at once."""
@@ -52,6 +54,7 @@ class Endpoint:
         self._meter = Meter(preface=not client_side)
         self.goaways: list[Goaway] = []
         self._settled = False
+        self._dead = False
 
     @property
     def size(self) -> int:
@@ -72,8 +75,12 @@ class Endpoint:
         try:
             events: list[Event] = self.connection.receive_data(frames)
         except H2Error as error:
+            self._dead = True
             code = getattr(error, "error_code", ErrorCodes.PROTOCOL_ERROR)
             raise RemoteWireError(f"broken HTTP/2: {type(error).__name__}: {error}"[:300], ErrorCodes(code).name) from error
+        for event in events:
+            if isinstance(event, StreamReset) and not event.remote_reset:  # what it did had us reset a stream (CVE-2025-8671)
+                self._meter.charge(RESET_COSTS)
         if any(isinstance(event, RemoteSettingsChanged) for event in events):
             self._settled = True
             if self.connection.encoder.header_table_size > _TABLE:
@@ -95,7 +102,7 @@ class Endpoint:
 
     def can_open(self) -> bool:
         """Return whether the peer, which has said how many streams it takes, takes one more now."""
-        return self._settled and bool(self.connection.open_outbound_streams < self.connection.remote_settings.max_concurrent_streams)
+        return self._settled and not self._dead and bool(self.connection.open_outbound_streams < self.connection.remote_settings.max_concurrent_streams)
 
     def open(self, block: Block, *, end: bool) -> int:
         """Send a request; return its stream."""
@@ -105,28 +112,36 @@ class Endpoint:
 
     def head(self, stream: int, block: Block, *, end: bool) -> None:
         """Send a response's head, or a trailer."""
-        self.connection.send_headers(stream, block, end_stream=end)
+        self._do(lambda: self.connection.send_headers(stream, block, end_stream=end))
+
+    def _do(self, act: Callable[[], None]) -> None:
+        """Send something on a stream: nothing if the stream or the connection has come to its end meanwhile."""
+        if not self._dead:
+            with contextlib.suppress(StreamClosedError):
+                act()
 
     def room(self, stream: int) -> int:
         """Return how many bytes of a body may be sent in one frame now."""
+        if self.over(stream):
+            return 0
         window: int = self.connection.local_flow_control_window(stream)
         return max(0, min(window, int(self.connection.max_outbound_frame_size)))
 
     def data(self, stream: int, content: bytes, *, end: bool) -> None:
         """Send a piece of a body, for which there is ``room``."""
-        self.connection.send_data(stream, content, end_stream=end)
+        self._do(lambda: self.connection.send_data(stream, content, end_stream=end))
 
     def used(self, stream: int, size: int) -> None:
         """So many bytes that came have gone on: the peer may send as many more."""
         if size:
-            self.connection.acknowledge_received_data(size, stream)
+            self._do(lambda: self.connection.acknowledge_received_data(size, stream))
 
     def reset(self, stream: int, code: str) -> None:
         """End a stream before its end, if it is not over."""
-        if stream in self.connection.streams and not self.connection.streams[stream].closed:
-            self.connection.reset_stream(stream, ErrorCodes[code])
+        if not self.over(stream):
+            self._do(lambda: self.connection.reset_stream(stream, ErrorCodes[code]))
 
     def over(self, stream: int) -> bool:
         """Return whether nothing more can be sent on a stream."""
         found = self.connection.streams.get(stream)
-        return found is None or bool(found.closed)
+        return self._dead or found is None or bool(found.closed)

@@ -117,7 +117,15 @@ class Meter:
             return
         if kind == _SETTINGS and length > _MAX_SETTINGS:
             raise RemoteWireError("an HTTP/2 SETTINGS frame with too many settings", _ENHANCE_YOUR_CALM)
-        self._credit -= RESET_COSTS if kind == _RST_STREAM else 1
+        self.charge(RESET_COSTS if kind == _RST_STREAM else 1)
+
+    def charge(self, cost: float) -> None:
+        """Take ``cost`` from the peer's credit.
+
+        Raises:
+            RemoteWireError: there is none left.
+        """
+        self._credit -= cost
         if self._credit < 0:
             raise RemoteWireError("a flood of HTTP/2 frames that move nothing, or of streams that are reset", _ENHANCE_YOUR_CALM)
 
