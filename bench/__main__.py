@@ -69,6 +69,7 @@ class Bench:
         rows, masked = (200_000, 20_000) if self._quick else (1_000_000, 100_000)
         with World() as world, ExitStack() as stack:
             self._say("database")
+            world.stop_sinks()
             fill(world, scale=2 if self._quick else 10, rows=rows, masked=masked)
             routes = list(stack.enter_context(plain_routes(world)))
             governed = {CUSTOMER_DATA: "customer-data", ALLOW_ALL: "allow-all"}

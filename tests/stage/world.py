@@ -134,6 +134,13 @@ class World:
         if self._sinks.stdout.readline() != b"listening\n":
             raise RuntimeError("the sinks did not start")
 
+    def stop_sinks(self) -> None:
+        """Listen to the database host no more: whoever measures does not want every packet looked at."""
+        if self._sinks is not None:
+            self._sinks.terminate()
+            self._sinks.wait()
+            self._sinks = None
+
     def sink_lines(self) -> list[str]:
         """Return what the sinks saw: one line per connection, datagram or chunk. Empty is what we want."""
         return (self.folder / "sinks.log").read_text(encoding="utf-8").splitlines()
