@@ -237,6 +237,7 @@ def build_plan(governed: Governed, settings: Settings) -> Plan:
         root=workload.root,
         root_inode=image.inode if image is not None else (0, 0),
     )
+    shares = any(bind.writable for bind in view.binds)
     env = environment(
         request.env,
         workload.environment,
@@ -249,8 +250,8 @@ def build_plan(governed: Governed, settings: Settings) -> Plan:
         leaf=governed.leaf,
         network=governed.network,
         view=view,
-        filter=build_filter(architecture, notify=True, ids=(account.uid, account.gid)),
-        silent_filter=build_filter(architecture, ids=(account.uid, account.gid)),
+        filter=build_filter(architecture, notify=True, ids=(account.uid, account.gid), shares=shares),
+        silent_filter=build_filter(architecture, ids=(account.uid, account.gid), shares=shares),
         argv=tuple(request.argv),
         env=env,
         cwd=request.cwd,

@@ -111,6 +111,16 @@ def test_no_file_gets_the_set_user_id_bit(architecture: Architecture, name: str)
     assert ask(architecture, name, *before, 0o755) == ALLOW
 
 
+@pytest.mark.parametrize("name", [*MODES, *OPENS])
+def test_where_files_are_seen_outside_none_gets_the_set_group_id_bit(architecture: Architecture, name: str) -> None:
+    if name not in architecture.numbers:
+        return
+    before = (0,) * MODES[name] if name in MODES else (*(0,) * OPENS[name], 0o101)
+    program = build_filter(architecture, shares=True)
+    asked = [interpret(program, architecture.numbers[name], architecture.audit, (*before, mode)) for mode in (0o4755, 0o2755, 0o1777, 0o755)]
+    assert asked == [errno.EPERM, errno.EPERM, ALLOW, ALLOW]
+
+
 def test_the_mode_of_an_open_that_makes_nothing_is_not_looked_at(architecture: Architecture) -> None:
     assert ask(architecture, "openat", 0, 0, 0o2, 0o4755) == ALLOW
     assert ask(architecture, "openat", 0, 0, 0o20200002, 0o4755) == errno.EPERM
@@ -254,6 +264,7 @@ def test_socket_options_that_need_a_capability_are_refused_and_others_are_not(ar
         ("clone", (0x10000011,), "clone(CLONE_NEWUSER)"),
         ("ioctl", (0, 0x5412), "ioctl(TIOCSTI)"),
         ("openat", (0, 0, 0o101, 0o4755), "openat(set-user-id)"),
+        ("fchmodat", (0, 0, 0o2755), "fchmodat(set-group-id)"),
         ("setns", (3, 0), "setns"),
         ("setresuid", (0, 0, 0), "setresuid(another account)"),
         ("setsockopt", (3, 1, 36), "setsockopt(SO_MARK)"),

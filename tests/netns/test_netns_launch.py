@@ -275,6 +275,17 @@ def test_writable_paths_keep_their_owner_on_the_host(place: Path) -> None:
     assert (done.stdout, status.st_uid, status.st_gid, (given / "file").read_text()) == (f"{FIRST_UID}\n", 1234, 1234, "made\n")
 
 
+def test_a_file_made_in_a_writable_path_lends_its_group_to_nobody(place: Path) -> None:
+    """Its group is the owner's on the host, and anybody there may start it."""
+    given = place / "given"
+    given.mkdir()
+    os.chown(given, 1234, 1234)
+    script = f"cp /bin/true {given}/program; chmod 2755 {given}/program; chmod 2775 {given}; chmod 750 {given}/program"
+    with stage(place, [{"name": "isolated", "paths": [[str(given), True]]}]) as host:
+        done = host.run("isolated", "sh", "-c", script)
+    assert ((given / "program").stat().st_mode & 0o7777, done.stderr.count("Operation not permitted")) == (0o750, 2)
+
+
 def test_a_listening_unix_socket_left_in_view_cannot_be_reached(host: Stage) -> None:
     place = Path("/opt") / f"hostagent-test-{os.getpid()}"
     place.mkdir(mode=0o755)

@@ -59,6 +59,7 @@ _NETLINK_ROUTE = 0
 TYPE_MASK = 0xF
 _UNCHANGED = 0xFFFFFFFF
 _SET_USER_ID = 0o4000
+_SET_GROUP_ID = 0o2000
 _MAKES = 0o100 | 0o20000000  # O_CREAT, and what is O_TMPFILE's own; the same on every architecture here
 
 
@@ -100,13 +101,17 @@ class _Assembler:
         return bytes(program)
 
 
-def build_filter(architecture: Architecture, *, notify: bool = False, ids: tuple[int, int] | None = None) -> bytes:
+def build_filter(
+    architecture: Architecture, *, notify: bool = False, ids: tuple[int, int] | None = None, shares: bool = False
+) -> bytes:
     """Return the filter program for ``architecture``.
 
     Args:
         architecture: whose system calls.
         notify: what is denied and could be an attack asks the listener.
         ids: uid and gid of the program, the only ones that it may change to; None leaves these calls to the kernel alone.
+        shares: files that it makes are seen outside, where a set-group-id one would lend its group to whoever starts it. Elsewhere
+            that bit is left to folders, which have a use for it.
     """
     numbers = architecture.numbers
     code = _Assembler()
@@ -128,7 +133,7 @@ def build_filter(architecture: Architecture, *, notify: bool = False, ids: tuple
             code.add((_EQUAL, numbers[name], "refuse", ""))
     code.add((_RETURN, _ALLOW))
     _add_socket(code)
-    _add_modes(code)
+    _add_modes(code, _SET_USER_ID | (_SET_GROUP_ID if shares else 0))
     _add_options(code)
     if ids:
         _add_identities(code, *ids)
@@ -147,13 +152,13 @@ def build_filter(architecture: Architecture, *, notify: bool = False, ids: tuple
     return code.assemble()
 
 
-def _add_modes(code: _Assembler) -> None:
-    """No set-user-id bit on anything, however it is set; the mode counts only where a file may be made."""
+def _add_modes(code: _Assembler, refused: int) -> None:
+    """No bit of ``refused`` on anything, however it is set; the mode counts only where a file may be made."""
     for position in sorted(set(MODES.values())):
-        code.add(f"mode{position}", (_LOAD, _ARGUMENT[position]), (_ANY_BIT, _SET_USER_ID, "refuse", "allow"))
+        code.add(f"mode{position}", (_LOAD, _ARGUMENT[position]), (_ANY_BIT, refused, "refuse", "allow"))
     for position in sorted(OPENS.values()):
         code.add(f"opens{position}", (_LOAD, _ARGUMENT[position]), (_ANY_BIT, _MAKES, "", "allow"))
-        code.add((_LOAD, _ARGUMENT[position + 1]), (_ANY_BIT, _SET_USER_ID, "refuse", "allow"))
+        code.add((_LOAD, _ARGUMENT[position + 1]), (_ANY_BIT, refused, "refuse", "allow"))
 
 
 def _add_options(code: _Assembler) -> None:

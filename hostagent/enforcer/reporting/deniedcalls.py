@@ -35,6 +35,7 @@ _NAMESPACE_NAMES = {
 }
 _OPTION_NAMES = {(1, 36): "SO_MARK", (0, 19): "IP_TRANSPARENT", (41, 75): "IPV6_TRANSPARENT", (6, 19): "TCP_REPAIR"}
 _X32_BIT = 0x40000000
+_SET_USER_ID = 0o4000
 _REQUEST_NAMES = {number: name for name, number in REFUSED_REQUESTS.items()}
 
 
@@ -67,7 +68,8 @@ def judge(architecture: Architecture, number: int, arguments: Sequence[int], aud
     if name in IDENTITIES:
         return Denied(f"{name}(another account)", errno.EPERM)
     if name in MODES or name in OPENS:
-        return Denied(f"{name}(set-user-id)", errno.EPERM)
+        mode = low[MODES[name] if name in MODES else OPENS[name] + 1]
+        return Denied(f"{name}({'set-user-id' if mode & _SET_USER_ID else 'set-group-id'})", errno.EPERM)
     return Denied(name or "unknown system call", errno.ENOSYS if name in ABSENT else errno.EPERM)
 
 
