@@ -46,23 +46,25 @@ class _Credential(Strict):
 
 
 class _Login(Strict):
-    user: Annotated[str, Key("The proxy's own account at the server (postgres, or scheme: basic).")] = ""
+    user: Annotated[str, Key("The proxy's own account at the server (postgres, or scheme: basic); with scheme: sigv4 the access key's id.")] = ""
     credential: _Credential | None = None
-    scheme: Annotated[Literal["bearer", "basic", "header", "certificate"] | None, Key("How the secret is presented (http).")] = None
+    scheme: Annotated[Literal["bearer", "basic", "header", "certificate", "sigv4"] | None, Key("How the secret is presented (http).")] = None
     header: Annotated[str, Field(pattern=r"^[A-Za-z0-9-]{0,64}$"), Key("Name of the header field that holds it (scheme: header).")] = ""
 
     def for_http(self) -> str:
         """Return why this is no login for HTTP, empty if it is one."""
         if self.scheme is None:
-            return "login: give scheme with a credential: bearer, basic, header or certificate" if self.credential else ""
+            return "login: give scheme with a credential: bearer, basic, header, certificate or sigv4" if self.credential else ""
         if self.credential is None:
             return "login: a scheme needs a credential"
         if (self.scheme == "header") != bool(self.header):
             return "login: header (the field's name) belongs to scheme: header, and only there"
         if self.header.lower() in _FRAMING:
             return f"login: {self.header} is not a field for a credential"
-        if (self.scheme == "basic") != bool(self.user) or ":" in self.user:
-            return "login: user (without a colon) belongs to scheme: basic, and only there"
+        if (self.scheme in ("basic", "sigv4")) != bool(self.user) or ":" in self.user:
+            return "login: user (without a colon) belongs to scheme: basic, or sigv4 (the access key's id), and only there"
+        if self.scheme == "sigv4" and not self.user.isalnum():
+            return f"login: {self.user!r} is not the id of an access key"
         return ""
 
 
@@ -106,8 +108,8 @@ class TargetDocument(Named):
     def _of_its_protocol(self) -> TargetDocument:
         if self.protocol == "http":
             wrong = self.login.for_http() or self._not_for_http()
-            if not wrong and self.login.scheme == "certificate" and self.tls == "disable":
-                wrong = "login: scheme: certificate needs tls: verify"
+            if not wrong and self.login.scheme in ("certificate", "sigv4") and self.tls == "disable":
+                wrong = f"login: scheme: {self.login.scheme} needs tls: verify"
         elif not self.login.user:
             wrong = "login: user is required"
         else:

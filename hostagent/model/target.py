@@ -27,7 +27,7 @@ class Login:
     """The account the proxy itself uses at the target. ``credential`` names the secret; never the secret itself.
 
     How an HTTP target takes the secret: ``scheme`` bearer, basic (with ``user``), header (in the field ``header``), or
-    certificate (the secret is a certificate with its key, in PEM, which TLS shows).
+    certificate (the secret is a certificate with its key, in PEM, which TLS shows), or sigv4 (the secret is the access key whose id is ``user``).
     """
 
     user: str

@@ -147,12 +147,15 @@ class HttpRequest(Strict):
     grpc: Patterns | None = Field(
         default=None, description="Glob patterns of the gRPC method, package.Service/Method. In an allow rule they stand for effects."
     )
+    aws: Patterns | None = Field(
+        default=None, description="Glob patterns of the AWS operation, service:Operation (scheme: sigv4). In an allow rule they stand for effects."
+    )
     body: HttpBody | None = Field(default=None, description="Members of a JSON body, or fields of a form, of at most 1 MiB.")
 
     @model_validator(mode="after")
     def _consistent(self) -> HttpRequest:
         if self == HttpRequest.model_construct():
-            raise ValueError("give at least one of methods, hosts, paths, query, headers, grpc and body")
+            raise ValueError("give at least one of methods, hosts, paths, query, headers, grpc, aws and body")
         if wrong := [path for path in self.paths or () if not path.startswith(("/", "*"))]:
             raise ValueError(f"a path begins with / (or *): {wrong[0]!r}")
         if wrong := [name for name in self.headers if name != name.lower()]:
@@ -303,8 +306,8 @@ class RuleForm(Strict):
         hold, mask = self.then is Action.HOLD, self.then is Action.MASK
         return (
             (
-                self.then is Action.ALLOW and self.what.effects is None and not (self.what.http and (self.what.http.methods or self.what.http.grpc)),
-                "an allow rule must name the effects it allows (what: effects: [read, ...]), or methods (what: http: methods, or grpc)",
+                self.then is Action.ALLOW and self.what.effects is None and not (self.what.http and (self.what.http.methods or self.what.http.grpc or self.what.http.aws)),
+                "an allow rule must name the effects it allows (what: effects: [read, ...]), or methods (what: http: methods, grpc or aws)",
             ),
             (
                 hold and not self.approvers,

@@ -39,6 +39,8 @@ def http_checks(form: HttpRequest | None) -> list[Check]:
         checks.append(_check(f"what.http.headers.{name}", _any_of(patterns), _header_part(name, matcher(patterns))))
     if form.grpc is not None:
         checks.append(_check("what.http.grpc", _any_of(form.grpc), _grpc_part(path_matcher(form.grpc))))
+    if form.aws is not None:
+        checks.append(_check("what.http.aws", _any_of(form.aws), _aws_part(form.aws)))
     return checks + body_checks(form.body)
 
 
@@ -83,6 +85,20 @@ def _grpc_part(matches: Matcher) -> _Part:
         if strict and (operation.completeness is not Completeness.FULL or not _is_grpc(operation)):
             return False
         return bool(called) and matches(called)
+
+    return part
+
+
+def _aws_part(patterns: Sequence[str]) -> _Part:
+    """An operation that cannot be told (REST services name none) could be any of its service's."""
+    operations, services = matcher(patterns), matcher([pattern.partition(":")[0] for pattern in patterns])
+
+    def part(operation: Operation, strict: bool) -> bool | None:
+        called = operation.attributes.get("aws", "")
+        service, _, action = called.partition(":")
+        if action and operation.completeness is Completeness.FULL:
+            return operations(called)
+        return None if called and services(service) else False
 
     return part
 

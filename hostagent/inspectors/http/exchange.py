@@ -50,7 +50,8 @@ class Exchange:
     it or waits for a person, None if it is not kept; ``rebuilt``: it is written anew from
     what was understood of it; ``tripwire`` watches one that passes unkept. ``closing``: the connection ends with
     this exchange. ``continued``: the client was told to send its body. ``answered``: the client has had a whole response.
-    ``switched``: the response is the beginning of a WebSocket.
+    ``switched``: the response is the beginning of a WebSocket. ``sent_at``:
+    when it went on, in unix seconds.
     ``masking``: what the response must not show, None if it passes as it is; ``whole`` is its body until all of it was seen,
     ``events`` masks one that is an event stream instead.
     ``echo`` looks for our credential in it. ``desk`` judges, records and holds for this exchange alone.
@@ -58,7 +59,7 @@ class Exchange:
 
     __slots__ = (
         *("answered", "body", "closing", "continued", "desk", "dropped", "echo", "events", "interim", "kept", "line", "masking", "rebuilt"),
-        *("request", "response", "response_body", "ruling", "sent", "switched", "ticket", "trace", "tripwire", "whole"),
+        *("request", "response", "response_body", "ruling", "sent", "sent_at", "switched", "ticket", "trace", "tripwire", "whole"),
     )
 
     def __init__(self, request: Request, body: Incoming, echo: Echo, line: Line, desk: Desk) -> None:
@@ -80,6 +81,7 @@ class Exchange:
         self.continued = False
         self.answered = False
         self.switched = False
+        self.sent_at = 0.0
         self.interim = 0
         self.masking: Masking | None = None
         self.whole = bytearray()

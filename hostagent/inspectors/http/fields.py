@@ -90,7 +90,7 @@ def credential(login: Login, secret: str | None) -> Listed | None:
     """Return the fields by which the target knows us, empty if it has no credential; None: a field cannot hold it, or it is lost."""
     if secret is None:
         return None if login.credential else []
-    if login.scheme == "certificate":
+    if login.scheme in ("certificate", "sigv4"):  # which TLS shows, or which is in no field
         return []
     if not secret or secret != secret.strip() or not all(0x20 <= ord(letter) < 0x7F for letter in secret):
         return None

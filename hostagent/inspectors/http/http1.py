@@ -206,7 +206,7 @@ class Http1:
             lines = websocket.opening(lines, self._key)
         elif exchange.closing:
             lines.append(("Connection", "close"))
-        self._up.append(build_request(exchange.head.method, location.target, [*lines, *(self._judge.credential or ())]))
+        self._up.append(build_request(exchange.head.method, location.target, self._judge.presented(exchange, lines, kept)))
         if whole is not None:
             self._up.append(whole)
         elif kept:

@@ -7,15 +7,17 @@ is whole, because a rule looks at it or a person will; and then until that perso
 from __future__ import annotations
 
 from dataclasses import replace
+from datetime import UTC, datetime
 from typing import Final
 
-from hostagent.inspectors.http import problem
+from hostagent.inspectors.http import problem, sigv4
 from hostagent.inspectors.http.content import MAX_LOOKED_AT, OVERRIDE, UNREADABLE, Tripwire, read_content, rebuilt
 from hostagent.inspectors.http.echo import forms
 from hostagent.inspectors.http.exchange import Exchange
 from hostagent.inspectors.http.fields import Listed, credential, for_looking, for_masking, for_rebuilding
 from hostagent.inspectors.http.grpc import patience
 from hostagent.inspectors.http.problem import Problem
+from hostagent.inspectors.http.reading import Request
 from hostagent.inspectors.http.request import PROTOCOL, recorded, shown, with_content
 from hostagent.inspectors.judged import Ruling, Subject
 from hostagent.inspectors.ports import Denial, Outcome, Surroundings
@@ -37,6 +39,7 @@ class Judge:
     def __init__(self, surroundings: Surroundings, out: list[Command]) -> None:
         """Append commands to ``out``, which stays the same list."""
         self._target = surroundings.target
+        self._secret = surroundings.secret
         self.credential = credential(surroundings.target.login, surroundings.secret)
         self.secrets = forms(surroundings.target.login, surroundings.secret)
         self._park_s = surroundings.park_s
@@ -58,7 +61,9 @@ class Judge:
         elif self.credential is None:
             reason = f"the credential of target {self._target.name} cannot be used"
             self._deny(exchange, ruling, problem.refused(502, reason, "Tell whoever keeps the targets."), now)
-        elif (ruling.verdict.reads_content or request.form) and not exchange.body.done:
+        elif self._target.login.scheme == sigv4.SCHEME and (wrong := _unsignable(request)):
+            self._deny(exchange, ruling, problem.refused(403, wrong, "Let an AWS SDK sign it, with any credentials."), now)
+        elif (ruling.verdict.reads_content or request.form or request.signs_body) and not exchange.body.done:
             self._collect(exchange)
         else:
             self._decide(exchange, ruling, now)
@@ -83,6 +88,9 @@ class Judge:
                 self._deny(exchange, ruling, problem.refused(403, _TOO_LONG, "Send less at once."), now)
             elif exchange.body.done:
                 self._ask(exchange, ruling, now)
+        elif exchange.request.signs_body and not (exchange.body.done and len(exchange.kept or b"") <= MAX_LOOKED_AT):
+            reason = f"a request with more than {MAX_LOOKED_AT} bytes cannot be signed"
+            self._deny(exchange, ruling, problem.refused(403, reason, "Send less at once."), now)
         elif (denied := self._connect_denied(exchange)) is not None:
             self._deny(exchange, ruling, denied, now)
         else:
@@ -167,6 +175,7 @@ class Judge:
         exchange.masking = ruling.masking
         kept, exchange.kept = exchange.kept, None
         self.dialled = True
+        exchange.sent_at = self._wall(now)
         exchange.line.forward(exchange, self._upstream_fields(exchange), None if kept is None else bytes(kept))
 
     def _upstream_fields(self, exchange: Exchange) -> Listed:
@@ -179,6 +188,18 @@ class Judge:
         if exchange.rebuilt:
             own = for_rebuilding(own)
         return own
+
+    def presented(self, exchange: Exchange, fields: Listed, kept: bytes | None) -> Listed:
+        """Return the ``fields`` of a request that goes on, with our credential; ``kept`` is its body if that is known."""
+        request, scope = exchange.request, exchange.request.scope
+        if scope is None:
+            return [*fields, *(self.credential or ())]
+        location = request.location
+        host = location.authority.written(location.scheme)
+        body = (kept or b"") if scope.needs_body else None
+        asked = sigv4.Request(request.head.method, host, location.path, location.query or "", fields, body)
+        stamp = datetime.fromtimestamp(exchange.sent_at, UTC).strftime("%Y%m%dT%H%M%SZ")
+        return sigv4.signed(asked, scope, self._target.login.user, self._secret or "", stamp)
 
     # -- bodies that are looked at ---------------------------------------------------------------------------------------
 
@@ -273,3 +294,10 @@ class Judge:
         """Nobody waits for its response any more."""
         withdrawn = self.withdraw(exchange, reason, now)
         self.shut(exchange, Outcome("withdrawn" if withdrawn else "aborted"), now)
+
+
+def _unsignable(request: Request) -> str:
+    """Return why a request to a target that wants an AWS signature cannot be signed, empty if it can."""
+    if request.scope is None:
+        return "a request to this target must be signed (AWS Signature Version 4): region and service are taken from the signature"
+    return sigv4.objection(request.own, request.location.query or "")

@@ -6,7 +6,8 @@ from typing import Final, NamedTuple
 
 from hostagent.inspectors.http.content import NOTHING, carries_form, carries_json
 from hostagent.inspectors.http.fields import Listed, workloads_own
-from hostagent.inspectors.http.request import check, operation
+from hostagent.inspectors.http.request import called, check, operation
+from hostagent.inspectors.http.sigv4 import SCHEME, Scope, action_of, scope_of
 from hostagent.inspectors.http.websocket import VERB, asks
 from hostagent.inspectors.judged import Subject
 from hostagent.model.target import Target
@@ -26,6 +27,7 @@ class Request(NamedTuple):
     keyed digest. ``refusal`` says why no policy can let it pass, ``elsewhere`` why it is not for this connection; both empty
     for an ordinary one. ``expects``: the client waits for a word before it sends the body. ``last``: it sends no other request.
     ``form`` and ``json``: a server may find another method in its body. ``websocket``: it asks for a WebSocket.
+    ``scope``: what the workload signed it for, if the target wants an AWS signature.
     """
 
     head: RequestHead
@@ -40,6 +42,12 @@ class Request(NamedTuple):
     form: bool
     json: bool
     websocket: bool
+    scope: Scope | None
+
+    @property
+    def signs_body(self) -> bool:
+        """Whether it cannot go on before its whole body is known, because that is signed."""
+        return self.scope is not None and self.scope.needs_body
 
 
 class Reader:
@@ -89,6 +97,9 @@ class Reader:
             empty = not head.values("transfer-encoding") and head.values("content-length") in ([], ["0"])
         verb = VERB if asks(head) else head.method
         meant = operation(verb, location, own, NOTHING if empty else None)
+        scope = scope_of(head.values("authorization")) if self._target.login.scheme == SCHEME else None
+        if scope is not None:
+            meant = called(meant, scope.service, action_of(own))
         return Request(
             head=head,
             location=location,
@@ -102,6 +113,7 @@ class Reader:
             form=carries_form(head.method, own),
             json=carries_json(head.method, own),
             websocket=asks(head),
+            scope=scope,
         )
 
     def _elsewhere(self, location: Location) -> str:

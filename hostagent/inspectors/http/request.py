@@ -5,14 +5,14 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
-from typing import Final
+from typing import Final, cast
 
 from hostagent.inspectors.http import websocket
 from hostagent.inspectors.http.content import OVERRIDE, carries_form, carries_json, overrides, read_content
 from hostagent.inspectors.http.grpc import is_grpc, method_of
 from hostagent.model.errors import RemoteWireError
 from hostagent.model.operation import Access, Completeness, Content, ContentKind, Effect, Operation, Resource
-from hostagent.wire.forms import spelled
+from hostagent.wire.forms import Form, spelled
 from hostagent.wire.http1.head import RequestHead
 from hostagent.wire.http1.location import DEFAULT_PORTS, Location, locate, query_pairs, readings
 
@@ -100,7 +100,22 @@ def operation(method: str, location: Location, fields: Sequence[tuple[str, str]]
 def with_content(asked: Operation, content: Content) -> Operation:
     """Return ``asked`` with a body, which was not known before. One that may name another method makes it anything."""
     hidden = asked.verb == "POST" and _may_override(asked, content)
-    return replace(asked, content=content, completeness=Completeness.OPAQUE if hidden else asked.completeness)
+    meant = replace(asked, content=content, completeness=Completeness.OPAQUE if hidden else asked.completeness)
+    if "aws" not in asked.attributes or content.kind is not ContentKind.FORM:
+        return meant
+    service, _, action = asked.attributes["aws"].partition(":")
+    return called(meant, service, action, [field.value or "" for field in cast("Form", content.value) if field.name == "Action"])
+
+
+def called(asked: Operation, service: str, action: str, more: Sequence[str] = ()) -> Operation:
+    """Return ``asked`` with the AWS operation that it is: by its X-Amz-Target, its query, or the ``more`` that its form says.
+
+    One that is named twice could be either, and counts as every effect.
+    """
+    query = [value for name, value in query_pairs(asked.attributes["query"]) or () if name == "Action"]
+    named = list(dict.fromkeys(each for each in (action, *query, *more) if each))
+    attributes = {**asked.attributes, "aws": f"{service}:{named[0] if len(named) == 1 else ''}"}
+    return replace(asked, attributes=attributes, completeness=asked.completeness if len(named) < 2 else Completeness.OPAQUE)
 
 
 def _may_override(asked: Operation, content: Content) -> bool:

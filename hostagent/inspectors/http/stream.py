@@ -121,7 +121,7 @@ class Stream:
             lines = [*lines, ("content-length", lengths[0])]
         if exchange.head.values("te"):
             lines = [*lines, ("te", "trailers")]
-        lines = [*lines, *(self._lines.judge.credential or ())]
+        lines = self._lines.judge.presented(exchange, lines, kept)
         authority = location.authority.written(self._lines.scheme)
         self.asked = request_block(exchange.head.method, self._lines.scheme, authority, location.target, lines)
         self.to_up += kept or b""
