@@ -10,13 +10,14 @@ from __future__ import annotations
 import argparse
 import os
 import sys
+import tempfile
 import time
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 from tests.bypass import kernels, results
-from tests.vm import machine, outcome
+from tests.vm import machine, outcome, packages
 from tests.vm.image import KERNELS, REPOSITORY, image
 from tests.vm.progress import PhaseError, Progress
 
@@ -29,7 +30,10 @@ SUITES: dict[str, list[str]] = {
     "enforcer": ["tests/enforcer"],
     "netns": ["tests/netns"],
     "units": ["tests/vm/guest/guest_units.py"],
+    "package": ["tests/vm/guest/guest_package.py"],
 }
+# What runs after the machine was started anew.
+_REBOOTED = {"package": {machine.REBOOT: [], "rebooted": ["tests/vm/guest/guest_rebooted.py"]}}
 
 
 def main(arguments: Sequence[str]) -> int:
@@ -44,12 +48,18 @@ def main(arguments: Sequence[str]) -> int:
     if os.geteuid() != 0:
         print("make test-vm must be run as root: it builds a root file system.", file=sys.stderr)
         return 77
-    plan = {_name(word): [*_PATIENCE, *SUITES.get(word, [word])] for word in given.suites or SUITES}
+    plan: dict[str, list[str]] = {}
+    for word in given.suites or SUITES:
+        plan[_name(word)] = [*_PATIENCE, *SUITES.get(word, [word])]
+        plan |= {name: [*_PATIENCE, *arguments] if arguments else [] for name, arguments in _REBOOTED.get(word, {}).items()}
+    suites = [name for name in plan if name != machine.REBOOT]
     progress = Progress()
     started = time.monotonic()
     try:
-        machine.run(image(progress, given.kernel), plan, given.output, machine.Limits(given.total), progress)
-        found = outcome.read(given.output, plan)
+        with tempfile.TemporaryDirectory(prefix="hostagent-vm-") as folder:
+            files = packages.built(Path(folder), progress) if "package" in plan else {}
+            machine.run(image(progress, given.kernel), plan, given.output, machine.Limits(given.total), progress, files)
+        found = outcome.read(given.output, suites)
     except PhaseError as failure:
         print(f"{failure}\ntest-vm: FAILED", file=sys.stderr)
         return 1
@@ -58,7 +68,7 @@ def main(arguments: Sequence[str]) -> int:
         return 130
     outcome.write(found, given.output / "results.json")
     print(outcome.summary(found))
-    _attacks(given.output, plan, found, keep=given.keep)
+    _attacks(given.output, suites, found, keep=given.keep)
     print(f"test-vm: {time.monotonic() - started:.0f} s; logs and results.json are in {given.output}")
     return 1 if found.bad else 0
 

@@ -14,10 +14,13 @@ import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from types import MappingProxyType
 
 from tests.vm.image import REPOSITORY, Image
 from tests.vm.progress import PhaseError, Progress
 
+REBOOT = "reboot"
+"""In a plan: not a suite."""
 _QEMU = "qemu-system-x86_64"
 _RESULTS_BYTES = 64 << 20
 # A kernel that says nothing for so long does not start; one that could would have said something in a second.
@@ -58,15 +61,18 @@ def accelerator(image: Image) -> str:
     return "kvm" if b"Kernel panic" in said else "tcg"
 
 
-def run(image: Image, plan: Mapping[str, Sequence[str]], output: Path, limits: Limits, progress: Progress) -> None:
+def run(
+    image: Image, plan: Mapping[str, Sequence[str]], output: Path, limits: Limits, progress: Progress, files: Mapping[str, Path] = MappingProxyType({})
+) -> None:
     """Run the plan's suites in the machine and unpack what they hand over into ``output``, with ``serial.log``.
 
     Args:
         image: what to boot.
-        plan: pytest's arguments for each suite, by its name.
+        plan: pytest's arguments for each suite, by its name; at ``REBOOT`` the machine starts anew and goes on with the next.
         output: a folder; what is in it is removed first.
         limits: of the machine.
         progress: is told what the machine says.
+        files: what else the machine finds in its tree's folder ``.vm-files``, by name.
 
     Raises:
         PhaseError: it did not start, went silent, took too long, or ended without handing anything over.
@@ -77,14 +83,15 @@ def run(image: Image, plan: Mapping[str, Sequence[str]], output: Path, limits: L
     progress.say(f"machine: {limits.processors} processors by {chosen}, {limits.memory_mb} MB, no network")
     with tempfile.TemporaryDirectory(prefix="hostagent-vm-") as name:
         folder = Path(name)
-        _tree(folder / "tree.tar", plan)
+        _tree(folder / "tree.tar", plan, files)
         with (folder / "results.tar").open("wb") as results:
             results.truncate(_RESULTS_BYTES)
-        _boot(_command(image, folder, output / "serial.log", chosen, limits), folder, output / "serial.log", limits, progress)
+        once = [] if REBOOT in plan else ["-no-reboot"]
+        _boot([*_command(image, folder, output / "serial.log", chosen, limits), *once], folder, output / "serial.log", limits, progress)
         _unpack(folder / "results.tar", output)
 
 
-def _tree(path: Path, plan: Mapping[str, Sequence[str]]) -> None:
+def _tree(path: Path, plan: Mapping[str, Sequence[str]], files: Mapping[str, Path]) -> None:
     """Write what the machine tests: the tree as committed, and the plan."""
     with path.open("wb") as file:
         done = subprocess.run(["git", "archive", "HEAD"], cwd=REPOSITORY, stdout=file, stderr=subprocess.PIPE, check=False, timeout=60)
@@ -95,6 +102,8 @@ def _tree(path: Path, plan: Mapping[str, Sequence[str]]) -> None:
         entry = tarfile.TarInfo(".vm-plan")
         entry.size = len(text)
         tar.addfile(entry, io.BytesIO(text))
+        for name, file in files.items():
+            tar.add(file, f".vm-files/{name}")
 
 
 def _command(image: Image, folder: Path, serial: Path, chosen: str, limits: Limits) -> list[str]:
@@ -102,7 +111,7 @@ def _command(image: Image, folder: Path, serial: Path, chosen: str, limits: Limi
     # Against what the processor leaks nothing is tried here, and every mitigation costs an emulated processor much.
     words = "root=/dev/vda rw console=ttyS0 quiet mitigations=off panic=-1 systemd.show_status=0"
     return [
-        _QEMU, *speed, "-m", str(limits.memory_mb), "-smp", str(limits.processors), "-nodefaults", "-display", "none", "-no-reboot",
+        _QEMU, *speed, "-m", str(limits.memory_mb), "-smp", str(limits.processors), "-nodefaults", "-display", "none",
         "-nic", "none", "-device", "virtio-rng-pci", "-serial", f"file:{serial}",
         "-kernel", str(image.kernel), "-initrd", str(image.initrd), "-append", words,
         "-drive", f"file={image.root},if=virtio,format=raw,snapshot=on",

@@ -5,8 +5,6 @@ Nothing here is in a namespace of its own: this machine lives for one run. The l
 
 from __future__ import annotations
 
-import ast
-import json
 import os
 import re
 import signal
@@ -18,44 +16,31 @@ from pathlib import Path
 import pytest
 
 from tests.stage import World
-from tests.stage.world import ACCOUNTS, DATABASE_NAME, DATABASE_V4, DATABASE_V6, REPOSITORY, wait_for
+from tests.stage.world import ACCOUNTS, DATABASE_NAME, REPOSITORY, wait_for
 from tests.vm.guest.conftest import Governed, sh
+from tests.vm.guest.installed import (
+    COMMAND,
+    REPORTS,
+    REPORTS_UNIT,
+    SLICE,
+    UNITS,
+    Dials,
+    ask,
+    ask_softly,
+    come_back,
+    hostagent,
+    journal,
+    leaf_pids,
+    leaves,
+    main_pid,
+    served,
+    show,
+    up,
+    write_documents,
+)
 
-UNITS = ("hostagent-enforcerd", "hostagent-proxyd", "hostagent-recorderd")
 _EXPOSURE = {"hostagent-enforcerd": 8.9, "hostagent-proxyd": 2.5, "hostagent-recorderd": 2.0, "hostagent-secrets@x": 3.0, "hostagent-anchor": 1.0}
 """The most that ``systemd-analyze security`` may say (10 is worst); systemd/README.md explains every exception."""
-_WORKLOAD = """\
-launchers: [root, dana]
-identity: {kind: local, groups: [support], purpose: units}
-trust_files: [/mnt/stage/company-ca.pem]
-"""
-_TARGET = f"""\
-protocol: postgres
-hosts: [{DATABASE_NAME}, {DATABASE_V4}, "{DATABASE_V6}"]
-port: 5432
-tls: verify
-ca_file: /mnt/stage/company-ca.pem
-databases: [crm]
-users: [crm_app]
-login:
-  user: crm_proxy
-  credential: {{file: /mnt/stage/crm-password}}
-labels: {{env: demo}}
-"""
-COMMAND = ("/usr/bin/hostagent",)
-_CONFIG = Path("/etc/hostagent")
-SLICE = Path("/sys/fs/cgroup/governed.slice")
-
-
-def hostagent(*words: str, check: bool = True) -> str:
-    """Run the installed command as root."""
-    return sh("/usr/bin/hostagent", *words, check=check)
-
-
-def show(unit: str, *names: str) -> dict[str, str]:
-    """Return properties of a unit."""
-    lines = sh("systemctl", "show", unit, *(f"--property={name}" for name in names)).splitlines()
-    return dict(line.split("=", 1) for line in lines)
 
 
 @pytest.fixture(scope="session")
@@ -65,18 +50,8 @@ def world() -> Iterator[World]:
     sh("useradd", "--uid", str(ACCOUNTS["dana"]), "--user-group", "--create-home", "--shell", "/bin/bash", "dana")
     with World() as built:
         # Compiling eBPF takes an emulated processor a minute at each start of enforcerd; the other suites have it.
-        (_CONFIG / "hostagent.toml").write_text('[enforcement]\nbpf = "off"\nfirewall = "nft"\n[verify]\nevery_s = 0\n')
-        (_CONFIG / "workloads/support.yaml").write_text(_WORKLOAD)
-        (_CONFIG / "workloads/support-shared.yaml").write_text(_WORKLOAD + "placement: shared\n")
-        (_CONFIG / "workloads/dana.yaml").write_text(_WORKLOAD + "user: dana\n")
-        (_CONFIG / "targets/crm-db.yaml").write_text(_TARGET)
-        (_CONFIG / "policy/allow-all.yaml").write_text((REPOSITORY / "policy/examples/allow-all.yaml").read_text())
+        write_documents('[enforcement]\nbpf = "off"\nfirewall = "nft"\n[verify]\nevery_s = 0\n')
         yield built
-
-
-def up() -> bool:
-    """Whether every unit has said that it is ready."""
-    return all(show(unit, "ActiveState")["ActiveState"] == "active" for unit in UNITS)
 
 
 @pytest.fixture(scope="session")
@@ -100,12 +75,6 @@ def test_three_daemons_are_up_under_their_own_users_and_the_boundary_holds(units
     hostagent("verify")
     done = ask("support", "select 1")
     assert done == "1"
-
-
-def ask(workload: str, question: str) -> str:
-    """Ask the database as a workload; return its bare answer."""
-    query = ["psql", "-X", "-At", f"host={DATABASE_NAME} dbname=crm user=crm_app sslmode=require", "-c", question]
-    return hostagent("run", "--workload", workload, "--no-tty", "--", *query)
 
 
 @pytest.mark.parametrize("unit", sorted(_EXPOSURE))
@@ -155,46 +124,6 @@ def test_neither_slice_nor_anchor_can_be_stopped_by_hand(units: World) -> None:
 
 # -- restarts, crashes, and a loop that hangs -----------------------------------------------------------------------------------
 
-_DIALS = """
-import socket, sys, time
-until, counts = time.monotonic() + float(sys.argv[2]), {}
-while time.monotonic() < until:
-    for port in (5432, 443):
-        try:
-            with socket.create_connection((sys.argv[1], port), timeout=150) as dialled:
-                outcome = "taken" if port == 5432 else ("closed" if dialled.recv(1) == b"" else "LEAK")
-        except OSError as error:
-            outcome = type(error).__name__
-        counts[f"{port} {outcome}"] = counts.get(f"{port} {outcome}", 0) + 1
-    time.sleep(0.05)
-print(counts)
-"""
-
-
-class Dials:
-    """A workload that dials the database and a sink in a loop, for a stated time."""
-
-    def __init__(self, workload: str, seconds: float) -> None:
-        command = ["/usr/bin/hostagent", "run", "--workload", workload, "--no-tty", "--", "/usr/bin/python3", "-c", _DIALS]
-        self._process = subprocess.Popen([*command, DATABASE_V4, str(seconds)], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, cwd="/")
-        wait_for(lambda: list(SLICE.glob(f"{workload}-*.scope")) or self._process.poll() is not None, "its leaf", 90)
-
-    def counts(self) -> dict[str, int]:
-        """Return how many dials had which outcome; empty if it was ended."""
-        said, _ = self._process.communicate(timeout=180)
-        found: dict[str, int] = ast.literal_eval(said) if said else {}
-        return found
-
-
-def main_pid(unit: str) -> int:
-    """Return the main process of a unit, 0 while it has none."""
-    return int(show(unit, "MainPID")["MainPID"])
-
-
-def come_back(unit: str, former: int) -> None:
-    """Wait until systemd has started a unit anew and all of them are ready."""
-    wait_for(lambda: main_pid(unit) not in (0, former) and up(), f"{unit} to come back", 300)
-
 
 def test_a_planned_restart_of_the_proxy_refuses_no_dial_and_lets_an_open_transaction_finish(units: World) -> None:
     dials, session = Dials("support-shared", 90), Governed(COMMAND, "support")
@@ -240,18 +169,6 @@ def test_another_enforcerd_goes_on_with_the_workloads_and_refuses_and_leaks_noth
     assert units.sink_lines() == []
 
 
-def served() -> bool:
-    """Whether there are leaves, and a proxy serves all of them."""
-    said = hostagent("status", "--json", check=False)
-    rows = json.loads(said)["leaves"] if said.startswith("{") else []
-    return bool(rows) and all(row["served"] for row in rows)
-
-
-def leaf_pids() -> dict[str, list[str]]:
-    """Return the processes of every workload's scope."""
-    return {path.name: sorted((path / "cgroup.procs").read_text().split()) for path in SLICE.glob("support-*.scope")}
-
-
 @pytest.mark.parametrize("unit", UNITS)
 def test_a_killed_daemon_is_started_again_and_nothing_leaks(units: World, unit: str) -> None:
     dials = Dials("support", 20)
@@ -264,14 +181,6 @@ def test_a_killed_daemon_is_started_again_and_nothing_leaks(units: World, unit: 
     wait_for(lambda: ask_softly("support", "select 3") == "3", "service to come back", 120)
 
 
-def ask_softly(workload: str, question: str) -> str:
-    """Ask as a workload; what goes wrong is an empty answer."""
-    try:
-        return ask(workload, question)
-    except AssertionError:
-        return ""
-
-
 def test_a_loop_that_hangs_is_found_by_the_watchdog(units: World) -> None:
     former = main_pid("hostagent-proxyd")
     os.kill(former, signal.SIGSTOP)
@@ -282,40 +191,19 @@ def test_a_loop_that_hangs_is_found_by_the_watchdog(units: World) -> None:
 
 # -- services, people and cron ----------------------------------------------------------------------------------------------------
 
-_UNIT = """\
-[Unit]
-Description=Reports every second
-[Service]
-ExecStart=/usr/bin/python3 -u -c "import signal,time,os,subprocess,sys\\nsignal.signal(signal.SIGHUP,lambda *_:print('reloaded'))\\nprint('args',sys.argv[1:],os.environ['COLOUR'],os.getuid())\\nprint(subprocess.run(['psql','-X','-At','host=crm.internal dbname=crm user=crm_app sslmode=require','-c','select 123456789+1'],capture_output=True,text=True).stdout)\\nwhile 1: time.sleep(1)" "two words" 100%% ${COLOUR}
-ExecReload=/bin/kill -HUP $MAINPID
-Environment=COLOUR=blue
-Restart=on-failure
-"""
-_REPORTS = Path("/etc/systemd/system/reports.service")
-
 
 @pytest.fixture(scope="module")
 def adopted(units: World) -> Iterator[World]:
     """A service of the host's, governed from its next start on."""
-    _REPORTS.write_text(_UNIT)
+    REPORTS.write_text(REPORTS_UNIT)
     sh("systemctl", "daemon-reload")
     hostagent("adopt", "reports.service", "--workload", "support")
     yield units
     sh("systemctl", "stop", "reports.service", check=False)
     if Path("/usr/bin/hostagent").exists():
         hostagent("unadopt", "reports.service", check=False)
-    _REPORTS.unlink()
+    REPORTS.unlink()
     sh("systemctl", "daemon-reload")
-
-
-def journal(unit: str, word: str) -> int:
-    """Return how many lines of a unit's log have ``word``."""
-    return sh("journalctl", "-u", unit, "--no-pager", "-o", "cat", "-b").count(word)
-
-
-def leaves(workload: str) -> list[str]:
-    """Return the scopes of a workload."""
-    return [path.name for path in SLICE.iterdir() if re.fullmatch(f"{workload}-[0-9a-f]{{8}}\\.scope", path.name)]
 
 
 def test_an_adopted_service_is_governed_and_keeps_its_arguments_environment_and_log(adopted: World) -> None:

@@ -1,0 +1,133 @@
+"""The Debian package on a booted Debian: install the older one, govern, upgrade under load, other firewalls' reloads. A reboot follows (`guest_rebooted.py`).
+
+Here eBPF is on, as by default: one enforcerd after the other replaces the programs that hang on the slice.
+"""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.stage import World
+from tests.stage.world import ACCOUNTS, REPOSITORY, wait_for
+from tests.vm.guest.before import KEPT, state
+from tests.vm.guest.conftest import Governed, sh
+from tests.vm.guest.installed import (
+    COMMAND,
+    REPORTS,
+    REPORTS_UNIT,
+    UNITS,
+    Dials,
+    ask,
+    ask_softly,
+    hostagent,
+    journal,
+    leaf_pids,
+    main_pid,
+    served,
+    show,
+    up,
+    write_documents,
+)
+from tests.vm.packages import OLD
+
+_PACKAGES = REPOSITORY / ".vm-files"
+_TOML = '[enforcement]\nfirewall = "nft"\n[verify]\nevery_s = 0\n'
+
+
+def install(name: str) -> str:
+    """Install one of the two packages as dpkg does, keeping changed configuration."""
+    command = ["dpkg", "--force-confold", "-i", str(_PACKAGES / name)]
+    done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=900, stdin=subprocess.DEVNULL)
+    assert done.returncode == 0, done.stdout + done.stderr
+    return done.stdout + done.stderr
+
+
+@pytest.fixture(scope="session")
+def world() -> Iterator[World]:
+    """The older package, a person's account, the database host, documents; a service that is governed and enabled."""
+    KEPT.write_text(json.dumps(state()))
+    sh("useradd", "--uid", str(ACCOUNTS["dana"]), "--user-group", "--create-home", "--shell", "/bin/bash", "dana")
+    said = install("old.deb")
+    assert "does not load" not in said
+    wait_for(up, "the units", 600)
+    with World() as built:
+        write_documents(_TOML)
+        hostagent("reload")
+        yield built
+
+
+def test_the_older_package_governs_as_units(world: World) -> None:
+    assert hostagent("--version") == f"hostagent, version {OLD}"
+    assert sh("systemctl", "is-enabled", "hostagent.target") == "enabled"
+    assert ask("support", "select 1") == "1"
+    assert ask("support-shared", "select 1") == "1"
+    hostagent("verify")
+
+
+def test_a_service_is_adopted_and_enabled(world: World) -> None:
+    REPORTS.write_text(REPORTS_UNIT + "[Install]\nWantedBy=multi-user.target\n")
+    sh("systemctl", "daemon-reload")
+    hostagent("adopt", "reports.service", "--workload", "support")
+    sh("systemctl", "enable", "--now", "reports.service")
+    wait_for(lambda: journal("reports.service", "123456790") == 1, "its answer", 300)
+
+
+def test_an_upgrade_under_load_ends_no_workload_refuses_no_dial_and_leaks_nothing(world: World) -> None:
+    dials = [Dials("support", 240), Dials("support-shared", 240)]
+    session = Governed(COMMAND, "support")
+    assert session.ask("select 'before';") == "before"
+    before, former = leaf_pids(), {unit: main_pid(unit) for unit in UNITS}
+    launcher = main_pid("reports.service")
+    print(f"\n{install('new.deb')}", file=sys.__stderr__)
+    wait_for(lambda: all(main_pid(unit) not in (0, former[unit]) for unit in UNITS) and up(), "the newer units", 600)
+    assert hostagent("--version") != f"hostagent, version {OLD}"
+    assert leaf_pids() == before
+    assert main_pid("reports.service") == launcher
+    wait_for(served, "the proxy to serve them", 120)
+    assert ask("support", "select 2") == "2"
+    counts = [each.counts() for each in dials]
+    print(f"\nupgrade: {counts}", file=sys.__stderr__)
+    assert not any("LEAK" in key for found in counts for key in found), counts
+    assert [{key for key in found if key.startswith("5432")} for found in counts] == [{"5432 taken"}] * 2, counts
+    session.close()
+    assert world.sink_lines() == []
+
+
+@pytest.mark.parametrize(
+    "commands",
+    [
+        pytest.param(["systemctl restart nftables", "nft -f /etc/nftables.conf", "systemctl stop nftables"], id="nft"),
+        pytest.param(
+            ["systemctl start firewalld", "firewall-cmd --reload", "firewall-cmd --complete-reload", "systemctl restart firewalld", "systemctl stop firewalld"],
+            id="firewalld",
+        ),
+        pytest.param(["ufw --force enable", "ufw reload", "ufw --force disable"], id="ufw"),
+    ],
+)  # fmt: skip
+def test_another_firewalls_reload_leaks_nothing_and_service_comes_back(world: World, commands: list[str]) -> None:
+    dials = [Dials("support", 120), Dials("support-shared", 120)]
+    before = leaf_pids()
+    for command in commands:
+        sh(*command.split())
+    assert "table inet hostagent" in sh("nft", "list", "tables")
+    assert leaf_pids() == before
+    counts = [each.counts() for each in dials]
+    print(f"\n{commands[0]}: {counts}", file=sys.__stderr__)
+    assert not any("LEAK" in key for found in counts for key in found), counts
+    assert all(found.get("5432 taken", 0) > 0 for found in counts), counts
+    for workload in ("support", "support-shared"):
+        wait_for(lambda workload=workload: ask_softly(workload, "select 3") == "3", f"service for {workload}", 120)
+    assert world.sink_lines() == []
+    assert show("reports.service", "ActiveState") == {"ActiveState": "active"}
+
+
+def test_the_records_so_far_are_provable(world: World) -> None:
+    wait_for(lambda: "123456789" in sh("/usr/bin/hostagent", "sql", "--json", 'select "text" from statements', check=False), "the service's statement", 300)
+    hostagent("audit", "verify")
+    Path("/root/rows.json").write_text(hostagent("sql", "--json", "select count(*) as n from statements"))

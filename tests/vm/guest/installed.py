@@ -1,0 +1,148 @@
+"""hostagent as it is installed on the machine, units and all: commands, documents, and what the suites about it look at."""
+
+from __future__ import annotations
+
+import ast
+import json
+import re
+import subprocess
+from pathlib import Path
+
+from tests.stage.world import DATABASE_NAME, DATABASE_V4, DATABASE_V6, REPOSITORY, wait_for
+from tests.vm.guest.conftest import sh
+
+UNITS = ("hostagent-enforcerd", "hostagent-proxyd", "hostagent-recorderd")
+COMMAND = ("/usr/bin/hostagent",)
+CONFIG = Path("/etc/hostagent")
+SLICE = Path("/sys/fs/cgroup/governed.slice")
+REPORTS = Path("/etc/systemd/system/reports.service")
+WORKLOAD = """\
+launchers: [root, dana]
+identity: {kind: local, groups: [support], purpose: units}
+trust_files: [/mnt/stage/company-ca.pem]
+"""
+TARGET = f"""\
+protocol: postgres
+hosts: [{DATABASE_NAME}, {DATABASE_V4}, "{DATABASE_V6}"]
+port: 5432
+tls: verify
+ca_file: /mnt/stage/company-ca.pem
+databases: [crm]
+users: [crm_app]
+login:
+  user: crm_proxy
+  credential: {{file: /mnt/stage/crm-password}}
+labels: {{env: demo}}
+"""
+REPORTS_UNIT = """\
+[Unit]
+Description=Reports every second
+[Service]
+ExecStart=/usr/bin/python3 -u -c "import signal,time,os,subprocess,sys\\nsignal.signal(signal.SIGHUP,lambda *_:print('reloaded'))\\nprint('args',sys.argv[1:],os.environ['COLOUR'],os.getuid())\\nprint(subprocess.run(['psql','-X','-At','host=crm.internal dbname=crm user=crm_app sslmode=require','-c','select 123456789+1'],capture_output=True,text=True).stdout)\\nwhile 1: time.sleep(1)" "two words" 100%% ${COLOUR}
+ExecReload=/bin/kill -HUP $MAINPID
+Environment=COLOUR=blue
+Restart=on-failure
+"""
+_DIALS = """
+import socket, sys, time
+print("begun", flush=True)
+until, counts = time.monotonic() + float(sys.argv[2]), {}
+while time.monotonic() < until:
+    for port in (5432, 443):
+        try:
+            with socket.create_connection((sys.argv[1], port), timeout=150) as dialled:
+                outcome = "taken" if port == 5432 else ("closed" if dialled.recv(1) == b"" else "LEAK")
+        except OSError as error:
+            outcome = type(error).__name__
+        counts[f"{port} {outcome}"] = counts.get(f"{port} {outcome}", 0) + 1
+    time.sleep(0.05)
+print(counts)
+"""
+
+
+def write_documents(toml: str) -> None:
+    """Write what an operator would: workloads support, support-shared and dana, the database, a policy that allows everything."""
+    (CONFIG / "hostagent.toml").write_text(toml)
+    (CONFIG / "workloads/support.yaml").write_text(WORKLOAD)
+    (CONFIG / "workloads/support-shared.yaml").write_text(WORKLOAD + "placement: shared\n")
+    (CONFIG / "workloads/dana.yaml").write_text(WORKLOAD + "user: dana\n")
+    (CONFIG / "targets/crm-db.yaml").write_text(TARGET)
+    (CONFIG / "policy/allow-all.yaml").write_text((REPOSITORY / "policy/examples/allow-all.yaml").read_text())
+
+
+def hostagent(*words: str, check: bool = True) -> str:
+    """Run the installed command as root."""
+    return sh("/usr/bin/hostagent", *words, check=check)
+
+
+def show(unit: str, *names: str) -> dict[str, str]:
+    """Return properties of a unit."""
+    lines = sh("systemctl", "show", unit, *(f"--property={name}" for name in names)).splitlines()
+    return dict(line.split("=", 1) for line in lines)
+
+
+def up() -> bool:
+    """Whether every unit has said that it is ready."""
+    return all(show(unit, "ActiveState")["ActiveState"] == "active" for unit in UNITS)
+
+
+def ask(workload: str, question: str) -> str:
+    """Ask the database as a workload; return its bare answer."""
+    query = ["psql", "-X", "-At", f"host={DATABASE_NAME} dbname=crm user=crm_app sslmode=require", "-c", question]
+    return hostagent("run", "--workload", workload, "--no-tty", "--", *query)
+
+
+class Dials:
+    """A workload that dials the database and a sink in a loop, for a stated time."""
+
+    def __init__(self, workload: str, seconds: float) -> None:
+        command = ["/usr/bin/hostagent", "run", "--workload", workload, "--no-tty", "--", "/usr/bin/python3", "-c", _DIALS]
+        self._process = subprocess.Popen([*command, DATABASE_V4, str(seconds)], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, cwd="/")
+        assert self._process.stdout is not None
+        assert self._process.stdout.readline() == "begun\n"
+
+    def counts(self) -> dict[str, int]:
+        """Return how many dials had which outcome; empty if it was ended."""
+        said, _ = self._process.communicate(timeout=400)
+        found: dict[str, int] = ast.literal_eval(said) if said else {}
+        return found
+
+
+def main_pid(unit: str) -> int:
+    """Return the main process of a unit, 0 while it has none."""
+    return int(show(unit, "MainPID")["MainPID"])
+
+
+def come_back(unit: str, former: int) -> None:
+    """Wait until systemd has started a unit anew and all of them are ready."""
+    wait_for(lambda: main_pid(unit) not in (0, former) and up(), f"{unit} to come back", 300)
+
+
+def ask_softly(workload: str, question: str) -> str:
+    """Ask as a workload; what goes wrong is an empty answer."""
+    try:
+        return ask(workload, question)
+    except AssertionError:
+        return ""
+
+
+def served() -> bool:
+    """Whether there are leaves, and a proxy serves all of them."""
+    said = hostagent("status", "--json", check=False)
+    rows = json.loads(said)["leaves"] if said.startswith("{") else []
+    return bool(rows) and all(row["served"] for row in rows)
+
+
+def leaf_pids() -> dict[str, list[str]]:
+    """Return the processes of every workload's scope."""
+    return {path.name: sorted((path / "cgroup.procs").read_text().split()) for path in SLICE.glob("support-*.scope")}
+
+
+def journal(unit: str, word: str) -> int:
+    """Return how many lines of a unit's log have ``word``."""
+    return sh("journalctl", "-u", unit, "--no-pager", "-o", "cat", "-b").count(word)
+
+
+def leaves(workload: str) -> list[str]:
+    """Return the scopes of a workload."""
+    return [path.name for path in SLICE.iterdir() if re.fullmatch(f"{workload}-[0-9a-f]{{8}}\\.scope", path.name)]
