@@ -11,6 +11,7 @@ import os
 import subprocess
 from collections.abc import Generator, Iterator, Mapping, Sequence
 from pathlib import Path
+from typing import Self
 
 import pytest
 
@@ -82,6 +83,16 @@ class Governed:
         self.process.stdin.write(question + "\n")
         self.process.stdin.flush()
         return self.process.stdout.readline().strip()
+
+    def __enter__(self) -> Self:
+        """Nothing more."""
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        """End it, however far the test came."""
+        if self.process.poll() is None:
+            self.process.kill()
+            self.close()
 
     def close(self) -> int:
         """Return the exit status."""

@@ -7,8 +7,7 @@ from __future__ import annotations
 
 import json
 import subprocess
-import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -80,14 +79,14 @@ def test_a_service_is_adopted_and_enabled(world: World) -> None:
     wait_for(lambda: journal("reports.service", "123456790") == 1, "its answer", 300)
 
 
-def test_an_upgrade_under_load_ends_no_workload_refuses_no_dial_and_leaks_nothing(world: World) -> None:
+def test_an_upgrade_under_load_ends_no_workload_refuses_no_dial_and_leaks_nothing(world: World, record_property: Callable[[str, object], None]) -> None:
     dials = [Dials("support", 240), Dials("support-shared", 240)]
     session = Governed(COMMAND, "support")
     assert session.ask("select 'before';") == "before"
     late = journal("hostagent-enforcerd", LATE)
     before, former = leaf_pids(), {unit: main_pid(unit) for unit in UNITS}
     launcher = main_pid("reports.service")
-    print(f"\n{install('new.deb')}", file=sys.__stderr__)
+    record_property("dpkg", install("new.deb"))
     wait_for(lambda: all(main_pid(unit) not in (0, former[unit]) for unit in UNITS) and up(), "the newer units", 600)
     assert hostagent("--version") != f"hostagent, version {OLD}"
     assert leaf_pids() == before
@@ -95,7 +94,7 @@ def test_an_upgrade_under_load_ends_no_workload_refuses_no_dial_and_leaks_nothin
     wait_for(served, "the proxy to serve them", 120)
     assert ask("support", "select 2") == "2"
     counts = [each.counts() for each in dials]
-    print(f"\nupgrade: {counts}", file=sys.__stderr__)
+    record_property("dials", str(counts))
     judged(counts, late)
     session.close()
     assert world.sink_lines() == []
@@ -112,7 +111,9 @@ def test_an_upgrade_under_load_ends_no_workload_refuses_no_dial_and_leaks_nothin
         pytest.param(["ufw --force enable", "ufw reload", "ufw --force disable"], id="ufw"),
     ],
 )  # fmt: skip
-def test_another_firewalls_reload_leaks_nothing_and_service_comes_back(world: World, commands: list[str]) -> None:
+def test_another_firewalls_reload_leaks_nothing_and_service_comes_back(
+    world: World, commands: list[str], record_property: Callable[[str, object], None]
+) -> None:
     dials = [Dials("support", 120), Dials("support-shared", 120)]
     before = leaf_pids()
     for command in commands:
@@ -120,7 +121,7 @@ def test_another_firewalls_reload_leaks_nothing_and_service_comes_back(world: Wo
     assert "table inet hostagent" in sh("nft", "list", "tables")
     assert leaf_pids() == before
     counts = [each.counts() for each in dials]
-    print(f"\n{commands[0]}: {counts}", file=sys.__stderr__)
+    record_property("dials", str(counts))
     assert not any("LEAK" in key for found in counts for key in found), counts
     assert all(found.get("5432 taken", 0) > 0 for found in counts), counts
     for workload in ("support", "support-shared"):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import subprocess
+from collections.abc import Callable
 from pathlib import Path
 
 from tests.stage import World
@@ -19,11 +20,11 @@ def moment(*arguments: str) -> float:
     return float(line.split("]", 1)[0].lstrip("["))
 
 
-def test_the_service_came_up_governed_behind_the_fence() -> None:
+def test_the_service_came_up_governed_behind_the_fence(record_property: Callable[[str, object], None]) -> None:
     wait_for(up, "the units", 600)
     wait_for(lambda: journal("reports.service", "args") >= 1, "the service", 300)
     fence, first = moment("-u", "hostagent-enforcerd", "-g", "^fence up, ready"), moment("-u", "reports.service", "-g", "^args")
-    print(f"\nafter the boot: fence up at {fence:.1f} s, the service's first line at {first:.1f} s")
+    record_property("seconds after the boot", f"fence {fence:.1f}, the service's first line {first:.1f}")
     assert fence < first
     (leaf,) = leaves("support")
     inside = [Path(f"/proc/{pid}/cmdline").read_bytes() for pid in (SLICE / leaf / "cgroup.procs").read_text().split()]
@@ -57,7 +58,6 @@ def test_a_purge_leaves_the_machine_as_it_was_before() -> None:
     REPORTS.unlink()
     sh("systemctl", "daemon-reload")
     done = subprocess.run(["dpkg", "--purge", "hostagent"], capture_output=True, text=True, check=False, timeout=600, stdin=subprocess.DEVNULL)
-    print(f"\n{done.stdout}{done.stderr}")
     assert done.returncode == 0, done.stdout + done.stderr
     sh("userdel", "--remove", "dana")
     sh("systemctl", "reset-failed", check=False)

@@ -127,44 +127,50 @@ def test_neither_slice_nor_anchor_can_be_stopped_by_hand(units: World) -> None:
 # -- restarts, crashes, and a loop that hangs -----------------------------------------------------------------------------------
 
 
-def test_a_planned_restart_of_the_proxy_refuses_no_dial_and_lets_an_open_transaction_finish(units: World) -> None:
-    dials, session, late = Dials("support-shared", 90), Governed(COMMAND, "support"), journal("hostagent-enforcerd", LATE)
-    assert session.ask("begin; select 1;") in ("BEGIN", "1")
-    former = main_pid("hostagent-proxyd")
-    sh("systemctl", "restart", "--no-block", "hostagent-proxyd")
-    wait_for(lambda: show("hostagent-proxyd", "ActiveState")["ActiveState"] == "deactivating", "the drain", 30)
-    answers = [session.ask("select 'still here';") for _ in range(3)]
-    assert "still here" in answers, answers
-    assert session.ask("commit;") in ("still here", "COMMIT")
-    come_back("hostagent-proxyd", former)
-    judged([dials.counts()], late)
-    session.close()
+def test_a_planned_restart_of_the_proxy_refuses_no_dial_and_lets_an_open_transaction_finish(
+    units: World, record_property: Callable[[str, object], None]
+) -> None:
+    dials, late = Dials("support-shared", 90), journal("hostagent-enforcerd", LATE)
+    with Governed(COMMAND, "support") as session:
+        assert session.ask("begin; select 1;") in ("BEGIN", "1")
+        former = main_pid("hostagent-proxyd")
+        sh("systemctl", "restart", "--no-block", "hostagent-proxyd")
+        wait_for(lambda: show("hostagent-proxyd", "ActiveState")["ActiveState"] == "deactivating", "the drain", 30)
+        answers = [session.ask("select 'still here';") for _ in range(3)]
+        assert "still here" in answers, answers
+        assert session.ask("commit;") in ("still here", "COMMIT")
+        come_back("hostagent-proxyd", former)
+        counts = dials.counts()
+        record_property("dials", str(counts))
+        judged([counts], late)
     assert units.sink_lines() == []
     assert ask("support", "select 2") == "2"
 
 
 @pytest.mark.parametrize("how", ["restart", "kill"])
-def test_another_enforcerd_goes_on_with_the_workloads_and_refuses_and_leaks_nothing(units: World, how: str) -> None:
-    dials, sessions = [Dials("support", 60), Dials("support-shared", 60)], [Governed(COMMAND, each) for each in ("support", "support-shared")]
-    for each in sessions:
-        assert each.ask("begin; select 1;") in ("BEGIN", "1")
-    before, late = leaf_pids(), journal("hostagent-enforcerd", LATE)
-    former, proxy = main_pid("hostagent-enforcerd"), main_pid("hostagent-proxyd")
-    if how == "kill":
-        sh("systemctl", "kill", "--kill-whom=main", "--signal=KILL", "hostagent-enforcerd")
-    else:
-        sh("systemctl", "restart", "--no-block", "hostagent-enforcerd")
-    answers = [each.ask("select 'meanwhile';") for each in sessions for _ in range(3)]
-    come_back("hostagent-enforcerd", former)
-    assert answers.count("meanwhile") >= 4, answers
-    assert main_pid("hostagent-proxyd") == proxy
-    assert leaf_pids() == before
-    wait_for(served, "the proxy to be attached again", 60)
-    assert [each.ask("select 'after';") for each in sessions for _ in range(3)].count("after") >= 4
-    counts = [each.counts() for each in dials]
-    judged(counts, late)
-    print(f"\n{how} of enforcerd: {counts}", file=sys.__stderr__)
-    assert [each.close() for each in sessions] == [0, 0]
+def test_another_enforcerd_goes_on_with_the_workloads_and_refuses_and_leaks_nothing(
+    units: World, how: str, record_property: Callable[[str, object], None]
+) -> None:
+    dials, late = [Dials("support", 60), Dials("support-shared", 60)], journal("hostagent-enforcerd", LATE)
+    with Governed(COMMAND, "support") as isolated, Governed(COMMAND, "support-shared") as shared:
+        for each in (isolated, shared):
+            assert each.ask("begin; select 1;") in ("BEGIN", "1")
+        before, former, proxy = leaf_pids(), main_pid("hostagent-enforcerd"), main_pid("hostagent-proxyd")
+        if how == "kill":
+            sh("systemctl", "kill", "--kill-whom=main", "--signal=KILL", "hostagent-enforcerd")
+        else:
+            sh("systemctl", "restart", "--no-block", "hostagent-enforcerd")
+        answers = [each.ask("select 'meanwhile';") for each in (isolated, shared) for _ in range(3)]
+        come_back("hostagent-enforcerd", former)
+        assert answers.count("meanwhile") >= 4, answers
+        assert main_pid("hostagent-proxyd") == proxy
+        assert leaf_pids() == before
+        wait_for(served, "the proxy to be attached again", 60)
+        assert [each.ask("select 'after';") for each in (isolated, shared) for _ in range(3)].count("after") >= 4
+        counts = [each.counts() for each in dials]
+        judged(counts, late)
+        assert [isolated.close(), shared.close()] == [0, 0]
+    record_property("dials", str(counts))
     assert units.sink_lines() == []
 
 

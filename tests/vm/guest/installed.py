@@ -49,12 +49,15 @@ print("begun", flush=True)
 until, counts = time.monotonic() + float(sys.argv[2]), {}
 while time.monotonic() < until:
     for port in (5432, 443):
+        began = time.monotonic()
         try:
             with socket.create_connection((sys.argv[1], port), timeout=150) as dialled:
                 outcome = "taken" if port == 5432 else ("closed" if dialled.recv(1) == b"" else "LEAK")
         except OSError as error:
             outcome = type(error).__name__
         counts[f"{port} {outcome}"] = counts.get(f"{port} {outcome}", 0) + 1
+        if time.monotonic() - began > 10:
+            counts[f"slow {port} {outcome}: {time.monotonic() - began:.0f} s, {until - began:.0f} s before the end"] = 1
     time.sleep(0.05)
 print(counts)
 """
