@@ -14,6 +14,8 @@ from pathlib import Path
 
 from hostagent.enforcer.cgroup import Leaf
 
+_EXITING = 0x4
+"""PF_EXITING (linux/sched.h), as in the flags of /proc/PID/stat."""
 _AT_ONCE = 64
 
 
@@ -114,7 +116,8 @@ def _ended(pid: int) -> bool:
         fields = Path(f"/proc/{pid}/stat").read_bytes().rpartition(b")")[2].split()
     except (FileNotFoundError, ProcessLookupError):
         return True
-    return fields[0] in (b"Z", b"X") and int(fields[17]) <= 1
+    # On its way out it has no root any more before it is a zombie.
+    return (fields[0] in (b"Z", b"X") or bool(int(fields[6]) & _EXITING)) and int(fields[17]) <= 1
 
 
 def _place(path: str, folder: int | None = None) -> str:

@@ -118,7 +118,7 @@ def test_another_firewalls_reload_leaks_nothing_and_service_comes_back(
     before = leaf_pids()
     for command in commands:
         sh(*command.split())
-    assert "table inet hostagent" in sh("nft", "list", "tables")
+    wait_for(lambda: "table inet hostagent" in sh("nft", "list", "tables"), "the table to be loaded again", 60)
     assert leaf_pids() == before
     counts = [each.counts() for each in dials]
     record_property("dials", str(counts))
