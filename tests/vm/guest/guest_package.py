@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 
 from tests.stage import World
-from tests.stage.world import ACCOUNTS, REPOSITORY, wait_for
+from tests.stage.world import REPOSITORY, wait_for
 from tests.vm.guest.before import KEPT, state
 from tests.vm.guest.conftest import Governed, sh
 from tests.vm.guest.installed import (
@@ -23,6 +23,7 @@ from tests.vm.guest.installed import (
     REPORTS_UNIT,
     UNITS,
     Dials,
+    add_person,
     ask,
     ask_softly,
     hostagent,
@@ -54,7 +55,7 @@ def install(name: str) -> str:
 def world() -> Iterator[World]:
     """The older package, a person's account, the database host, documents; a service that is governed and enabled."""
     KEPT.write_text(json.dumps(state()))
-    sh("useradd", "--uid", str(ACCOUNTS["dana"]), "--user-group", "--create-home", "--shell", "/bin/bash", "dana")
+    add_person()
     said = install("old.deb")
     assert "does not load" not in said
     wait_for(up, "the units", 600)

@@ -16,7 +16,7 @@ from pathlib import Path
 import pytest
 
 from tests.stage import World
-from tests.stage.world import ACCOUNTS, DATABASE_NAME, REPOSITORY, wait_for
+from tests.stage.world import DATABASE_NAME, REPOSITORY, wait_for
 from tests.vm.guest.conftest import Governed, sh
 from tests.vm.guest.installed import (
     COMMAND,
@@ -26,6 +26,7 @@ from tests.vm.guest.installed import (
     SLICE,
     UNITS,
     Dials,
+    add_person,
     ask,
     ask_softly,
     come_back,
@@ -49,7 +50,7 @@ _EXPOSURE = {"hostagent-enforcerd": 8.9, "hostagent-proxyd": 2.5, "hostagent-rec
 def world() -> Iterator[World]:
     """The units in place, then the database host behind its wire, with sinks, and documents at their usual places."""
     sh(str(REPOSITORY / "systemd/install.sh"))
-    sh("useradd", "--uid", str(ACCOUNTS["dana"]), "--user-group", "--create-home", "--shell", "/bin/bash", "dana")
+    add_person()
     with World() as built:
         # Compiling eBPF takes an emulated processor a minute at each start of enforcerd; the other suites have it.
         write_documents('[enforcement]\nbpf = "off"\nfirewall = "nft"\n[verify]\nevery_s = 0\n')

@@ -8,7 +8,7 @@ import re
 import subprocess
 from pathlib import Path
 
-from tests.stage.world import DATABASE_NAME, DATABASE_V4, DATABASE_V6, REPOSITORY, wait_for
+from tests.stage.world import ACCOUNTS, DATABASE_NAME, DATABASE_V4, DATABASE_V6, REPOSITORY, wait_for
 from tests.vm.guest.conftest import sh
 
 UNITS = ("hostagent-enforcerd", "hostagent-proxyd", "hostagent-recorderd")
@@ -61,6 +61,12 @@ while time.monotonic() < until:
     time.sleep(0.05)
 print(counts)
 """
+
+
+def add_person() -> None:
+    """Make the account dana, unless another suite has."""
+    if sh("getent", "passwd", "dana", check=False) == "":
+        sh("useradd", "--uid", str(ACCOUNTS["dana"]), "--user-group", "--create-home", "--shell", "/bin/bash", "dana")
 
 
 def write_documents(toml: str) -> None:
