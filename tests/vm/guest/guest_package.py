@@ -29,6 +29,7 @@ from tests.vm.guest.installed import (
     hostagent,
     journal,
     judged,
+    keep_secrets,
     leaf_pids,
     main_pid,
     served,
@@ -60,7 +61,7 @@ def world() -> Iterator[World]:
     assert "does not load" not in said
     wait_for(up, "the units", 600)
     with World() as built:
-        write_documents(_TOML)
+        write_documents(_TOML, keep_secrets())
         hostagent("reload")
         yield built
 

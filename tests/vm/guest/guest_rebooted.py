@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 import subprocess
 from collections.abc import Callable
 from pathlib import Path
@@ -13,11 +14,13 @@ from tests.vm.guest.before import KEPT, state
 from tests.vm.guest.conftest import sh
 from tests.vm.guest.installed import (
     REPORTS,
+    SECRETS,
     SLICE,
     UNITS,
     ask_softly,
     hostagent,
     journal,
+    keep_secrets,
     leaves,
     main_pid,
     show,
@@ -52,7 +55,7 @@ def test_the_ledger_is_whole_and_holds_what_was_before_the_boot() -> None:
 
 def test_the_boundary_holds_and_the_service_reaches_its_database_again() -> None:
     with World() as world:
-        # The database host has new certificates.
+        keep_secrets()  # the database host has new certificates
         former = main_pid("hostagent-proxyd")
         sh("systemctl", "restart", "hostagent-proxyd")
         wait_for(lambda: main_pid("hostagent-proxyd") not in (0, former) and up(), "the proxy", 300)
@@ -70,6 +73,7 @@ def test_a_purge_leaves_the_machine_as_it_was_before() -> None:
     done = subprocess.run(["dpkg", "--purge", "hostagent"], capture_output=True, text=True, check=False, timeout=600, stdin=subprocess.DEVNULL)
     assert done.returncode == 0, done.stdout + done.stderr
     sh("userdel", "--remove", "dana")
+    shutil.rmtree(SECRETS)
     sh("systemctl", "reset-failed", check=False)
     before, after = json.loads(KEPT.read_text()), state()
     assert {name: (before.get(name), after.get(name)) for name in before.keys() | after.keys() if before.get(name) != after.get(name)} == {}

@@ -5,6 +5,7 @@ from __future__ import annotations
 import ast
 import json
 import re
+import shutil
 import subprocess
 from pathlib import Path
 
@@ -14,6 +15,8 @@ from tests.vm.guest.conftest import sh
 UNITS = ("hostagent-enforcerd", "hostagent-proxyd", "hostagent-recorderd")
 COMMAND = ("/usr/bin/hostagent",)
 CONFIG = Path("/etc/hostagent")
+STAGE = Path("/mnt/stage")
+SECRETS = Path("/srv/crm")
 SLICE = Path("/sys/fs/cgroup/governed.slice")
 REPORTS = Path("/etc/systemd/system/reports.service")
 WORKLOAD = """\
@@ -63,19 +66,31 @@ print(counts)
 """
 
 
+def keep_secrets() -> Path:
+    """Copy the stage's certificate and password to where they outlast a reboot; return the folder."""
+    SECRETS.mkdir(mode=0o755, exist_ok=True)
+    for name in ("company-ca.pem", "crm-password"):
+        shutil.copy(STAGE / name, SECRETS / name)
+    return SECRETS
+
+
 def add_person() -> None:
     """Make the account dana, unless another suite has."""
     if sh("getent", "passwd", "dana", check=False) == "":
         sh("useradd", "--uid", str(ACCOUNTS["dana"]), "--user-group", "--create-home", "--shell", "/bin/bash", "dana")
 
 
-def write_documents(toml: str) -> None:
-    """Write what an operator would: workloads support, support-shared and dana, the database, a policy that allows everything."""
+def write_documents(toml: str, folder: Path = STAGE) -> None:
+    """Write what an operator would: workloads support, support-shared and dana, the database, a policy that allows everything.
+
+    ``folder``: where the database's certificate and password are; those of the stage go with a reboot, see ``keep_secrets``.
+    """
+    workload = WORKLOAD.replace(str(STAGE), str(folder))
     (CONFIG / "hostagent.toml").write_text(toml)
-    (CONFIG / "workloads/support.yaml").write_text(WORKLOAD)
-    (CONFIG / "workloads/support-shared.yaml").write_text(WORKLOAD + "placement: shared\n")
-    (CONFIG / "workloads/dana.yaml").write_text(WORKLOAD + "user: dana\n")
-    (CONFIG / "targets/crm-db.yaml").write_text(TARGET)
+    (CONFIG / "workloads/support.yaml").write_text(workload)
+    (CONFIG / "workloads/support-shared.yaml").write_text(workload + "placement: shared\n")
+    (CONFIG / "workloads/dana.yaml").write_text(workload + "user: dana\n")
+    (CONFIG / "targets/crm-db.yaml").write_text(TARGET.replace(str(STAGE), str(folder)))
     (CONFIG / "policy/allow-all.yaml").write_text((REPOSITORY / "policy/examples/allow-all.yaml").read_text())
 
 
