@@ -109,6 +109,16 @@ def test_a_request_is_rebuilt_with_our_credential_and_recorded_with_its_response
     assert not talk.closed
 
 
+def test_who_asks_is_not_the_workloads_to_say_in_any_field_that_a_proxy_says_it_in() -> None:
+    """The target takes our connection for a proxy's; what such a one tells it of people would be believed."""
+    claims = b"X-WebAuth-User X_WEBAUTH_EMAIL Remote-Groups X-Auth-Request-Email X-Amzn-Oidc-Identity X-Goog-IAP-JWT-Assertion Cf-Access-Jwt-Assertion"
+    more = b"X-MS-Client-Principal-Name X-Consumer-Username X-SSL-Client-Verify X-Originating-IP Client-IP X-Userinfo"
+    talk = Talk()
+    fields = b"".join(name + b": admin\r\n" for name in (claims + b" " + more).split())
+    talk.client(b"GET /a HTTP/1.1\r\nHost: api.example\r\nX-Own: 2\r\n" + fields + b"\r\n")
+    assert (b"admin" in talk.up, b"X-Own: 2" in talk.up) == (False, True)
+
+
 def test_a_denial_is_a_problem_document_and_the_connection_lives() -> None:
     talk = Talk()
     talk.client(b"PUT /denied HTTP/1.1\r\nHost: api.example\r\nTransfer-Encoding: chunked\r\n\r\n5\r\nhello\r\n")
@@ -140,6 +150,7 @@ REFUSED = [
     (b"GET /a HTTP/1.1\r\nHost: api.example\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n\r\n", 403),
     (b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n", 505),
     (b"GET /a HTTP/1.1\r\nHost: api.example\r\nX-Original-URL: /denied\r\n\r\n", 403),
+    (b"GET /a HTTP/1.1\r\nHost: api.example\r\nX-HTTP_DestinationURL: /denied\r\n\r\n", 403),
     (b"GET /a HTTP/1.1\r\nHost: api.example\r\nExpect: something\r\n\r\n", 417),
     (b"GET /a/..%2f..%2fdenied HTTP/1.1\r\nHost: api.example\r\n\r\n", 400),
     (b"GET /a HTTP/1.1\nHost: api.example\n\n", 400),

@@ -22,12 +22,18 @@ _HOP: Final = frozenset(
 _NOT_OURS: Final = frozenset(
     {
         *("host", "authorization", "forwarded", "x-real-ip", "x-client-ip", "true-client-ip", "cf-connecting-ip", "x-client-cert"),
-        *("remote-user", "x-remote-user", "x-authenticated-user", "x-webauth-user", "x-host", "x-original-host", "x-http-host-override"),
+        *("client-ip", "x-remote-ip", "x-remote-addr", "remote-addr", "x-originating-ip", "x-cluster-client-ip", "fastly-client-ip", "x-azure-clientip"),
+        *("x-remote-user", "x-authenticated-user", "x-userinfo", "x-host", "x-original-host", "x-http-host-override"),
     }
 )
 """Never taken from a workload: written anew, or a claim about who asks that only a proxy may make."""
 
-_ALSO_NOT_OURS: Final = ("x-forwarded-",)
+_ALSO_NOT_OURS: Final = (
+    *("x-forwarded-", "remote-user", "remote-group", "remote-email", "remote-name", "x-webauth-", "x-auth-request-", "x-client-cert", "x-ssl-client-"),
+    *("ssl-client-", "x-amzn-oidc-", "x-goog-authenticated-user-", "x-goog-iap-", "cf-access-", "x-ms-client-principal", "x-ms-token-"),
+    *("x-consumer-", "x-credential-", "x-authentik-", "x-pomerium-", "x-vouch-"),
+)
+"""The same by how they begin: what proxies that sign people in (Authelia, oauth2-proxy, Kong, a cloud's own) tell the server behind them."""
 
 _NOT_BACK: Final = frozenset({"alt-svc"})
 """Never given to a workload: it names ways to the server that are not this one."""

@@ -35,7 +35,7 @@ _OVERRIDES: Final = frozenset({"x-http-method-override", "x-http-method", "x-met
 _SECRET: Final = re.compile(
     r"(?i)passw|passphrase|secret|token|key(?!word)|signature|auth(?!or)|credential|session|assertion|jwt|saml|^(?:pass|pwd?|sig|code|pin|otp|sid)$"
 )
-_REROUTES: Final = frozenset({"x-original-url", "x-rewrite-url", "x-original-uri"})
+_REROUTES: Final = frozenset({"x-original-url", "x-rewrite-url", "x-original-uri", "x-override-url", "x-http-destinationurl"})
 
 
 def check(head: RequestHead) -> str:
