@@ -13,6 +13,7 @@ from hostagent.policy.body import body_checks
 from hostagent.policy.check import Check, Subject
 from hostagent.policy.document import HttpRequest
 from hostagent.policy.glob import Matcher, matcher, path_matcher
+from hostagent.wire.forms import spelled
 from hostagent.wire.http1.location import query_pairs, readings
 
 PROTOCOL = "http"
@@ -32,7 +33,7 @@ def http_checks(form: HttpRequest | None) -> list[Check]:
         hosts = matcher([each.lower() for each in form.hosts])
         checks.append(_check("what.http.hosts", _any_of(form.hosts), lambda o, _: hosts(o.attributes["host"])))
     if form.paths is not None:
-        checks.append(_check("what.http.paths", _any_of(form.paths), _path_part(path_matcher(form.paths))))
+        checks.append(_check("what.http.paths", _any_of(form.paths), _path_part(path_matcher(form.paths), path_matcher([each.casefold() for each in form.paths]))))
     for name, patterns in form.query.items():
         checks.append(_check(f"what.http.query.{name}", _any_of(patterns), _query_part(name, matcher(patterns))))
     for name, patterns in form.headers.items():
@@ -69,10 +70,13 @@ def _method_part(matches: Matcher) -> _Part:
     return part
 
 
-def _path_part(matches: Matcher) -> _Part:
+def _path_part(matches: Matcher, matches_folded: Matcher) -> _Part:
+    """To permit, letters count; otherwise not: there are servers to which they are all the same."""
+
     def part(operation: Operation, strict: bool) -> bool:
         path = operation.attributes["path"]
-        return _several(readings(path) if path != "*" else ["*"], matches, strict=strict)
+        found = readings(path) if path != "*" else ["*"]
+        return all(map(matches, found)) if strict else any(matches(each) or matches_folded(each.casefold()) for each in found)
 
     return part
 
@@ -109,11 +113,16 @@ def _is_grpc(operation: Operation) -> bool:
 
 
 def _query_part(name: str, matches: Matcher) -> _Part:
+    """To permit, the name must be written exactly; otherwise however a server may read it as this one."""
+
     def part(operation: Operation, strict: bool) -> bool | None:
         pairs = query_pairs(operation.attributes["query"])
         if pairs is None:
             return None
-        return _several([value for key, value in pairs if key == name], matches, strict=strict)
+        alike = [(key, value) for key, value in pairs if spelled(key) == spelled(name)]
+        if strict and any(key != name for key, _ in alike):
+            return False
+        return _several([value for _, value in alike], matches, strict=strict)
 
     return part
 

@@ -41,6 +41,12 @@ DENY = "  - {{id: all, then: allow, what: {{effects: [read, insert, execute]}}}}
         ("methods: GET, paths: /a/b/c", "GET", "/a/b%2Fc", (), False, True),
         ("methods: GET, paths: ['/a/*', /a/b/c]", "GET", "/a/b%2Fc", (), True, True),
         ("methods: GET, paths: /a/b", "GET", "/a/b;x=1", (), False, True),
+        # There are servers that take letters of either case, and names of parameters in several spellings.
+        ("methods: GET, paths: '/v1/Admin/*'", "GET", "/V1/aDMIN/x", (), False, True),
+        ("methods: GET, paths: '/v1/Admin/*'", "GET", "/v1/Admin/x", (), True, True),
+        ("methods: GET, query: {all_of: '1'}", "GET", "/a?All.Of=1", (), False, True),
+        ("methods: GET, query: {all: '1'}", "GET", "/a?all[]=1", (), False, True),
+        ("methods: GET, query: {all: '1'}", "GET", "/a?all=1&ALL=1", (), False, True),
         ("methods: GET, query: {q: '1'}", "GET", "/a?q=1", (), True, True),
         ("methods: GET, query: {q: '1'}", "GET", "/a?q=%31&r=2", (), True, True),
         ("methods: GET, query: {q: '1'}", "GET", "/a", (), False, False),
