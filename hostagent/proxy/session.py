@@ -32,7 +32,7 @@ from hostagent.model.command import (
     StartTLS,
     Withdraw,
 )
-from hostagent.model.errors import JournalError
+from hostagent.model.errors import DocumentError, JournalError
 from hostagent.model.event import Event, EventKind
 from hostagent.model.flow import Flow, Side
 from hostagent.model.ticket import Answer
@@ -462,7 +462,11 @@ class Session:
             if command.initial:
                 self._received_tls(end, Side.CLIENT, command.initial)
             return
-        context, name = self._outside.server_tls(self, command.name, command.alpn)
+        try:
+            context, name = self._outside.server_tls(self, command.name, command.alpn)
+        except DocumentError as error:
+            self._obey(self.gate.connect_failed(str(error), self._clock()))
+            return
         end.tls = TLSPipe(context, server_side=False, server_hostname=name)
         end.demanded = command.alpn if command.demand else ""
         self._write_raw(end, end.tls.handshake())

@@ -452,3 +452,22 @@ def test_no_bytes_of_either_side_make_it_fail(data: st.DataObject) -> None:
         assert talk.gate.weigh() < 10_000_000
     talk.gate.cut("the end", NOW)
     assert talk.gate.feed(Side.CLIENT, b"x", NOW) == []
+
+
+def test_a_masked_grpc_response_is_refused_in_grpcs_own_form() -> None:
+    talk = Talk2(Rules(by_path, (MaskContent("mask-mail", frozenset({"email"})),)), answers=False)
+    stream = talk.ask(GRPC, b"\0\0\0\0\2hi")
+    talk.two.send_headers(1, [(":status", "200"), ("content-type", "application/grpc")])
+    talk.two.send_data(1, b"\0\0\0\0\x0fann@example.com")
+    talk.move()
+    assert (talk.fields(stream)["grpc-status"], talk.body(stream)) == ("14", b"")
+
+
+def test_a_json_body_that_names_another_method_is_taken_back_before_its_end() -> None:
+    talk = Talk2(answers=False)
+    stream = talk.ask(POST | {"content-type": "application/json"}, b'{"a": 1, "_method": "DELETE"}')
+    assert talk.status(stream) == "403"
+    assert [event.stream_id for event in talk.asked if isinstance(event, StreamReset)] == [1]
+    assert b"_method" not in b"".join(bytes(event.data) for event in talk.asked if isinstance(event, DataReceived))
+    assert talk.status(talk.ask(POST | {"content-type": "text/plain"}, b"fine")) == "", "the connection goes on, and the target is asked"
+    assert len(talk.upstream()) == 2

@@ -8,8 +8,8 @@ from collections.abc import Callable, Sequence
 from typing import Any, cast
 
 from hostagent.gate import Gate
-from hostagent.model.command import Close, Command, Connect, Forward, Record
-from hostagent.model.errors import JournalError
+from hostagent.model.command import Close, Command, Connect, Forward, Record, StartTLS
+from hostagent.model.errors import DocumentError, JournalError
 from hostagent.model.event import Event, EventKind
 from hostagent.model.flow import Endpoint, Flow, Side
 from hostagent.proxy.session import Session
@@ -244,4 +244,17 @@ async def test_a_target_that_answers_after_the_end_is_let_go() -> None:
     server, world.outside.server = world.outside.server, None
     await loop.create_connection(lambda: world.session.server, sock=server)
     assert await world.receive(world.server) == b""
+    await world.close()
+
+
+async def test_a_target_whose_certificate_or_trust_cannot_be_read_cannot_be_reached_and_the_client_hears_why() -> None:
+    world = World(lambda _side, _data: [StartTLS(Side.SERVER, "h2")])
+
+    def server_tls(*_: object) -> None:
+        raise DocumentError("target api: its credential is not a certificate with its key, in PEM")
+
+    world.outside.server_tls = server_tls  # type: ignore[attr-defined]
+    await world.start()
+    await world.send(b"ask")
+    assert await world.receive(world.client) == b"failed: target api: its credential is not a certificate with its key, in PEM"
     await world.close()
