@@ -11,7 +11,9 @@ _PR_SET_DUMPABLE = 4
 
 _M_TRIM_THRESHOLD = -1
 _M_MMAP_THRESHOLD = -3
-_LARGE = 131_072
+# More than what is read from a socket at once (256 KiB) and its copies: to take those from the kernel anew each time would cost
+# more than to look at what is in them.
+_LARGE = 524_288
 
 
 def give_back() -> None:
