@@ -29,7 +29,8 @@ EXPECTED: dict[str, str | re.Pattern[str]] = {
     "tcp-repair": "EPERM",
     "tcp-ulp-smc": "ENOENT",
     "tcp-source-route": "EPERM",
-    "tcp-routing-header": "EINVAL",
+    # A kernel with mobile IPv6 takes the header; the redirected dial then gets no answer.
+    "tcp-routing-header": re.compile("EINVAL|timeout"),
     "tcp-foreign-source": _CLOSED,
     "tcp-nonblocking": _CLOSED,
     "tcp-threads": _CLOSED,
