@@ -19,6 +19,7 @@ _ENCODED: Final = re.compile(rb"(?:[\x21-\x24\x26-\x7e]|%[0-9A-Fa-f]{2})*")
 _BOUNDARY: Final = re.compile(r'(?i)[ \t]*boundary=(?:"([A-Za-z0-9\'()+_,./:=? -]{0,69}[A-Za-z0-9\'()+_,./:=?-])"|([A-Za-z0-9\'+_.-]{1,70}))[ \t]*')
 _DISPOSITION: Final = re.compile(rb'form-data; name="([^"\\\x00-\x1f\x7f%]*)"(; filename="([^"\x00-\x1f\x7f]*)")?')
 _MOST_PARTS: Final = 1000
+"""Fields of a form."""
 _SPELLED_OTHERWISE: Final = str.maketrans(". [", "___")
 
 
@@ -39,7 +40,7 @@ def spelled(name: str) -> str:
 
 def parse_urlencoded(body: bytes) -> Form | None:
     """Return the fields of ``body``; None when servers would not agree on them."""
-    if _ENCODED.fullmatch(body) is None:
+    if body.count(b"&") >= _MOST_PARTS or _ENCODED.fullmatch(body) is None:
         return None
     pairs = query_pairs(body.decode("ascii"))
     return None if pairs is None else tuple(Field(name, value) for name, value in pairs)
