@@ -11,7 +11,7 @@ still be told apart from what was already sent.
 from __future__ import annotations
 
 import base64
-from typing import TYPE_CHECKING, Final, cast
+from typing import Final, cast
 
 from hostagent.inspectors.http import problem, websocket
 from hostagent.inspectors.http.echo import Echo
@@ -22,6 +22,7 @@ from hostagent.inspectors.http.opening import ALPN
 from hostagent.inspectors.http.problem import Problem
 from hostagent.inspectors.http.reading import Reader
 from hostagent.inspectors.http.server import Responses
+from hostagent.inspectors.http.tunnel import Tunnel
 from hostagent.inspectors.ports import Denial, Desk, Outcome, Surroundings
 from hostagent.model.command import Close, Command, Connect, Forward, Pause, Resume, StartTLS
 from hostagent.model.errors import RemoteWireError
@@ -29,9 +30,6 @@ from hostagent.model.flow import Side
 from hostagent.model.target import UpstreamTLS
 from hostagent.wire.http1.body import Body, ChunkedBody, SizedBody, build_chunk, build_last_chunk, request_body
 from hostagent.wire.http1.head import build_request, build_response, take_head
-
-if TYPE_CHECKING:
-    from hostagent.inspectors.http.tunnel import Tunnel
 
 _INTERNAL: Final = 1011
 """What an end of a WebSocket says that has no better word (RFC 6455 §7.4.1)."""
@@ -234,9 +232,6 @@ class Http1:
 
     def _switch(self, exchange: Exchange, now: float) -> None:
         """The target has opened the WebSocket: open the client's, and go on with messages."""
-        # Loaded once somebody speaks it.
-        from hostagent.inspectors.http.tunnel import Tunnel
-
         head, exchange.response = exchange.response, None
         assert head is not None
         fields = websocket.opened(exchange.head, head, self._key)

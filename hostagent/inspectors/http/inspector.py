@@ -6,6 +6,7 @@ from typing import Protocol
 
 from hostagent.inspectors.http import problem
 from hostagent.inspectors.http.http1 import Http1
+from hostagent.inspectors.http.http2 import Http2
 from hostagent.inspectors.http.opening import ALPN, ALPN_2, alert, chosen, objection
 from hostagent.inspectors.ports import Denial, Desk, Surroundings
 from hostagent.model.command import Close, Command, Forward, StartTLS
@@ -143,9 +144,6 @@ class HttpInspector:
 
     def _choose(self, version: str, name: str) -> None:
         if version == ALPN_2:
-            # Loaded once somebody speaks it: the library is half as large as everything else in the proxy's hot path.
-            from hostagent.inspectors.http.http2 import Http2
-
             self._inner = Http2(self._desk, self._surroundings, name)
         else:
             self._inner = Http1(self._desk, self._surroundings, name)
