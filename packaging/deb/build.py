@@ -8,6 +8,7 @@ uses the network, and only where the folder of wheels does not hold them yet.
 from __future__ import annotations
 
 import argparse
+import base64
 import csv
 import gzip
 import hashlib
@@ -191,11 +192,11 @@ def _environment(root: Path, wheels: list[Path], own: Path) -> None:
     program = home / "bin/hostagent"
     program.write_text(f"#!/{HOME}/bin/python -I\nfrom hostagent.cli import main\n\nmain()\n", encoding="utf-8")
     program.chmod(0o755)
+    for library in sorted([*packages.glob("*__mypyc*.so"), *packages.glob("hostagent/**/*.so")]):
+        _run("strip", "--strip-unneeded", str(library))
     for record in sorted(packages.glob("*.dist-info/RECORD")):
         (record.parent / "direct_url.json").unlink(missing_ok=True)
         _rewrite(record)
-    for library in sorted([*packages.glob("*__mypyc*.so"), *packages.glob("hostagent/**/*.so")]):
-        _run("strip", "--strip-unneeded", str(library))
     _run(*_PIP, "--python", str(home / "bin/python"), "check")
     (home / "bin/python").unlink()
     (home / "bin/python").symlink_to(f"../../../bin/{name}")
@@ -207,9 +208,14 @@ def _environment(root: Path, wheels: list[Path], own: Path) -> None:
 
 
 def _rewrite(record: Path) -> None:
-    """Keep in a wheel's list of files what is there, in order."""
+    """Keep in a wheel's list of files what is there, in order, with the digests of what they are now (PyPA: Recording installed projects)."""
     with record.open(encoding="utf-8", newline="") as file:
         rows = sorted(row for row in csv.reader(file) if (record.parents[1] / row[0]).exists())
+    for row in rows:
+        if row[1]:  # its own has none
+            content = (record.parents[1] / row[0]).read_bytes()
+            digest = base64.urlsafe_b64encode(hashlib.sha256(content).digest()).rstrip(b"=").decode()
+            row[1:] = [f"sha256={digest}", str(len(content))]
     with record.open("w", encoding="utf-8", newline="") as file:
         csv.writer(file, lineterminator="\n").writerows(rows)
 
