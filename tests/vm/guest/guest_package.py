@@ -126,7 +126,9 @@ def test_another_firewalls_reload_leaks_nothing_and_service_comes_back(
     counts = [each.counts() for each in dials]
     record_property("dials", str(counts))
     assert not any("LEAK" in key for found in counts for key in found), counts
-    assert all(found.get("5432 taken", 0) > 0 for found in counts), counts
+    # Rules that somebody flushes again while they are loaded anew count as not to be had: then what is shared is ended.
+    ended = journal("hostagent-enforcerd", "shared placement ends") > 0
+    assert [bool(found.get("5432 taken")) for found in counts] in ([[True, True], [True, False]] if ended else [[True, True]]), counts
     for workload in ("support", "support-shared"):
         wait_for(lambda workload=workload: ask_softly(workload, "select 3") == "3", f"service for {workload}", 120)
     assert world.sink_lines() == []
