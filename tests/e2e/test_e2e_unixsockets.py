@@ -16,6 +16,7 @@ import pytest
 from tests.e2e.conftest import HOLDS, example
 from tests.e2e.talk import Talk
 from tests.stage import Service, Settings, World
+from tests.stage.uids import COUNT, FIRST_UID
 from tests.stage.world import DATABASE_NAME, wait_for
 
 pytestmark = pytest.mark.e2e
@@ -82,7 +83,7 @@ def test_every_path_reaches_its_target_masked_and_denied_as_over_tcp(service: Se
     assert [(row["destination"], row["target"]) for row in rows] == [(run, "far"), (run, "far"), (tmp, "far"), (own, "near")]
     common = {"transport": "unix", "tls_client": "", "direction": "outbound", "statements": 2, "denied": 1}
     assert all(common.items() <= row.items() for row in rows), rows
-    assert all(str(row["peer"]).startswith("uid 64") for row in rows), rows
+    assert all(str(row["peer"]).startswith(f"uid {FIRST_UID // COUNT}") for row in rows), rows
 
 
 def test_a_driver_sees_the_same_server_and_a_denial_leaves_its_session_alive(service: Service, hosts: list[str]) -> None:
