@@ -12,7 +12,7 @@ from tests.vm.guest.conftest import sh
 KEPT = Path("/root/before.json")
 _TREES = ("/etc", "/usr", "/var/lib", "/opt", "/srv", "/home", "/boot")
 # What dpkg, apt, systemd and the account tools keep for themselves, our own tree, the other firewalls that the suite uses.
-_NOT = ("/var/lib/dpkg", "/var/lib/apt", "/var/lib/systemd/timers", "/var/lib/systemd/deb-systemd-helper-masked", "/var/lib/private", "/opt/hostagent", "/etc/ufw", "/var/lib/ufw", "/etc/firewalld", "/var/lib/dbus")
+_NOT = ("/var/lib/dpkg", "/var/lib/apt", "/var/lib/systemd/timers", "/var/lib/systemd/deb-systemd-helper-masked", "/var/lib/private", "/opt/hostagent", "/etc/ufw", "/var/lib/ufw", "/etc/firewalld", "/var/lib/dbus", "/var/lib/containers")
 _COPIES = ("/etc/passwd-", "/etc/group-", "/etc/shadow-", "/etc/gshadow-", "/etc/subuid-", "/etc/subgid-", "/etc/.pwd.lock", "/etc/.updated", "/var/lib/systemd/random-seed")
 
 
