@@ -114,26 +114,6 @@ def dial_unix() -> None:
         one.connect("\0nobody listens here")
 
 
-def answers(leaf: Leaf, port: int) -> dict[str, str]:
-    attempts: dict[str, Callable[[], object]] = {
-        "tcp": lambda: dial(port),
-        "mapped": lambda: dial(port, socket.AF_INET6, "::ffff:127.0.0.1"),
-        "multipath": lambda: dial(port, protocol=262),
-        "fast open": lambda: fast_open(port),
-        "loopback datagram": lambda: send(9),
-        "datagram": lambda: send(443, "192.0.2.1"),
-        "mapped datagram": lambda: send(443, "::ffff:192.0.2.1", socket.AF_INET6),
-        "datagram 6": lambda: send(443, "2001:db8::1", socket.AF_INET6),
-        "raw": lambda: socket.socket(socket.AF_INET, socket.SOCK_RAW, 1),
-        "raw 6": lambda: socket.socket(socket.AF_INET6, socket.SOCK_RAW, 58),
-        "unix": dial_unix,
-    }
-    return {name: answer(leaf, attempt) for name, attempt in attempts.items() if UNIX or name != "unix"}
-
-
-OPEN = {"tcp": "ok", "mapped": "ok", "multipath": "ok", "fast open": "ok", "loopback datagram": "ok"}
-
-
 def take_off(program: int) -> None:
     """Detach the program with this id, as root could."""
     for link in calls.links():
