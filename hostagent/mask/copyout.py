@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import re
 import struct
+from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from typing import Protocol
 
@@ -151,7 +152,7 @@ def _character(copy: CopyStatement, option: str, default: str) -> bytes:
     return mark
 
 
-class _Lines:
+class _Lines(ABC):
     """What text and CSV share: a heading, and the quick way for rows in which the trigger does not hit."""
 
     __slots__ = ("_heading", "_values", "_well_behaved")
@@ -182,13 +183,13 @@ class _Lines:
             return line
         return self._values.content.large(line, TEXT, Counts()) or b"\n"
 
+    @abstractmethod
     def row_end(self, data: bytes) -> int:
         """Return the length of the first row."""
-        raise NotImplementedError
 
+    @abstractmethod
     def masked(self, data: bytes) -> bytes:
         """Return complete rows with every field masked as it must be."""
-        raise NotImplementedError
 
 
 class _Text(_Lines):
