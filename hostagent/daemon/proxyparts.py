@@ -227,6 +227,7 @@ class Proxy:
         self._service.retire(leaf)
         dns = self._dns.pop(leaf, None)
         if dns is not None:
+            dns.refuse_waiting()
             dns.stop()
         admitted = self._launchers.pop(leaf, None)
         if admitted is not None and admitted[0] != CANARY:

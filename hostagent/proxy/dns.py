@@ -22,7 +22,7 @@ from hostagent.model.event import Event, EventKind
 from hostagent.model.ports import Journal
 from hostagent.model.target import Target
 from hostagent.proxy.flood import Flood
-from hostagent.proxy.listener import endpoint, original_destination
+from hostagent.proxy.listener import endpoint, original_destination, waiting
 from hostagent.wire.dns import (
     Code,
     ExtendedError,
@@ -255,6 +255,7 @@ class PolicyDNS:
         self._limiter = _Limiter(clock)
         self._transports: list[asyncio.DatagramTransport] = []
         self._servers: list[asyncio.Server] = []
+        self._listeners: list[socket.socket] = []
         self._timer: asyncio.TimerHandle | None = None
         self._streams = 0
         self._flood = Flood(leaf, workload, journal.append)
@@ -266,8 +267,16 @@ class PolicyDNS:
             transport, _ = await loop.create_datagram_endpoint(lambda: _Datagrams(self), sock=bound)
             self._transports.append(transport)
         for bound in stream:
+            self._listeners.append(bound)
             self._servers.append(await loop.create_server(self.stream_protocol, sock=bound))
         self._timer = loop.call_later(_WINDOW_S, self._window_ended)
+
+    def refuse_waiting(self) -> None:
+        """The leaf has ended: refuse, and so record, the connections that wait to be accepted."""
+        for listener in self._listeners:
+            for connection, _ in waiting(listener):
+                with connection:
+                    self._connected(connection, "the workload ended")
 
     def stop(self) -> None:
         """Close what ``start`` was given and record what is still to be counted."""
@@ -291,25 +300,28 @@ class PolicyDNS:
 
     def admits(self, connection: socket.socket) -> bool:
         """Record a connection to port 53; the kernel saw it too, and compares. False: it is to be closed."""
+        admitted = self._connected(connection, "" if self._streams < _STREAMS else "too many connections to port 53 at once")
+        self._streams += admitted
+        return admitted
+
+    def _connected(self, connection: socket.socket, refused: str) -> bool:
         try:
-            peer = endpoint(connection.getpeername())
-        except OSError:  # it has left
-            return False
+            peer = str(endpoint(connection.getpeername()))
+        except OSError:
+            peer, refused = "", refused or "it had left"
         try:
             destination = original_destination(connection)
         except OSError:  # dialled directly: nowhere else to go
             destination = endpoint(connection.getsockname())
         if self._flood.takes(destination, "connections to port 53"):
             return False
-        refused = "" if self._streams < _STREAMS else "too many connections to port 53 at once"
-        ends = {"leaf": self._leaf, "peer": str(peer), "destination": str(destination)}
         try:
             outcome = {"outcome": "refused", "reason": refused} if refused else {"outcome": "connected"}
+            ends = {"leaf": self._leaf, "peer": peer, "destination": str(destination)}
             self._append(EventKind.DNS, {"name": "", "type": "TCP", **outcome, **ends})
         except JournalError as error:
             log.critical("evidence cannot be written; DNS connection not served", extra={"error": str(error)})
             return False
-        self._streams += not refused
         return not refused
 
     def stream_ended(self) -> None:

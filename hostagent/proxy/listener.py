@@ -6,13 +6,14 @@ The descriptors are made and bound by enforcerd inside the leaf's network; a con
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import errno
 import ipaddress
 import logging
 import os
 import socket
 import struct
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from types import MappingProxyType
 
 from hostagent.model.flow import Endpoint
@@ -60,6 +61,12 @@ class Listeners:
             listener.setblocking(False)
             loop.add_reader(listener.fileno(), self._accept, listener)
 
+    def take_waiting(self) -> None:
+        """Accept what has been dialled by now: after the leaf's end nobody else will, and no dial goes without a record."""
+        for listener in self._sockets:
+            for connection, address in waiting(listener):
+                self._take(listener, connection, address)
+
     def stop(self) -> None:
         """Stop accepting and close our descriptors; enforcerd keeps its own."""
         loop = asyncio.get_running_loop()
@@ -85,18 +92,21 @@ class Listeners:
                 # EINVAL: enforcerd has shut the listener down because the leaf has ended.
                 log.log(logging.DEBUG if error.errno == errno.EINVAL else logging.WARNING, "accept: %s", error)
                 return
-            try:
-                connection.setblocking(False)
-                if connection.family != socket.AF_UNIX:
-                    connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-                destination = self._places.get(listener) or original_destination(connection)
-            except OSError as error:
-                # Reset before we looked, or not redirected at all: either way there is nobody to serve.
-                log.info("connection without original destination: %s", error, extra={"leaf": self.leaf})
-                connection.close()
-                continue
-            peer = Endpoint("", 0) if connection.family == socket.AF_UNIX else endpoint(address)
-            self._accepted(connection, peer, destination)
+            self._take(listener, connection, address)
+
+    def _take(self, listener: socket.socket, connection: socket.socket, address: tuple[str, int]) -> None:
+        try:
+            connection.setblocking(False)
+            if connection.family != socket.AF_UNIX:
+                connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+            destination = self._places.get(listener) or original_destination(connection)
+        except OSError as error:
+            # Reset before we looked, or not redirected at all: either way there is nobody to serve.
+            log.info("connection without original destination: %s", error, extra={"leaf": self.leaf})
+            connection.close()
+            return
+        peer = Endpoint("", 0) if connection.family == socket.AF_UNIX else endpoint(address)
+        self._accepted(connection, peer, destination)
 
     def _pause(self, listener: socket.socket, error: OSError) -> None:
         """Leave a listener alone for a moment: trying again at once would only burn the time of every other session."""
@@ -109,6 +119,13 @@ class Listeners:
                 loop.add_reader(listener.fileno(), self._accept, listener)
 
         loop.call_later(_PAUSE_S, resume)
+
+
+def waiting(listener: socket.socket) -> Iterator[tuple[socket.socket, tuple[str, int]]]:
+    """Accept, without waiting, every connection that a listener has in its queue; yields them with their peers' addresses."""
+    with contextlib.suppress(OSError):  # BlockingIOError: no more. Anything else: none that anybody could have.
+        while True:
+            yield listener.accept()
 
 
 def same_socket(bound: socket.socket) -> tuple[int, int]:

@@ -55,6 +55,7 @@ from hostagent.proxy.unixpeer import Dialler, dialler
 
 log = logging.getLogger(__name__)
 
+_ENDED = "the workload ended"
 _CANCELS = 16
 """Most cancel requests under way at once: each is a connection to a target."""
 
@@ -72,6 +73,7 @@ class Leaf:
     uid: int
     sockets: frozenset[tuple[int, int]]
     sessions: set[Session] = field(default_factory=set)
+    ended: bool = False
 
 
 class _Served(NamedTuple):
@@ -151,7 +153,7 @@ class Service:
             for each in (*sockets, *paths.values(), *inbound.values()):
                 each.close()
             return
-        self.retire(name, "announced anew")
+        self._let_go(name, "announced anew")
 
         def accepted(connection: socket.socket, peer: Endpoint, destination: Endpoint) -> None:
             self._accepted(leaf, connection, peer, destination)
@@ -177,8 +179,18 @@ class Service:
             idle_s=parts.config.limits.inbound_idle_s,
         )
 
-    def retire(self, name: str, reason: str = "the workload ended") -> None:
-        """Stop serving a leaf and end its sessions, and what the targets run for them."""
+    def retire(self, name: str) -> None:
+        """A leaf has ended: stop serving it, and end its sessions and what the targets run for them.
+
+        What had dialled before the end and waits to be accepted is refused, and so has its record.
+        """
+        leaf = self._leaves.get(name)
+        if leaf is not None:
+            leaf.ended = True
+            leaf.listeners.take_waiting()
+        self._let_go(name, _ENDED)
+
+    def _let_go(self, name: str, reason: str) -> None:
         leaf = self._leaves.pop(name, None)
         if leaf is None:
             return
@@ -239,7 +251,7 @@ class Service:
     def stop(self) -> None:
         """End every leaf and session: the service is stopping."""
         for name in list(self._leaves):
-            self.retire(name, "hostagent is stopping")
+            self._let_go(name, "hostagent is stopping")
         self._analysts.stop()
 
     def summary(self) -> list[dict[str, object]]:
@@ -306,6 +318,8 @@ class Service:
             return Dialler(0, -1, f"nobody knows who dialled: {error.strerror}")
 
     def _refusal(self, leaf: Leaf, destination: Endpoint, target: Target | None, identity: Identity | None) -> str:
+        if leaf.ended:
+            return _ENDED
         if leaf.listeners.is_own(destination):
             return "the listener was dialled directly"
         if identity is None:

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import os
+import signal
+import subprocess
 import time
 from collections.abc import Iterator
 
@@ -56,16 +59,46 @@ for _ in range(400):
 """
     done = service.launch("/usr/bin/python3", "-I", "-c", code)
     assert done.returncode == 0, done.stderr
-    dialled = time.time()
-    assert service.wait_sql('select 1 from kernel_flows having sum("count") >= 405')
+    assert nothing_is_missing(service, 405)
     assert service.sql("select count(*) as n from kernel_flows where own") == [{"n": 1}]
+    assert service.sql("select * from alarms") == []
+
+
+def test_what_dialled_just_before_its_end_is_on_record_though_the_proxy_comes_to_it_later(service: Service) -> None:
+    code = f"""
+import socket
+print("ready", flush=True)
+input()
+for number in range(330):
+    with socket.create_connection(("{DATABASE_V4}", 53 if number % 11 == 0 else 5433)) as dialled:
+        if number % 2:
+            dialled.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, bytes((1, 0, 0, 0, 0, 0, 0, 0)))  # RST instead of FIN
+"""
+    before = service.sql('select coalesce(sum("count"), 0) as n from kernel_flows')[0]["n"]
+    words = (*service.command, "run", "--workload", "support-bot", "--no-tty", "--", "/usr/bin/python3", "-I", "-c", code)
+    proxy = service.pid("proxyd")
+    with subprocess.Popen(words, env=service.environment, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as launched:
+        assert launched.stdout is not None
+        assert launched.stdout.readline() == "ready\n"
+        os.kill(proxy, signal.SIGSTOP)
+        try:
+            launched.communicate("go\n", 30)
+        finally:
+            os.kill(proxy, signal.SIGCONT)
+            launched.kill()
+    assert launched.returncode == 0
+    assert nothing_is_missing(service, int(str(before)) + 330)
+
+
+def nothing_is_missing(service: Service, dials: int) -> bool:
+    """Return, once so many dials of all that the kernel saw were judged, whether each has its record."""
+    dialled = time.time()
+    assert service.wait_sql(f'select 1 from kernel_flows having sum("count") >= {dials}')
     # Judged: something happens later, so that recorderd publishes how far it has looked.
     wait_for(lambda: time.time() > dialled + 8, "the flows to be old enough", 20)
     service.launch("/bin/true")
-    judged = f"select 1 from live.checked where at_ns > {int((dialled + 5) * 1e9)}"
-    assert service.wait_sql(judged, 20)
-    assert service.sql("select * from unmatched_flows") == []
-    assert service.sql("select * from alarms") == []
+    assert service.wait_sql(f"select 1 from live.checked where at_ns > {int((dialled + 5) * 1e9)}", 20)
+    return service.sql("select * from unmatched_flows") == []
 
 
 class Forgetful(Service):
