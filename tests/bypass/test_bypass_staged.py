@@ -345,7 +345,7 @@ def test_nothing_leaks_while_documents_are_read_again(attacked: Attacked, placem
             os.utime(policy)
             time.sleep(0.05)
     _healthy(attacked)
-    assert told[0]["rounds"] > 200
+    assert told[0]["rounds"] > (200 if attacked.quick else 20)
     assert "datagram" not in told[0]
     _recorded(attacked, placement, began)
 
@@ -359,6 +359,6 @@ def test_nothing_leaks_untracked(attacked: Attacked) -> None:
         time.sleep(2)
         subprocess.run(["nft", "delete", "table", "inet", "bypass_raw"], check=True)
     _healthy(attacked)
-    assert told[0]["rounds"] > 50
+    assert told[0]["rounds"] > (50 if attacked.quick else 5)
     assert "datagram" not in told[0]
     _recorded(attacked, "shared", began)

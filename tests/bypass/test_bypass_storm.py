@@ -120,7 +120,7 @@ def test_nothing_leaks_while_connections_are_forgotten_and_other_tools_rule(atta
             subprocess.run(["nft", "delete", *other.split()], check=False, capture_output=True)
             time.sleep(0.03)
     _healthy(attacked)
-    assert told[0]["rounds"] > 500
+    assert told[0]["rounds"] > (500 if attacked.quick else 50)  # a storm it was
     assert "datagram" not in told[0]
     _recorded(attacked, placement, began)
 
