@@ -100,8 +100,8 @@ def rotate_key_command(config_path: str | None) -> None:
     from pathlib import Path
 
     from hostagent.daemon.credentials import next_key_place
-    from hostagent.daemon.placing import write_whole
     from hostagent.daemon.sealedstore import new_key
+    from hostagent.durable import write_whole
 
     config, store = _store(config_path)
     if not os.path.lexists(config.seal_key):
@@ -129,8 +129,8 @@ def _store(config_path: str | None, *, make: bool = False) -> tuple[Config, Seal
 
     from hostagent.daemon.accounts import account_of
     from hostagent.daemon.credentials import open_store
-    from hostagent.daemon.placing import write_whole
     from hostagent.daemon.sealedstore import new_key
+    from hostagent.durable import write_whole
 
     config = _root(config_path)
     key, file = Path(config.seal_key), Path(config.sealed_credentials)

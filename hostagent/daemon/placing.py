@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import os
-import secrets
 import stat
 from pathlib import Path
 
+from hostagent.durable import write_whole
 from hostagent.model.errors import HostagentError
 
 
@@ -28,36 +28,6 @@ def place(path: Path, text: str, *, mode: int = 0o644, replace: bool = False) ->
         write_whole(path, text.encode(), mode, new=not replace)
     except FileExistsError:
         raise AlreadyThereError(f"{path} exists already and was left as it is; edit it, or say --force to replace it") from None
-
-
-def write_whole(path: Path, content: bytes, mode: int, gid: int = -1, *, new: bool = False) -> None:
-    """Put ``content`` at ``path`` in one step; on return it is on disk. A crash leaves what was there or what is there now.
-
-    Raises:
-        FileExistsError: with ``new``: there is such a file, which stays.
-    """
-    fresh = path.with_name(f".{path.name}.{secrets.token_hex(4)}")
-    descriptor = os.open(fresh, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
-    try:
-        with os.fdopen(descriptor, "wb") as file:
-            file.write(content)
-            file.flush()
-            os.fchown(file.fileno(), -1, gid)
-            os.fchmod(file.fileno(), mode)
-            os.fsync(file.fileno())
-        if new:
-            os.link(fresh, path)
-            fresh.unlink()
-        else:
-            fresh.rename(path)
-    except BaseException:
-        fresh.unlink(missing_ok=True)
-        raise
-    folder = os.open(path.parent, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-    try:
-        os.fsync(folder)
-    finally:
-        os.close(folder)
 
 
 def make_folder(path: Path, mode: int) -> str:

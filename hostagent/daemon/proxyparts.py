@@ -18,6 +18,7 @@ from hostagent.daemon.configfile import load_workloads
 from hostagent.daemon.journalfile import JournalFile
 from hostagent.daemon.renewal import Renewal
 from hostagent.documents import Config
+from hostagent.durable import write_whole
 from hostagent.ipc.messages import Admit, Admitted, Listen, Renewed, Retire
 from hostagent.mask import DETECTORS, TRANSFORMS
 from hostagent.model.errors import DocumentError, HostagentError
@@ -31,7 +32,6 @@ from hostagent.proxy.catalogue import Catalogues
 from hostagent.proxy.context import PolicyStore
 from hostagent.proxy.control import Caller, Control, Refused
 from hostagent.proxy.dns import PolicyDNS, Resolver
-from hostagent.proxy.durable import write_private
 from hostagent.proxy.enforcer_link import EnforcerLink, first
 from hostagent.proxy.identities import Identities
 from hostagent.proxy.issuer import LocalIssuer
@@ -384,7 +384,7 @@ def _digest_key(path: Path) -> bytes:
     if path.exists():
         return path.read_bytes()
     key = os.urandom(32)
-    write_private(path, key)
+    write_whole(path, key)
     return key
 
 

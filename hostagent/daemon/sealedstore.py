@@ -30,7 +30,7 @@ from typing import Any
 from cryptography.exceptions import InvalidTag
 from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 
-from hostagent.daemon.placing import write_whole
+from hostagent.durable import write_whole
 from hostagent.model.errors import HostagentError
 
 KEY_BYTES = 32

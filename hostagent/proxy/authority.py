@@ -23,8 +23,8 @@ from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 
+from hostagent.durable import write_whole
 from hostagent.model.errors import HostagentError
-from hostagent.proxy.durable import write_private
 from hostagent.proxy.tls import load_chain
 
 _CA_DAYS = 3650
@@ -182,8 +182,8 @@ def _create(key_path: Path, certificate_path: Path, now: float) -> None:
     # The key last: a crash in between leaves a certificate without a key, which is reported, and no key without one.
     for place in (certificate_path, key_path):
         place.parent.mkdir(parents=True, exist_ok=True)
-    write_private(certificate_path, certificate.public_bytes(serialization.Encoding.PEM), mode=0o644, new=True)
-    write_private(key_path, pem, new=True)
+    write_whole(certificate_path, certificate.public_bytes(serialization.Encoding.PEM), mode=0o644, new=True)
+    write_whole(key_path, pem, new=True)
 
 
 def new_authority(now: float) -> tuple[ec.EllipticCurvePrivateKey, x509.Certificate]:

@@ -23,8 +23,8 @@ from cryptography import x509
 from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 
+from hostagent.durable import write_whole
 from hostagent.proxy.authority import Authority, AuthorityError, new_authority
-from hostagent.proxy.durable import write_private
 
 SETTLED, ANNOUNCED, ACTIVE = "settled", "announced", "active"
 
@@ -73,7 +73,7 @@ class Rotation:
         self._expect(SETTLED, "a rotation is under way: take its next step first (hostagent ca show)")
         key, certificate = new_authority(self._clock())
         pem = key.private_bytes(serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption())
-        write_private(self._next, pem)  # without its certificate in the published file it does not count
+        write_whole(self._next, pem)  # without its certificate in the published file it does not count
         self._publish([*self._certificates(), certificate])
 
     def activate(self) -> None:
@@ -121,4 +121,4 @@ class Rotation:
 
     def _publish(self, certificates: list[x509.Certificate]) -> None:
         pem = b"".join(each.public_bytes(serialization.Encoding.PEM) for each in certificates)
-        write_private(self._published, pem, mode=0o644)
+        write_whole(self._published, pem, mode=0o644)

@@ -20,10 +20,10 @@ import jwt
 from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
+from hostagent.durable import write_whole
 from hostagent.identity import RESERVED_CLAIMS, Expectation, KeySet
 from hostagent.model.errors import IdentityError
 from hostagent.model.workload import IdentityKind, Workload
-from hostagent.proxy.durable import write_private
 
 LIFETIME_S = 600
 FILE_NAME = "issuer.json"
@@ -171,7 +171,7 @@ class LocalIssuer:
             "private": _base64url(private),
             "retired": [{"kid": old.kid, "public": old.public, "until": old.until} for old in self._retired],
         }
-        write_private(self._path, json.dumps(document).encode())
+        write_whole(self._path, json.dumps(document).encode())
 
     def _load(self) -> None:
         try:

@@ -6,9 +6,9 @@ import json
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
+from hostagent.durable import write_whole
 from hostagent.identity.validate import MAX_LIFETIME_S
 from hostagent.model.errors import HostagentError, IdentityError
-from hostagent.proxy.durable import write_private
 
 FILE_NAME = "revocations.json"
 _GRACE_S = 3_600.0
@@ -67,7 +67,7 @@ class Revocations:
             for name, table in (("workloads", self.workloads), ("tokens", self.tokens))
         }
         try:
-            write_private(self._path, json.dumps(document, indent=1).encode())
+            write_whole(self._path, json.dumps(document, indent=1).encode())
         except OSError as error:
             raise HostagentError(
                 f"done, but a restart will forget it, because {self._path} cannot be written: {error}"

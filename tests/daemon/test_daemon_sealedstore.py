@@ -10,9 +10,9 @@ from pathlib import Path
 import pytest
 
 from hostagent.daemon.credentials import gather, next_key_place, open_store, read_secret
-from hostagent.daemon.placing import write_whole
 from hostagent.daemon.sealedstore import Entry, SealedStore, SealedStoreError, new_key, parse_key
 from hostagent.documents import Config, parse_config
+from hostagent.durable import write_whole
 from hostagent.model.errors import DocumentError
 from hostagent.model.target import CredentialSource, Login, Target
 
