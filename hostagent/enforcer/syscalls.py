@@ -30,6 +30,9 @@ OPENS = {"open": 1, "openat": 2}
 IDENTITIES = {"setuid": 1, "setgid": 1, "setreuid": 2, "setregid": 2, "setresuid": 3, "setresgid": 3, "setgroups": 0}
 """Calls that change the account, and how many ids they take. The kernel refuses them anyhow; so that it is known, we do."""
 
+LIMITS = ("setrlimit", "prlimit64")
+"""Calls that set a resource limit. That of core files must stay 1: the one value at which the kernel starts no program for them (core(5))."""
+
 OPTIONS = {1: (36,), 0: (19,), 41: (75,), 6: (19,)}
 """Socket options by level that would leave the rules or forge a connection, all needing a capability that a workload never has:
 SO_MARK, IP_TRANSPARENT, IPV6_TRANSPARENT, TCP_REPAIR."""
@@ -58,7 +61,7 @@ X86_64 = Architecture(0xC000003E, {
     "uselib": 134, "vhangup": 153, "fanotify_init": 300, "open_tree_attr": 467, "socketpair": 53, "openat2": 437,
     "chmod": 90, "fchmod": 91, "fchmodat": 268, "fchmodat2": 452, "mknod": 133, "mknodat": 259, "creat": 85, "open": 2,
     "openat": 257, "seccomp": 317, "setsockopt": 54, "setuid": 105, "setgid": 106, "setreuid": 113, "setregid": 114,
-    "setgroups": 116, "setresuid": 117, "setresgid": 119,
+    "setgroups": 116, "setresuid": 117, "setresgid": 119, "setrlimit": 160, "prlimit64": 302,
 }, x32=True)
 
 AARCH64 = Architecture(0xC00000B7, {
@@ -73,7 +76,7 @@ AARCH64 = Architecture(0xC00000B7, {
     "lookup_dcookie": 18, "nfsservctl": 42, "vhangup": 58, "fanotify_init": 262, "open_tree_attr": 467,
     "socketpair": 199, "openat2": 437, "fchmod": 52, "fchmodat": 53, "fchmodat2": 452, "mknodat": 33, "openat": 56,
     "seccomp": 277, "setsockopt": 208, "setregid": 143, "setgid": 144, "setreuid": 145, "setuid": 146, "setresuid": 147,
-    "setresgid": 149, "setgroups": 159,
+    "setresgid": 149, "setgroups": 159, "setrlimit": 164, "prlimit64": 261,
 })
 # fmt: on
 

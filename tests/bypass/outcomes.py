@@ -95,7 +95,7 @@ EXPECTED: dict[str, str | re.Pattern[str]] = {
     "terminal-injection": "EPERM EPERM EPERM EPERM",
     "privileged-ports": "",
     "fork-bomb": re.compile(r"EAGAIN \d+"),
-    "limits": re.compile(r"\(4096, 4096\) \(0, 0\) .*"),
+    "limits": re.compile(r"\(4096, 4096\) \(1, 1\) .*"),
     **{f"doors-{name}": "shut" for name in ("resolvers", "managers", "terminals", "engines", "databases")},
     "abstract-socket": "ECONNREFUSED",
     "abstract-descriptor": "ECONNREFUSED",

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import resource
 import socket
 import struct
 
@@ -25,10 +26,11 @@ from hostagent.enforcer.syscalls import (
 
 ALLOW = 0
 NOTIFY = -1
+PRETENDED = -2
 
 
 def interpret(program: bytes, number: int, audit: int, arguments: tuple[int, ...] = ()) -> int:
-    """Return 0 if the call is allowed, -1 if it is put to the listener, else the errno."""
+    """Return 0 if the call is allowed, -1 if it is put to the listener, -2 if it only seems to succeed, else the errno."""
     padded = (*arguments, 0, 0, 0, 0, 0, 0)[:6]
     data = struct.pack("<IIQ6Q", number & 0xFFFFFFFF, audit, 0, *(value & (1 << 64) - 1 for value in padded))
     instructions = list(struct.iter_unpack("<HBBI", program))
@@ -48,7 +50,7 @@ def interpret(program: bytes, number: int, audit: int, arguments: tuple[int, ...
             case 0x45:
                 at += yes if accumulator & k else no
             case 0x06:
-                return {0x7FFF0000: ALLOW, 0x7FC00000: NOTIFY}.get(k, k & 0xFFFF)
+                return {0x7FFF0000: ALLOW, 0x7FC00000: NOTIFY, 0x00050000: PRETENDED}.get(k, k & 0xFFFF)
             case _:
                 raise AssertionError(hex(code))
     raise AssertionError("ran off the end")
@@ -272,3 +274,17 @@ def test_socket_options_that_need_a_capability_are_refused_and_others_are_not(ar
 )
 def test_a_denied_call_is_named_with_the_argument_that_decided(name: str, arguments: tuple[int, ...], what: str) -> None:
     assert judge(X86_64, X86_64.numbers[name], (*arguments, *(0,) * (6 - len(arguments)))).what == what
+
+
+def test_the_limit_of_core_files_stays_and_can_be_asked(architecture: Architecture) -> None:
+    program, numbers = build_filter(architecture, notify=True), architecture.numbers
+
+    def call(name: str, *arguments: int) -> int:
+        return interpret(program, numbers[name], architecture.audit, arguments)
+
+    assert call("setrlimit", resource.RLIMIT_CORE, 0x7F00_0000_1000) == PRETENDED
+    assert call("setrlimit", resource.RLIMIT_NOFILE, 0x7F00_0000_1000) == ALLOW
+    for own, new in ((0, 0x7F00_0000_1000), (4711, 0x7F01_0000_0000), (0, 0x1000)):  # a pointer whose lower half is zero, too
+        assert call("prlimit64", own, resource.RLIMIT_CORE, new) == PRETENDED
+        assert call("prlimit64", own, resource.RLIMIT_CORE, 0, new) == ALLOW
+        assert call("prlimit64", own, resource.RLIMIT_NPROC, new) == ALLOW

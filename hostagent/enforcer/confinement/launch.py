@@ -222,7 +222,7 @@ def _give_up_privileges(plan: Plan, control: socket.socket) -> None:
 
     After the filter no call may be denied until enforcerd has its descriptor, for nobody would answer.
     """
-    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+    resource.setrlimit(resource.RLIMIT_CORE, (1, 1))  # not even by a program in core_pattern, which 0 would leave to it; see LIMITS
     _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
     resource.setrlimit(resource.RLIMIT_NOFILE, (min(_FILES, most), most))  # enforcerd's own is raised
     if plan.view.home:  # an own uid: nobody else's processes count

@@ -2,7 +2,7 @@
 
 A pure function of the architecture. What it closes is what packets cannot show: other socket families, raw sockets,
 namespaces, io_uring (which would make every other rule here blind), foreign architectures, looking into other processes, and
-set-user-id files, which somebody outside could start.
+set-user-id files, which somebody outside could start, and the limit that keeps a crash from starting a program outside.
 
 With ``notify`` a denied call is put to enforcerd instead of being answered by the kernel; enforcerd always answers with the same
 error (``deniedcalls``) and writes it down. Nothing is ever allowed by an answer. The newest filter that notifies is the one that
@@ -12,13 +12,16 @@ is asked, so a workload must never get a listener of its own: it could answer "c
 from __future__ import annotations
 
 import errno
+import resource
 import socket
 import struct
+from collections.abc import Mapping
 
 from hostagent.enforcer import kernel
 from hostagent.enforcer.syscalls import (
     ABSENT,
     IDENTITIES,
+    LIMITS,
     MODES,
     OPENS,
     OPTIONS,
@@ -118,9 +121,36 @@ def build_filter(
     code.add((_LOAD, _ARCH), (_EQUAL, architecture.audit, "", "foreign"), (_LOAD, _NR))
     if architecture.x32:
         code.add((_ABOVE, _X32_BIT, "foreign", ""))
+    _add_choice(code, numbers, ids=ids is not None)
+    code.add((_RETURN, _ALLOW))
+    _add_socket(code)
+    _add_modes(code, _SET_USER_ID | (_SET_GROUP_ID if shares else 0))
+    _add_options(code)
+    _add_limits(code)
+    if ids:
+        _add_identities(code, *ids)
+    code.add("clone", (_LOAD, _ARGUMENT[0]), (_ANY_BIT, NAMESPACES, "refuse", "allow"))
+    code.add("unshare", (_LOAD, _ARGUMENT[0]), (_ANY_BIT, NAMESPACES | kernel.CLONE_NEWTIME, "refuse", "allow"))
+    code.add("ioctl", (_LOAD, _ARGUMENT[1]))
+    for request in REFUSED_REQUESTS.values():
+        code.add((_EQUAL, request, "refuse", ""))
+    code.add("seccomp", (_LOAD, _ARGUMENT[1]), (_ANY_BIT, _NEW_LISTENER, "silent", "allow"))
+    code.add("allow", (_RETURN, _ALLOW))
+    code.add("done", _fail(0))
+    code.add("silent", _fail(errno.EPERM))
+    code.add("absent", _fail(errno.ENOSYS))
+    answers = {"refuse": errno.EPERM, "foreign": errno.EPERM, "hidden": errno.ENOSYS, "family": errno.EAFNOSUPPORT, "protocol": errno.EPROTONOSUPPORT}
+    for label, number in answers.items():
+        code.add(label, (_RETURN, _NOTIFY) if notify else _fail(number))
+    return code.assemble()
+
+
+def _add_choice(code: _Assembler, numbers: Mapping[str, int], *, ids: bool) -> None:
+    """Jump to what is said about the call whose number is loaded; fall through if nothing is."""
     for name in ("socket", "socketpair", "clone", "unshare", "ioctl", "seccomp"):
         code.add((_EQUAL, numbers[name], name, ""))
-    code.add((_EQUAL, numbers["setsockopt"], "setsockopt", ""))
+    for name in ("setsockopt", *LIMITS):
+        code.add((_EQUAL, numbers[name], name, ""))
     for name in IDENTITIES if ids else ():
         code.add((_EQUAL, numbers[name], _identity_label(name), ""))
     for name, position in {**MODES, **OPENS}.items():
@@ -131,25 +161,6 @@ def build_filter(
     for name in REFUSED:
         if name in numbers:
             code.add((_EQUAL, numbers[name], "refuse", ""))
-    code.add((_RETURN, _ALLOW))
-    _add_socket(code)
-    _add_modes(code, _SET_USER_ID | (_SET_GROUP_ID if shares else 0))
-    _add_options(code)
-    if ids:
-        _add_identities(code, *ids)
-    code.add("clone", (_LOAD, _ARGUMENT[0]), (_ANY_BIT, NAMESPACES, "refuse", "allow"))
-    code.add("unshare", (_LOAD, _ARGUMENT[0]), (_ANY_BIT, NAMESPACES | kernel.CLONE_NEWTIME, "refuse", "allow"))
-    code.add("ioctl", (_LOAD, _ARGUMENT[1]))
-    for request in REFUSED_REQUESTS.values():
-        code.add((_EQUAL, request, "refuse", ""))
-    code.add("seccomp", (_LOAD, _ARGUMENT[1]), (_ANY_BIT, _NEW_LISTENER, "silent", "allow"))
-    code.add("allow", (_RETURN, _ALLOW))
-    code.add("silent", _fail(errno.EPERM))
-    code.add("absent", _fail(errno.ENOSYS))
-    answers = {"refuse": errno.EPERM, "foreign": errno.EPERM, "hidden": errno.ENOSYS, "family": errno.EAFNOSUPPORT, "protocol": errno.EPROTONOSUPPORT}
-    for label, number in answers.items():
-        code.add(label, (_RETURN, _NOTIFY) if notify else _fail(number))
-    return code.assemble()
 
 
 def _add_modes(code: _Assembler, refused: int) -> None:
@@ -172,6 +183,13 @@ def _add_options(code: _Assembler) -> None:
         for option in options:
             code.add((_EQUAL, option, "refuse", ""))
         code.add((_RETURN, _ALLOW))
+
+
+def _add_limits(code: _Assembler) -> None:
+    """The limit of core files is set by us for good; programs that set it (to none, mostly) are told that they did."""
+    code.add("setrlimit", (_LOAD, _ARGUMENT[0]), (_EQUAL, resource.RLIMIT_CORE, "done", "allow"))
+    code.add("prlimit64", (_LOAD, _ARGUMENT[1]), (_EQUAL, resource.RLIMIT_CORE, "", "allow"))
+    code.add((_LOAD, _ARGUMENT[2]), (_EQUAL, 0, "", "done"), (_LOAD, _ARGUMENT[2] + 4), (_EQUAL, 0, "allow", "done"))  # NULL: asked
 
 
 def _identity_label(name: str) -> str:

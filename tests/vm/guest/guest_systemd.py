@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import json
 import re
+import signal
 import subprocess
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 import pytest
@@ -246,3 +247,38 @@ def test_a_stop_of_hostagents_unit_is_orderly(service: Service) -> None:
     assert "table inet hostagent" in sh("nft", "list", "tables")
     service.start()
     assert ask(service, "isolated", "select 4").stdout == "4\n"
+
+
+# -- a crash -----------------------------------------------------------------------------------------------------------------
+
+_CRASH = """
+import os, resource
+for limits in ((0, 0), (resource.RLIM_INFINITY, resource.RLIM_INFINITY), (0, 0)):
+    resource.setrlimit(resource.RLIMIT_CORE, limits)
+os.abort()
+"""
+
+
+@pytest.fixture
+def crashed(service: Service) -> Iterator[Path]:
+    """The folder where the host's program for core files leaves a file by the name of who crashed."""
+    pattern = Path("/proc/sys/kernel/core_pattern")
+    before, program, folder = pattern.read_text(), service.folder / "on-crash", service.folder / "crashed"
+    folder.mkdir()
+    program.write_text(f'#!/bin/sh\ntouch {folder}/"$1"\n')
+    program.chmod(0o755)
+    pattern.write_text(f"|{program} %e")
+    yield folder
+    pattern.write_text(before)
+
+
+def test_a_crash_starts_nothing_outside(service: Service, crashed: Path) -> None:
+    """A limit of core files of 0 does not count where core_pattern names a program (core(5)); 1 does."""
+    names = {workload: f"of-{workload}"[:15] for workload in WORKLOADS}
+    for workload, name in names.items():
+        code = f"open('/proc/self/comm', 'w').write({name!r})\n{_CRASH}"
+        assert service.launch("/usr/bin/python3", "-I", "-c", code, workload=workload).returncode == 128 + signal.SIGABRT
+    outside = "import os, resource; resource.setrlimit(resource.RLIMIT_CORE, (0, 0)); open('/proc/self/comm', 'w').write('outside'); os.abort()"
+    assert subprocess.run(["/usr/bin/python3", "-I", "-c", outside], check=False).returncode == -signal.SIGABRT
+    wait_for((crashed / "outside").exists, "the program that a crash starts", 30)
+    assert [each.name for each in crashed.iterdir()] == ["outside"]
