@@ -392,6 +392,32 @@ def test_if_the_rules_cannot_be_loaded_again_shared_placement_ends_and_the_fence
     assert len(before) > 50
 
 
+def test_rules_that_are_flushed_while_they_are_loaded_again_are_loaded_until_they_hold_and_no_workload_ends(
+    place: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    programs = place / "bin"
+    programs.mkdir()
+    contests = place / "contests"
+    contests.mkdir()
+    # Another tool's flush after each of the next three loads, before anything was proved.
+    flush = f'for each in {contests}/*; do [ -d "$each" ] && rmdir "$each" && /usr/sbin/nft flush ruleset; break; done'
+    (programs / "nft").write_text(f'#!/bin/sh\n/usr/sbin/nft "$@" || exit 1\n{flush}\nexit 0\n')
+    (programs / "nft").chmod(0o755)
+    monkeypatch.setenv("PATH", f"{programs}:{os.environ['PATH']}")
+    with stage(place, _WORKLOADS, plain_table=True) as host, attempts(host) as attempt:
+        before = rules(host)
+        assert attempt() == _HELD
+        for name in ("1", "2", "3"):
+            (contests / name).mkdir()
+        with kernel.in_network(host.host):
+            subprocess.run(["/usr/sbin/nft", "flush", "ruleset"], check=True)
+        wait_for("the last load", lambda: not list(contests.iterdir()) and host.status()["fence"]["loaded"])
+        assert rules(host) == before
+        assert attempt() == _HELD
+        assert len([row for row in host.events("service") if "while it was loaded again it was changed by nft" in row["detail"]]) == 3
+        assert carried(host) == []
+
+
 def test_uninstall_takes_a_plain_table_down_and_it_stays_down(host: Stage) -> None:
     program = host.start("shared", "sleep", "1000")
     wait_for("the program", lambda: [each["stage"] for each in host.status()["leaves"]] == ["running"])
