@@ -189,6 +189,9 @@ def shared(
                 "type filter hook input priority -10; policy accept;",
                 # The mark as well: somebody else's redirection to a listener does not make a governed connection.
                 f"meta l4proto {{ tcp, udp }} th dport @listeners ct direction original ct status dnat meta mark & {MARK_MASK:#010x} == {MARK_PREFIX:#010x} accept",
+                # Without it what the kernel says for a socket that has closed (the last ACK, a reset), which opens nothing: kept away, the
+                # proxy's end would linger for minutes, and the next dial from the same port would meet it instead of the listener.
+                "meta l4proto tcp th dport @listeners ct direction original ct status dnat tcp flags & (fin | syn) == 0x0 accept",
                 f"meta l4proto {{ tcp, udp }} th dport @listeners {_logged(log_group, GUARD)}",
                 "meta l4proto tcp th dport @listeners counter reject with tcp reset",
                 "meta l4proto udp th dport @listeners counter drop",
