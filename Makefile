@@ -8,8 +8,9 @@ STAMP := $(VENV)/.installed
 TESTS_STAMP := $(VENV)/.installed-tests
 VM_STAMP := $(VENV)/.installed-vm
 VAGRANT_STAMP := $(VENV)/.installed-vagrant
+KUBERNETES_STAMP := $(VENV)/.installed-kubernetes
 
-.PHONY: help setup setup-tests setup-vm demo test bypass lint test-fast test-compiled bench bench-quick test-regress test-vm test-vagrant setup-vagrant deb test-package lifecycle lock clean
+.PHONY: help setup setup-tests setup-vm demo test bypass lint test-fast test-compiled bench bench-quick test-regress test-vm test-vagrant setup-vagrant test-kubernetes setup-kubernetes deb test-package lifecycle lock clean
 
 help: ## Show this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## /{printf "  make %-14s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -36,6 +37,12 @@ setup-vagrant: $(VAGRANT_STAMP) ## What the Vagrantfile is tested with: Vagrant,
 
 $(VAGRANT_STAMP): $(VM_STAMP) .ci/setup .ci/packages-vagrant.txt
 	@.ci/setup vagrant
+	@touch $@
+
+setup-kubernetes: $(KUBERNETES_STAMP) ## What builds the API server of make test-kubernetes
+
+$(KUBERNETES_STAMP): $(STAMP) .ci/setup .ci/packages-kubernetes.txt
+	@.ci/setup kubernetes
 	@touch $@
 
 demo: setup ## The main job on real input: one governed PostgreSQL session, told step by step
@@ -79,6 +86,9 @@ deb: setup ## The Debian package, in build/deb: reproducible; hot floors compile
 
 test-package: setup-vm ## The Debian package in a fresh chroot without a network: install, govern, upgrade, purge, nothing left
 	@$(PYTHON) -m tests.package
+
+test-kubernetes: setup-kubernetes ## A real kube-apiserver with etcd as the target, real kubectls as workloads (TESTS: pytest's words)
+	@$(PYTHON) -m tests.kubernetes $(TESTS)
 
 test-vagrant: setup-vagrant deb ## The story of vagrant/README.md as written: two machines through libvirt
 	@$(PYTHON) -m tests.vagrant
