@@ -148,7 +148,7 @@ def _dropin(unit: Unit, workload: str) -> str:
         lines.append("RestartSec=3s")
     # The launcher: a relay between the program's pipes and the journal, which needs nothing else.
     lines += ["NoNewPrivileges=yes", "CapabilityBoundingSet=", "AmbientCapabilities=", "RestrictAddressFamilies=AF_UNIX", "RestrictNamespaces=yes"]
-    lines += ["RestrictRealtime=yes", "LockPersonality=yes", "MemoryDenyWriteExecute=yes", "SystemCallArchitectures=native", "LimitCORE=0"]
+    lines += ["RestrictRealtime=yes", "LockPersonality=yes", "MemoryDenyWriteExecute=yes", "SystemCallArchitectures=native", "LimitCORE=1"]
     return "\n".join(lines) + "\n"
 
 

@@ -87,7 +87,7 @@ class WorkloadDocument(Named):
     identity: _Identity = _Identity()
     paths: list[_Path] = []
     environment: Annotated[dict[str, str], Key("Variables in its environment.")] = {}
-    trust_files: Annotated[list[_AbsolutePath], Key("PEM bundles that its clients read: our CA is added in its private view.", "path")] = []
+    trust_files: Annotated[list[_AbsolutePath], Key("PEM bundles and Java key stores (JKS) that its clients read: our CA is added in its private view.", "path")] = []
     unix_sockets: Annotated[bool, Key("false: it connects no unix socket at all (Linux 6.7 and eBPF, else a launch is refused).")] = True
     root: Annotated[_AbsolutePath | Literal[""], Key("Folder of a container image that it sees instead of the host's files.", "path")] = ""
     inbound: Annotated[list[_Inbound], Field(max_length=MAXIMUM_INBOUND)] = []

@@ -73,6 +73,7 @@ def examine(users: Iterable[str], table: str = "hostagent") -> list[Check]:
     for name in users:
         checks.extend(_user(name))
     checks.append(_bundle())
+    checks.extend(_java())
     return checks
 
 
@@ -217,6 +218,25 @@ def _bundle() -> Check:
     path = system_bundle(HostFiles())
     why = "workloads trust our CA through their system's bundle, and targets are verified against it"
     return found("ca.bundle", bool(path), path or "none found", why, "apt-get install ca-certificates")
+
+
+def _java() -> list[Check]:
+    from hostagent.enforcer.confinement import keystore
+
+    checks = []
+    for path in (Path(each) for each in keystore.SYSTEM):
+        if not path.exists():
+            continue
+        detail = str(path)
+        try:
+            keystore.trusting(path.read_bytes(), [])
+            good = True
+        except (HostagentError, OSError) as error:
+            good, detail = False, f"{path}: {error}"
+        why = "Java programs in workloads trust our CA through this store; one that is otherwise is left as it is, and their TLS fails"
+        fix = f"keytool -importkeystore -srckeystore {path} -destkeystore {path}.jks -deststoretype JKS -deststorepass changeit, in its place"
+        checks.append(found("ca.java", good, detail, why, fix, otherwise=State.WARN))
+    return checks
 
 
 def _try(id_: str, body: Callable[[], str], why: str, fix: str, *, otherwise: State = State.FAIL) -> Check:

@@ -146,6 +146,27 @@ print(session.get("URL/elsewhere").json()["status"], session.post("URL/files/x",
 _NODE = 'fetch("URL/files/1").then(r=>r.json()).then(j=>console.log(j.path))'
 
 
+_JAVA = """
+import java.net.URI;
+import java.net.http.*;
+class Ask {
+    public static void main(String[] words) throws Exception {
+        var client = HttpClient.newHttpClient();
+        for (var path : new String[] {"/files/1", "/elsewhere"}) {
+            var request = HttpRequest.newBuilder(URI.create("URL" + path)).build();
+            System.out.println(client.send(request, HttpResponse.BodyHandlers.ofString()).statusCode());
+        }
+    }
+}
+"""
+
+
+def test_java_verifies_by_its_own_store_and_is_judged_unchanged(service: Service) -> None:
+    code = f"cat > /tmp/Ask.java <<'END'\n{_JAVA.replace('URL', _URL)}\nEND\nexec java -XX:+UseSerialGC -XX:TieredStopAtLevel=1 /tmp/Ask.java"
+    done = service.launch("/bin/sh", "-c", code)
+    assert done.stdout.split() == ["200", "403"], done.stderr
+
+
 def test_other_clients_verify_and_are_judged_unchanged(world: World, service: Service) -> None:
     done = service.launch(python_of(world), "-c", _REQUESTS.replace("URL", _URL))
     assert done.stdout.splitlines() == ["[200, 200, 200] 8", "403 403"], done.stderr

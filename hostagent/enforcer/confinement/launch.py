@@ -222,7 +222,8 @@ def _give_up_privileges(plan: Plan, control: socket.socket) -> None:
 
     After the filter no call may be denied until enforcerd has its descriptor, for nobody would answer.
     """
-    resource.setrlimit(resource.RLIMIT_CORE, (1, 1))  # not even by a program in core_pattern, which 0 would leave to it; see LIMITS
+    core = min(1, resource.getrlimit(resource.RLIMIT_CORE)[1])  # 1 is no core file, and no program that core_pattern names either
+    resource.setrlimit(resource.RLIMIT_CORE, (core, core))
     _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
     resource.setrlimit(resource.RLIMIT_NOFILE, (min(_FILES, most), most))  # enforcerd's own is raised
     if plan.view.home:  # an own uid: nobody else's processes count

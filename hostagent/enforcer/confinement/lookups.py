@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Iterable
 
-from hostagent.enforcer.confinement import trust
+from hostagent.enforcer.confinement import keystore, trust
 from hostagent.enforcer.confinement.rootfs import Files, HostFiles
 from hostagent.model.errors import HostagentError
 
@@ -30,7 +31,7 @@ def replaced_files(
 
     Args:
         ca_file: our CA certificate, PEM.
-        trust_files: bundles of the workload's own that get it added.
+        trust_files: bundles (PEM, or Java's key stores) of the workload's own that get it added.
         name: the account's name inside; empty to leave the accounts alone (the workload runs as a login user).
         uid: the account's uid.
         gid: its gid.
@@ -42,9 +43,13 @@ def replaced_files(
     """
     authority = _read(HostFiles(), ca_file, "the CA certificate; is the proxy running?")
     files: dict[str, bytes] = {}
+    for path in keystore.SYSTEM:
+        if source.exists(path):
+            with contextlib.suppress(HostagentError):  # left as it is: `hostagent doctor` tells, and Java verifies nothing of ours
+                files[path] = _trusting(source, path, authority)
     for path in (system_bundle(source), *trust_files):
         if path:
-            files[path] = _read(source, path, "a trust file").rstrip(b"\n") + b"\n" + trust.MARK + authority
+            files[path] = _trusting(source, path, authority)
     if source.exists("/etc/resolv.conf"):
         files["/etc/resolv.conf"] = f"nameserver {RESOLVER}\n".encode()
     if source.exists("/etc/nsswitch.conf"):
@@ -55,6 +60,14 @@ def replaced_files(
             # First, so that a look-up by name or number finds it before anything else.
             files[path] = f"{line}\n".encode() + _read(source, path, "an account file")
     return files
+
+
+def _trusting(source: Files, path: str, authority: bytes) -> bytes:
+    content = _read(source, path, "a trust file")
+    try:
+        return trust.trusting(content, authority)
+    except HostagentError as error:
+        raise HostagentError(f"{path}: {error}") from error
 
 
 def lookup_order(text: str) -> str:
