@@ -222,7 +222,7 @@ def _give_up_privileges(plan: Plan, control: socket.socket) -> None:
 
     After the filter no call may be denied until enforcerd has its descriptor, for nobody would answer.
     """
-    core = min(1, resource.getrlimit(resource.RLIMIT_CORE)[1])  # 1 is no core file, and no program that core_pattern names either
+    core = 0 if resource.getrlimit(resource.RLIMIT_CORE)[1] == 0 else 1  # 1 is no core file, and no program that core_pattern names either
     resource.setrlimit(resource.RLIMIT_CORE, (core, core))
     _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
     resource.setrlimit(resource.RLIMIT_NOFILE, (min(_FILES, most), most))  # enforcerd's own is raised
