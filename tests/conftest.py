@@ -10,7 +10,12 @@ import subprocess
 import tempfile
 from pathlib import Path
 
+import hypothesis
 import pytest
+
+# How long an example takes says more about what else runs than about the code; whole tests have their time-outs.
+hypothesis.settings.register_profile("hostagent", deadline=None)
+hypothesis.settings.load_profile("hostagent")
 
 _CLONE_NEWNS = 0x00020000
 _CLONE_NEWNET = 0x40000000
