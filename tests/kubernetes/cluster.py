@@ -129,13 +129,17 @@ class Cluster:
         """Return a workload document: programs find the cluster's authority where their kubeconfig says, and ours beside it."""
         return f"launchers: [root]\nidentity: {{kind: local, groups: [support], purpose: look after pods}}\ntrust_files: [{self.ca}]\n"
 
-    def kubectl(self, *words: str, check: bool = True, **options: object) -> str:
-        """Run kubectl as the cluster's administrator on the far host; return what it printed.
+    def as_administrator(self, program: Path) -> list[str]:
+        """Return the words that run a kubectl as the cluster's administrator on the far host."""
+        return ["nsenter", f"--net=/proc/{self.world.holder}/ns/net", str(program), "--kubeconfig", str(self._admin)]
+
+    def kubectl(self, *words: str, program: Path | None = None, check: bool = True, **options: object) -> str:
+        """Run kubectl (or another one) as the cluster's administrator on the far host; return what it printed.
 
         Raises:
             RuntimeError: it failed, unless ``check`` is false: then its error is returned too.
         """
-        command = ["nsenter", f"--net=/proc/{self.world.holder}/ns/net", str(self.programs.kubectl), "--kubeconfig", str(self._admin), *words]
+        command = [*self.as_administrator(program or self.programs.kubectl), *words]
         done = subprocess.run(command, capture_output=True, text=True, check=False, cwd="/", timeout=60, **options)  # type: ignore[call-overload]
         if check and done.returncode:
             raise RuntimeError(f"kubectl {' '.join(words)}: {done.stderr}")

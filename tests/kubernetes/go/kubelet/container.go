@@ -56,15 +56,12 @@ func (c *container) PortForward(ctx context.Context, _, _ string, port int32, st
 		return err
 	}
 	defer there.Close()
-	done := make(chan struct{})
 	go func() {
 		_, _ = io.Copy(there, stream)
 		_ = there.(*net.TCPConn).CloseWrite()
-		close(done)
 	}()
+	// As container runtimes do: it is over when the port has no more to say. Older clients wait for that word before they close.
 	_, err = io.Copy(stream, there)
-	_ = stream.Close()
-	<-done
 	return err
 }
 
