@@ -10,6 +10,7 @@ from hostagent.gate.holds import Holds
 from hostagent.gate.judgement import Judgement
 from hostagent.inspectors.judged import Ruling, Trace
 from hostagent.inspectors.ports import Desk, Earlier, Held, Holder, Outcome
+from hostagent.inspectors.transfers import Meter
 from hostagent.mask import scrub
 from hostagent.model.command import Command, RefreshCatalogue
 from hostagent.model.event import EventKind
@@ -45,6 +46,12 @@ class GateDesk:
     def prune(self, branch: Desk) -> None:
         """Nothing is held at ``branch`` any more, nor will be."""
         self.branches.pop(branch, None)
+
+    def moved(self, meter: Meter, outcome: str, now: float, out: list[Command], *, reason: str = "") -> None:
+        """Record how a file's transfer ended, once."""
+        if meter.counts:
+            meter.told = True
+            out.append(self.evidence.event(EventKind.TRANSFER, meter.fields(outcome, reason, self.scrub), now))
 
     def refusal(self, reason: str, now: float, out: list[Command]) -> None:
         """Record that something was refused outside any statement."""

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from typing import NamedTuple, Protocol, runtime_checkable
 
 from hostagent.inspectors.judged import Ruling, Subject, Trace
+from hostagent.inspectors.transfers import Meter
 from hostagent.model.command import Command
 from hostagent.model.flow import Flow, Side
 from hostagent.model.operation import Operation
@@ -184,6 +185,9 @@ class Desk(Protocol):
 
     def shut(self, trace: Trace, outcome: Outcome, now: float, out: list[Command]) -> None:
         """Record how a statement ended."""
+
+    def moved(self, meter: Meter, outcome: str, now: float, out: list[Command], *, reason: str = "") -> None:
+        """Record how a file's transfer ended, once: finished, cut or denied. One that was no file after all is not recorded."""
 
     def refusal(self, reason: str, now: float, out: list[Command]) -> None:
         """Record that something was refused outside any statement."""

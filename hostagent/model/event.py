@@ -24,6 +24,10 @@ result        statement (id), outcome (ok, error, denied, cancelled, withdrawn, 
               message (masked), columns [{name, table, column, type, masked}], masked_values (by column and by content),
               detections {detector: n},
               elapsed_us
+transfer      statement (id), direction (upload, download), name (at most 1,024 characters), media_type (declared), detected_type
+              (by its first bytes), coding, part (of a range), size, declared_size (null: none), sha256 (of what passed: to the target, or
+              to the client), masked (a download under a mask: the client got other bytes than the target sent), outcome (finished,
+              cut, denied), reason, rules, policy
 hold          ticket, statement, rule, approvers, digest, expires_at, reason
 answer        ticket, statement, granted, by, reason
 dns           name, type, outcome (answered, refused), answers, reason, leaf; a connection to port 53: type TCP, outcome connected,
@@ -63,6 +67,7 @@ class EventKind(enum.StrEnum):
     LOGIN = "login"
     STATEMENT = "statement"
     RESULT = "result"
+    TRANSFER = "transfer"
     HOLD = "hold"
     ANSWER = "answer"
     DNS = "dns"

@@ -6,6 +6,8 @@ import enum
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
+from hostagent.model.transfer import Transfer
+
 
 class Effect(enum.StrEnum):
     """What an operation may change or reach. Unknown is not an effect: it is *every* effect (``ALL_EFFECTS``)."""
@@ -93,7 +95,7 @@ class Operation:
     ``text`` is exact and must never be stored; ``redacted`` is the same with every literal replaced and may be.
     ``fingerprint`` groups operations that differ only in literals. ``parameters`` are bind values as text, exact,
     never stored; ``None`` is SQL NULL, ``bytes`` a binary value of a type that could not be decoded. ``content`` is what a request
-    carries beside its head, exact, never stored; None while nobody has looked.
+    carries beside its head, exact, never stored; None while nobody has looked. ``transfer`` is the file that it moves, if any.
     """
 
     protocol: str
@@ -107,6 +109,7 @@ class Operation:
     parameters: tuple[str | bytes | None, ...] = ()
     attributes: Mapping[str, str] = field(default_factory=dict)
     content: Content | None = None
+    transfer: Transfer | None = None
 
     @property
     def judged_effects(self) -> frozenset[Effect]:

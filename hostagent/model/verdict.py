@@ -5,6 +5,8 @@ from __future__ import annotations
 import enum
 from dataclasses import dataclass
 
+from hostagent.model.transfer import TransferLimit
+
 
 class Decision(enum.StrEnum):
     """Ordered by strictness: DENY over HOLD over ALLOW."""
@@ -67,6 +69,7 @@ class Verdict:
     ``policy`` is the hash of the rule set. ``cacheable`` is False when the answer read time, context, parameters or
     anything else that is not fixed for (identity, workload, target, operation without parameters).
     ``hint`` tells the person what to do next. ``reads_content``: a rule looks at what the operation carries, which was not known.
+    ``reads_transfer``: a rule looks at files that are moved. ``limit`` cuts a transfer whose size nobody declared.
     """
 
     decision: Decision
@@ -78,3 +81,5 @@ class Verdict:
     hint: str = ""
     cacheable: bool = True
     reads_content: bool = False
+    reads_transfer: bool = False
+    limit: TransferLimit | None = None

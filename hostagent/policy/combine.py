@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 
+from hostagent.model.transfer import strictest
 from hostagent.model.verdict import Decision, HoldTerms, MaskColumn, MaskPath, Obligation, Verdict
 
 _STRICTNESS = {Decision.DENY: 0, Decision.HOLD: 1, Decision.ALLOW: 2}
@@ -71,4 +72,6 @@ def combine(verdicts: Sequence[Verdict]) -> Verdict:
         hold=hold,
         hint=hint,
         cacheable=all(verdict.cacheable for verdict in verdicts),
+        reads_transfer=any(verdict.reads_transfer for verdict in verdicts),
+        limit=strictest([verdict.limit for verdict in verdicts if verdict.limit is not None]),
     )

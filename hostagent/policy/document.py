@@ -8,6 +8,7 @@ from typing import Annotated, Any, Literal
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, model_validator
 
 from hostagent.model.operation import Access, Effect
+from hostagent.model.transfer import Direction
 from hostagent.wire.jsonpath import parse_path
 
 NAME = r"^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$"
@@ -165,6 +166,36 @@ class HttpRequest(Strict):
         return self
 
 
+def _sized(value: object) -> object:
+    """Return a number of bytes that was written with a unit; anything else as it is, to be refused as what it is."""
+    if not isinstance(value, str):
+        return value
+    number, unit = value[:-3].strip(), value[-3:]
+    if unit not in _UNITS or not number.isascii() or not number.isdigit():
+        raise ValueError(f"{value!r} is not a size: a number of bytes, or one with KiB, MiB or GiB, such as 10MiB")
+    return int(number) * _UNITS[unit]
+
+
+_UNITS = {"KiB": 1 << 10, "MiB": 1 << 20, "GiB": 1 << 30}
+_Size = Annotated[int, Field(ge=0, le=1 << 60, strict=True), BeforeValidator(_sized, json_schema_input_type=int | str)]
+
+
+class FileTransfer(Strict):
+    """Which file transfers a rule is about. Every part given must hold."""
+
+    direction: Direction = Field(description="upload: from the workload to the target; download: from the target to the workload.")
+    names: Patterns | None = Field(
+        default=None, description="Glob patterns of the file's name, or of its whole path; * goes beyond a slash."
+    )
+    media_types: Patterns | None = Field(
+        default=None, description="Glob patterns of the declared media type, such as application/zip."
+    )
+    max_size: _Size | None = Field(default=None, description="allow: not more than so many bytes (10MiB); what nobody declared is cut there.")
+    size_over: _Size | None = Field(
+        default=None, description="deny and hold: more than so many bytes; what nobody declared is cut there (deny), or held."
+    )
+
+
 class What(Strict):
     """Which operations a rule is about, by meaning.
 
@@ -192,6 +223,7 @@ class What(Strict):
     verbs: Patterns | None = Field(default=None, description="Glob patterns of verbs (select, drop, ...), in any case.")
     functions: Patterns | None = Field(default=None, description="Glob patterns of the functions that are called.")
     http: HttpRequest | None = Field(default=None, description="HTTP requests; a rule with this is about nothing else.")
+    transfer: FileTransfer | None = Field(default=None, description="Files that are moved; a rule with this is about nothing else.")
 
 
 _TIME = r"(?:[01][0-9]|2[0-3]):[0-5][0-9]"
@@ -322,8 +354,19 @@ class RuleForm(Strict):
                     "limit it by who, where and when, and by the columns it names"
                 ),
             ),
+            *self._misplaced_sizes(),
             (mask and self.mask is None, "a mask rule must say what to mask (mask: columns, detectors or json)"),
             (self.then is Action.DENY and self.mask is not None, "a deny rule has nothing to mask"),
+        )
+
+
+    def _misplaced_sizes(self) -> tuple[tuple[bool, str], ...]:
+        transfer, allow = self.what.transfer, self.then is Action.ALLOW
+        if transfer is None:
+            return ()
+        return (
+            (transfer.max_size is not None and not allow, "max_size belongs to allow rules; others take size_over"),
+            (transfer.size_over is not None and allow, "size_over belongs to deny and hold rules; an allow rule takes max_size"),
         )
 
 

@@ -23,6 +23,7 @@ from hostagent.policy.expression import Expression, compile_expression
 from hostagent.policy.http import http_checks
 from hostagent.policy.rule import Rule
 from hostagent.policy.ruleset import Policy
+from hostagent.policy.transfers import transfer_checks
 
 TRANSFORMS = frozenset({"redact", "null", "partial", "hash"})
 
@@ -199,7 +200,8 @@ def _max_ages(providers: list[tuple[str, ContextProvider]], problems: list[str])
 def _compile(rule: _Rule, around: Surroundings, max_ages: Mapping[str, float | None], problems: _Problems) -> Rule:
     form = rule.form
     when = _when(rule, around, max_ages, problems)
-    checks = [*operation_checks(form.where, form.what), *http_checks(form.what.http), *when]
+    transfer = form.what.transfer
+    checks = [*operation_checks(form.where, form.what), *http_checks(form.what.http), *transfer_checks(transfer), *when]
     if form.then is Action.HOLD and around.group_members is not None and not around.group_members(form.approvers):
         what = f"a rule holds and no approver is configured: the group {form.approvers} does not exist or has no member"
         problems.at(rule, ("approvers",), what)
@@ -215,6 +217,9 @@ def _compile(rule: _Rule, around: Surroundings, max_ages: Mapping[str, float | N
         timeout=form.timeout or DEFAULT_TIMEOUT_S,
         reason=form.reason,
         hint=form.hint,
+        moves=transfer is not None,
+        max_size=None if transfer is None else transfer.max_size,
+        size_over=None if transfer is None else transfer.size_over,
     )
 
 

@@ -15,7 +15,8 @@ class Rule:
     """One rule.
 
     ``session_checks`` are about identity, workload and target; ``checks`` about the operation, those that are volatile
-    (time, context, bind values) last. ``effects`` None means any. ``origin`` is ``document:line``.
+    (time, context, bind values) last. ``effects`` None means any. ``origin`` is ``document:line``. ``moves``: it is about file transfers,
+    and not beyond ``max_size``, or only beyond ``size_over``.
     """
 
     id: str
@@ -29,6 +30,9 @@ class Rule:
     timeout: float = 0.0
     reason: str = ""
     hint: str = ""
+    moves: bool = False
+    max_size: int | None = None
+    size_over: int | None = None
 
     @property
     def reads_content(self) -> bool:

@@ -22,6 +22,7 @@ from hostagent.policy.combine import disagreement, joint_terms, unite
 from hostagent.policy.context import ContextProvider, PolicyContext
 from hostagent.policy.document import Action
 from hostagent.policy.rule import Rule
+from hostagent.policy.transfers import limit_of
 
 _REMEMBERED = 1024
 """How many (identity, workload, target) triples are kept; all are forgotten when there are more."""
@@ -35,7 +36,7 @@ _NOW = PolicyContext(0.0)
 class Candidates(NamedTuple):
     """The rules that concern one identity, workload and target. ``Policy`` keeps the three alive, so ids stay theirs.
 
-    ``looking`` are those that look at what an operation carries.
+    ``looking`` are those that look at what an operation carries. ``moving``: some look at file transfers.
     """
 
     identity: Identity
@@ -45,6 +46,7 @@ class Candidates(NamedTuple):
     deny: tuple[Rule, ...]
     mask: tuple[Rule, ...]
     looking: tuple[Rule, ...]
+    moving: bool
 
 
 class Finding(NamedTuple):
@@ -106,21 +108,29 @@ class Policy:
         matches = _Matches(subject)
         verdict = self._evaluate(chosen, matches)
         if chosen.looking and operation.content is None and any(rule.looks_into(subject, matches.judged) for rule in chosen.looking):
-            return replace(verdict, reads_content=True)
-        return verdict
+            verdict = replace(verdict, reads_content=True)
+        return replace(verdict, reads_transfer=True) if chosen.moving else verdict
 
     def _evaluate(self, chosen: Candidates, matches: _Matches) -> Verdict:
         masks = matches.among(chosen.mask, strict=False)
         denies = matches.among(chosen.deny, strict=False)
         holds = matches.among(chosen.hold, strict=False)
         allows = matches.among(chosen.allow, strict=True)
+        cutting = denies if chosen.moving and limit_of(matches.subject, denies, ()) is not None else []
+        if cutting:  # they do not deny, but cut
+            denies = [rule for rule in denies if rule.size_over is None]
         if denies:
             return self._verdict(matches, Decision.DENY, denies, [*holds, *allows, *masks])
         if holds:
-            return self._held(matches, chosen, holds, [*allows, *masks])
+            return self._held(matches, chosen, holds, cutting, [*allows, *masks])
         if allows:
-            return self._verdict(matches, Decision.ALLOW, allows, masks)
+            return self._limited(self._verdict(matches, Decision.ALLOW, allows, masks), matches, cutting, allows)
         return self._default(matches, masks)
+
+    @staticmethod
+    def _limited(verdict: Verdict, matches: _Matches, cutting: list[Rule], allows: list[Rule]) -> Verdict:
+        limit = limit_of(matches.subject, cutting, allows)
+        return verdict if limit is None else replace(verdict, limit=limit)
 
     def could_allow(self, identity: Identity, workload: str, target: Target) -> bool:
         """Return whether any operation of this workload at ``target`` could ever be allowed, or held for somebody to allow.
@@ -139,7 +149,7 @@ class Policy:
         subject = Subject(identity, workload, target, operation, context)
         findings: list[Finding] = []
         for rule in self.rules:
-            why = _why_not(rule, subject)
+            why = _why_not(rule, subject) or _only_cuts(rule, subject)
             findings.append(Finding(rule.id, rule.action.value, rule.origin, not why, why))
         return tuple(findings)
 
@@ -166,22 +176,26 @@ class Policy:
             of(Action.DENY),
             of(Action.MASK),
             tuple(rule for rule in concerned if rule.reads_content),
+            any(rule.moves for rule in concerned),
         )
 
-    def _held(self, matches: _Matches, chosen: Candidates, holds: list[Rule], others: list[Rule]) -> Verdict:
+    def _held(
+        self, matches: _Matches, chosen: Candidates, holds: list[Rule], cutting: list[Rule], others: list[Rule]
+    ) -> Verdict:
         # A hold that matched only because something cannot be told, or by one object of several, vouches for nothing.
         sure = [r for r in holds if r.applies(matches.subject, r.effects or matches.judged, strict=True).matched]
         named: frozenset[Effect] = frozenset().union(
             *(matches.judged if r.effects is None else r.effects for r in sure)
         )
         rest = matches.judged - named
-        if rest and not matches.among(chosen.allow, strict=True, judged=rest):
+        permitting = matches.among(chosen.allow, strict=True, judged=rest) if rest else []
+        if rest and not permitting:
             return self._default(matches, [r for r in others if r.action is Action.MASK], rest, holds)
         terms = [HoldTerms(rule.id, rule.approvers, rule.timeout) for rule in holds]
         if joint_terms(terms) is None:
             denied = self._verdict(matches, Decision.DENY, holds, others)
             return _replaced(denied, disagreement(terms), "ask for rules whose approvers agree")
-        return self._verdict(matches, Decision.HOLD, holds, others)
+        return self._limited(self._verdict(matches, Decision.HOLD, holds, others), matches, cutting, permitting)
 
     def _verdict(self, matches: _Matches, decision: Decision, deciding: list[Rule], others: list[Rule]) -> Verdict:
         decider = deciding[0]
@@ -273,6 +287,12 @@ def _suggestion(subject: Subject, effects: frozenset[Effect]) -> str:
         f"ask for a rule like: {{id: ..., who: {{workload: {subject.workload}}}, where: {{target: {subject.target.name}}}, "
         f"what: {{effects: [{', '.join(sorted(effects))}]}}, then: allow}}"
     )
+
+
+def _only_cuts(rule: Rule, subject: Subject) -> str:
+    if rule.action is not Action.DENY or limit_of(subject, [rule], ()) is None:
+        return ""
+    return f"nobody declared the size: it is cut at what.transfer.size_over, {rule.size_over} bytes"
 
 
 def _why_not(rule: Rule, subject: Subject) -> str:

@@ -24,10 +24,12 @@ _SPELLED_OTHERWISE: Final = str.maketrans(". [", "___")
 
 
 class Field(NamedTuple):
-    """One field. ``value`` is None for a file, or what is not text."""
+    """One field. ``value`` is None for a file, or what is not text. ``filename`` and ``media_type`` are a file's."""
 
     name: str
     value: str | None
+    filename: str | None = None
+    media_type: str = ""
 
 
 Form = tuple[Field, ...]
@@ -72,6 +74,7 @@ def _part(part: bytes) -> Field | None:
     if begin or not blank or b"\r" in head.replace(b"\r\n", b"") or b"\n" in head.replace(b"\r\n", b""):
         return None
     named: list[re.Match[bytes]] = []
+    kind = b""
     for line in lines:
         name, colon, value = line.partition(b":")
         if not colon or name.lower() not in (b"content-disposition", b"content-type", b"content-length"):
@@ -81,10 +84,14 @@ def _part(part: bytes) -> Field | None:
             if found is None:
                 return None
             named.append(found)
+        if name.lower() == b"content-type":
+            kind = value.partition(b";")[0].strip(b" \t").lower()
     if len(named) != 1:
         return None
     try:
         name_text = named[0][1].decode()
-        return Field(name_text, None if named[0][2] is not None else content.decode())
+        if named[0][2] is not None:
+            return Field(name_text, None, named[0][3].decode(), kind.decode("latin-1"))
+        return Field(name_text, content.decode())
     except UnicodeDecodeError:
         return None

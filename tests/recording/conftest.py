@@ -72,6 +72,7 @@ def story() -> list[Event]:
         event(EventKind.HOLD, {"ticket": "T1", "statement": "f1.3", "rule": "ask", "approvers": "dba", "digest": "dd", "expires_at": 1.8e9, "reason": "no where"}),
         event(EventKind.ANSWER, {"ticket": "T1", "statement": "f1.3", "granted": True, "by": "alice", "reason": "ok"}),
         event(EventKind.RESULT, {**result, "statement": "f1.3", "tag": "DELETE 9", "rows": 9, "columns": [], "masked_values": 0}),
+        event(EventKind.TRANSFER, {"statement": "f1.3", "direction": "download", "name": "public.orders", "media_type": "text/csv", "detected_type": "", "coding": "", "part": "", "size": 5, "declared_size": None, "sha256": "ab", "masked": False, "outcome": "finished", "reason": "", "rules": ["ask"], "policy": "p1"}),
         event(EventKind.CLOSE, {"reason": "client left", "bytes_up": 100, "bytes_down": 200, "statements": 3, "elapsed_us": 9000}),
         event(EventKind.CONNECTION, {"leaf": "l1", "transport": "tcp", "peer": "127.0.0.1:6", "destination": "203.0.113.9:80", "outcome": "denied", "reason": "no target", "rules": [], **who}, "f2"),
         event(EventKind.REFUSAL, {"layer": "nft", "leaf": "l1", "source": "127.0.0.1", "destination": "203.0.113.9:53", "transport": "udp", "reason": "fence", "count": 3}, ""),

@@ -39,7 +39,7 @@ def test_an_untouched_journal_and_its_evidence_verify(journal: Path, record: Rec
     store = record(journal, seal=True)
     report = verify(journal, store.folder)
     assert report.sound
-    assert [(item.writer, item.events, item.signed) for item in report.journals] == [("proxyd-0", 24, True)]
+    assert [(item.writer, item.events, item.signed) for item in report.journals] == [("proxyd-0", 25, True)]
     assert report.sealed_files > 5
 
 
@@ -113,7 +113,7 @@ def test_a_rebuild_gives_identical_views_and_leaves_only_its_own_files(journal: 
     before = everything(store.folder)
     old = {path.name for path in store.sealed.iterdir()}
     with duckdb.connect(str(store.published), read_only=True) as reader:
-        assert rebuild(journal, store.folder) == 24
+        assert rebuild(journal, store.folder) == 25
         assert reader.execute("select count(*) from live.event").fetchone() is not None
     assert everything(store.folder) == before
     assert not old & {path.name for path in store.sealed.iterdir()}
@@ -123,7 +123,7 @@ def test_a_rebuild_gives_identical_views_and_leaves_only_its_own_files(journal: 
 def test_a_rebuild_after_everything_but_the_journal_is_gone(journal: Path, record: Record, tmp_path: Path) -> None:
     store = record(journal)
     before = everything(store.folder)
-    assert rebuild(journal, tmp_path / "anew") == 24
+    assert rebuild(journal, tmp_path / "anew") == 25
     assert everything(tmp_path / "anew") == before
 
 
@@ -134,7 +134,7 @@ def test_a_rebuild_keeps_what_only_the_witness_knows(journal: Path, record: Reco
         (journal / "proxyd-0" / f"{number:08d}.journal").unlink()
     rebuild(journal, store.folder)
     with duckdb.connect(str(store.published), read_only=True) as connection:
-        assert connection.execute("select kind, seq from tamper").fetchall() == [("truncated", 24)]
+        assert connection.execute("select kind, seq from tamper").fetchall() == [("truncated", 25)]
 
 
 def test_a_rebuild_is_refused_while_recording_runs(journal: Path, record: Record) -> None:
@@ -145,7 +145,7 @@ def test_a_rebuild_is_refused_while_recording_runs(journal: Path, record: Record
 
 def test_the_rebuild_command_says_how_many(journal: Path, tmp_path: Path) -> None:
     done = CliRunner().invoke(audit, ["rebuild", "--journal", str(journal), "--evidence", str(tmp_path / "anew")])
-    assert (done.exit_code, "24 events" in done.output) == (0, True)
+    assert (done.exit_code, "25 events" in done.output) == (0, True)
 
 
 @pytest.mark.parametrize("what", ["pipe", "link"])

@@ -117,7 +117,7 @@ _PART = b'Content-Disposition: form-data; name="a"\r\n\r\n1'
 @pytest.mark.parametrize(
     ("body", "fields"),
     [
-        (_multipart(_PART, b'Content-Type: text/csv\r\ncontent-disposition: form-data; name="f"; filename="x.csv"\r\n\r\n\xff\r\n'), (Field("a", "1"), Field("f", None))),
+        (_multipart(_PART, b'Content-Type: text/csv\r\ncontent-disposition: form-data; name="f"; filename="x.csv"\r\n\r\n\xff\r\n'), (Field("a", "1"), Field("f", None, "x.csv", "text/csv"))),
         (_multipart(), ()),
         (b"preamble\r\n" + _multipart(_PART), None),
         (_multipart(_PART) + b"more", None),

@@ -10,8 +10,10 @@ from hostagent.inspectors.http.events import Events
 from hostagent.inspectors.http.fields import Listed
 from hostagent.inspectors.http.problem import Problem
 from hostagent.inspectors.http.reading import Request
+from hostagent.inspectors.http.transfers import Upload
 from hostagent.inspectors.judged import Ruling, Trace
 from hostagent.inspectors.ports import Desk, Masking
+from hostagent.inspectors.transfers import Meter
 from hostagent.wire.http1.body import Body
 from hostagent.wire.http1.head import RequestHead, ResponseHead
 
@@ -54,12 +56,12 @@ class Exchange:
     when it went on, in unix seconds.
     ``masking``: what the response must not show, None if it passes as it is; ``whole`` is its body until all of it was seen,
     ``events`` masks one that is an event stream instead.
-    ``echo`` looks for our credential in it. ``desk`` judges, records and holds for this exchange alone.
+    ``upload`` and ``download`` count what passes of a file. ``echo`` looks for our credential in it. ``desk`` judges, records and holds for this exchange alone.
     """
 
     __slots__ = (
-        *("answered", "body", "closing", "continued", "desk", "dropped", "echo", "events", "interim", "kept", "line", "masking", "rebuilt"),
-        *("request", "response", "response_body", "ruling", "sent", "sent_at", "switched", "ticket", "trace", "tripwire", "whole"),
+        *("answered", "body", "closing", "continued", "desk", "download", "dropped", "echo", "events", "interim", "kept", "line", "masking", "rebuilt"),
+        *("request", "response", "response_body", "ruling", "sent", "sent_at", "switched", "ticket", "trace", "tripwire", "upload", "whole"),
     )
 
     def __init__(self, request: Request, body: Incoming, echo: Echo, line: Line, desk: Desk) -> None:
@@ -83,6 +85,8 @@ class Exchange:
         self.switched = False
         self.sent_at = 0.0
         self.interim = 0
+        self.upload: Upload | None = None
+        self.download: Meter | None = None
         self.masking: Masking | None = None
         self.whole = bytearray()
         self.events: Events | None = None
@@ -107,7 +111,8 @@ class Exchange:
     @property
     def size(self) -> int:
         """How many bytes of bodies are kept."""
-        return len(self.kept or b"") + len(self.whole) + (0 if self.events is None else self.events.size)
+        moved = (0 if self.upload is None else self.upload.size) + (0 if self.download is None else 1000)
+        return len(self.kept or b"") + len(self.whole) + (0 if self.events is None else self.events.size) + moved
 
     @property
     def waits_to_send(self) -> bool:

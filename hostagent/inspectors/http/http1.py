@@ -13,7 +13,7 @@ from __future__ import annotations
 import base64
 from typing import Final, cast
 
-from hostagent.inspectors.http import problem, websocket
+from hostagent.inspectors.http import download, problem, websocket
 from hostagent.inspectors.http.echo import Echo
 from hostagent.inspectors.http.exchange import Exchange
 from hostagent.inspectors.http.fields import Listed
@@ -331,7 +331,9 @@ class Http1:
         """A side broke the protocol: nothing it sends can be told apart any more."""
         reason = f"{side}: {error}"
         self._desk.refusal(self._desk.scrub(reason), now, self._out)
-        if side is Side.SERVER:
+        if isinstance(error, download.NotToComeError):
+            self._end(reason, now, error.problem, "denied")
+        elif side is Side.SERVER:
             self._end(reason, now, problem.refused(502, f"the target's response is refused: {error}"), "error")
         elif self._exchange is None:
             step = "The connection was closed; send requests as RFC 9112 writes them."

@@ -22,7 +22,7 @@ from h2.events import (
     TrailersReceived,
 )
 
-from hostagent.inspectors.http import problem, rewriting
+from hostagent.inspectors.http import download, problem, rewriting
 from hostagent.inspectors.http.echo import Echo
 from hostagent.inspectors.http.exchange import Exchange
 from hostagent.inspectors.http.judge import Judge
@@ -298,6 +298,9 @@ class Http2:
         stream.to_down += rest
         stream.ending = exchange.answered = True
         self.judge.completed(exchange, now)
+        if not stream.body.done:  # whatever still comes of it goes nowhere
+            stream.up_ended = True
+            self.judge.cut_upload(exchange, "the response came before all of it had", now)
 
     def _cut_short(self, stream: Stream, exchange: Exchange, now: float) -> None:
         """The target ended the stream before its end."""
@@ -314,11 +317,14 @@ class Http2:
         self._desk.refusal(self._desk.scrub(f"{side}: {error}"), now, self._out)
         if stream.exchange is None:
             return
-        if side is Side.SERVER:
+        outcome = "error" if side is Side.SERVER else "denied"
+        if isinstance(error, download.NotToComeError):
+            refused, outcome = error.problem, "denied"
+        elif side is Side.SERVER:
             refused = problem.refused(502, f"the target's response is refused: {error}")
         else:
             refused = problem.refused(problem.status_of(error), str(error))
-        self._refuse(stream, stream.exchange, refused, "error" if side is Side.SERVER else "denied", now)
+        self._refuse(stream, stream.exchange, refused, outcome, now)
 
     def _refuse(self, stream: Stream, exchange: Exchange, refused: problem.Problem, outcome: str, now: float) -> None:
         """End a stream with a refusal, if its response has not begun."""

@@ -15,15 +15,18 @@ from hostagent.inspectors.http.content import MAX_LOOKED_AT, OVERRIDE, UNREADABL
 from hostagent.inspectors.http.echo import forms
 from hostagent.inspectors.http.exchange import Exchange
 from hostagent.inspectors.http.fields import Listed, credential, for_looking, for_masking, for_rebuilding
-from hostagent.inspectors.http.grpc import patience
+from hostagent.inspectors.http.grpc import is_grpc, patience
 from hostagent.inspectors.http.problem import Problem
 from hostagent.inspectors.http.reading import Request
 from hostagent.inspectors.http.request import PROTOCOL, recorded, shown, with_content
+from hostagent.inspectors.http.transfers import LEAST, Upload
 from hostagent.inspectors.judged import Ruling, Subject
 from hostagent.inspectors.ports import Denial, Outcome, Surroundings
+from hostagent.inspectors.transfers import Meter
 from hostagent.model.command import Command
 from hostagent.model.errors import RemoteWireError
 from hostagent.model.operation import Content, Effect, Operation
+from hostagent.model.transfer import Direction
 from hostagent.model.verdict import Decision, MaskColumn
 
 _TOO_LONG: Final = f"a request with more than {MAX_LOOKED_AT} bytes cannot be held: nobody could look at all of it"
@@ -63,7 +66,7 @@ class Judge:
             self._deny(exchange, ruling, problem.refused(502, reason, "Tell whoever keeps the targets."), now)
         elif self._target.login.scheme == sigv4.SCHEME and (wrong := _unsignable(request)):
             self._deny(exchange, ruling, problem.refused(403, wrong, "Let an AWS SDK sign it, with any credentials."), now)
-        elif (ruling.verdict.reads_content or request.form or request.signs_body) and not exchange.body.done:
+        elif (_reads_body(ruling) or request.form or request.signs_body) and not exchange.body.done:
             self._collect(exchange)
         else:
             self._decide(exchange, ruling, now)
@@ -75,6 +78,7 @@ class Judge:
         elif exchange.sent:
             if exchange.tripwire is not None and exchange.tripwire.touched(content):
                 raise RemoteWireError(f"a JSON body that names another method ({OVERRIDE}), after rules judged this one", "403")
+            self._count(exchange, content, now)
             exchange.line.content(exchange, content)
 
     def _decide(self, exchange: Exchange, ruling: Ruling, now: float) -> None:
@@ -141,6 +145,9 @@ class Judge:
         self._refuse(exchange, refused, "denied", now)
 
     def _refuse(self, exchange: Exchange, refused: Problem, outcome: str, now: float) -> None:
+        if exchange.upload is None and (meter := _upload(exchange)) is not None and meter.least < 0 and exchange.trace is not None:
+            meter.statement = exchange.trace.statement
+            exchange.desk.moved(meter, "denied", now, self._out, reason=str(refused[1]["reason"]))
         exchange.kept = None
         exchange.dropped = True
         exchange.line.forget(exchange)
@@ -153,7 +160,12 @@ class Judge:
         self.shut(exchange, Outcome(outcome, str(refused[0]), "", exchange.desk.scrub(str(refused[1]["reason"]))), now)
 
     def shut(self, exchange: Exchange, outcome: Outcome, now: float) -> None:
-        """Record how it ended, once."""
+        """Record how it ended, once. A body that still goes on behind its response is not over."""
+        if exchange.download is not None:
+            by_policy = outcome.outcome == "denied" and not exchange.download.size
+            exchange.desk.moved(exchange.download, "denied" if by_policy else "cut", now, self._out, reason=outcome.message)
+        if outcome.outcome != "ok":
+            self.cut_upload(exchange, outcome.message, now)
         if exchange.trace is not None:
             exchange.desk.shut(exchange.trace, outcome, now, self._out)
             exchange.trace = None
@@ -162,6 +174,8 @@ class Judge:
         """The target's response is complete."""
         assert exchange.response is not None
         exchange.echo.count(exchange.trace)
+        if exchange.download is not None:
+            exchange.desk.moved(exchange.download, "finished", now, self._out)
         status = exchange.response.status
         self.shut(exchange, Outcome("ok" if status < 400 else "error", str(status)), now)
 
@@ -174,9 +188,28 @@ class Judge:
             exchange.tripwire = Tripwire()
         exchange.masking = ruling.masking
         kept, exchange.kept = exchange.kept, None
+        if (meter := _upload(exchange)) is not None and exchange.trace is not None:
+            exchange.upload = Upload(meter, exchange.trace, [value for name, value in exchange.request.own if name.lower() == "content-type"])
+            self._count(exchange, bytes(kept or b""), now)
         self.dialled = True
         exchange.sent_at = self._wall(now)
         exchange.line.forward(exchange, self._upstream_fields(exchange), None if kept is None else bytes(kept))
+
+    def _count(self, exchange: Exchange, content: bytes, now: float) -> None:
+        """Count what goes on of an upload.
+
+        Raises:
+            LimitPassedError: it is more than a rule lets pass.
+        """
+        if exchange.upload is not None:
+            exchange.upload.take(content)
+            if exchange.body.done:
+                exchange.upload.over(exchange.desk, "finished", "", now, self._out)
+
+    def cut_upload(self, exchange: Exchange, reason: str, now: float) -> None:
+        """Nothing more of its body goes on."""
+        if exchange.upload is not None:
+            exchange.upload.over(exchange.desk, "cut", reason, now, self._out)
 
     def _upstream_fields(self, exchange: Exchange) -> Listed:
         """Return what of the workload's own fields goes on: neither Host nor what frames the body, nor the credential."""
@@ -216,12 +249,12 @@ class Judge:
         if len(kept) > MAX_LOOKED_AT:
             self._judged(exchange, UNREADABLE, now)
         elif exchange.body.done:
-            self._judged(exchange, read_content(exchange.request.own, bytes(kept)), now)
+            self._judged(exchange, read_content(exchange.request.own, bytes(kept)), now, len(kept))
 
-    def _judged(self, exchange: Exchange, content: Content, now: float) -> None:
+    def _judged(self, exchange: Exchange, content: Content, now: float, size: int | None = None) -> None:
         """Judge a request by its whole body, or without it because it is too long to be looked at."""
         asked = exchange.request.subject.operations[0]
-        ruling = self._rule(exchange, Subject(b"", (), (with_content(asked, content),)))
+        ruling = self._rule(exchange, Subject(b"", (), (with_content(asked, content, size),)))
         if (better := rebuilt(content)) is not None:
             exchange.kept, exchange.rebuilt = bytearray(better), True
         self._decide(exchange, ruling, now)
@@ -293,7 +326,29 @@ class Judge:
     def abandon(self, exchange: Exchange, reason: str, now: float) -> None:
         """Nobody waits for its response any more."""
         withdrawn = self.withdraw(exchange, reason, now)
+        if exchange.download is not None:
+            exchange.desk.moved(exchange.download, "cut", now, self._out, reason=reason)
+        self.cut_upload(exchange, reason, now)
         self.shut(exchange, Outcome("withdrawn" if withdrawn else "aborted"), now)
+
+
+def _reads_body(ruling: Ruling) -> bool:
+    """Return whether a rule looks at the body: at what it says, or whether it is a file."""
+    transfer = ruling.operations[0].transfer
+    unsure = transfer is not None and transfer.direction is Direction.UPLOAD and not transfer.certain
+    return ruling.verdict.reads_content or (unsure and ruling.verdict.reads_transfer)
+
+
+def _upload(exchange: Exchange) -> Meter | None:
+    """Return what counts the body of a request that goes on, None if it is none that could be a file."""
+    ruling = exchange.ruling
+    transfer = None if ruling is None else ruling.operations[0].transfer
+    if ruling is None or transfer is None or transfer.direction is Direction.DOWNLOAD:
+        return None
+    message = not transfer.certain or is_grpc(exchange.request.own)
+    coding = ", ".join(value for name, value in exchange.request.own if name.lower() == "content-encoding")
+    verdict = ruling.verdict
+    return Meter(transfer, rules=verdict.rules, policy=verdict.policy, limit=verdict.limit, coding=coding, least=LEAST if message else -1)
 
 
 def _unsignable(request: Request) -> str:

@@ -6,6 +6,7 @@ import json
 from typing import Final
 
 from hostagent.inspectors.ports import Denial
+from hostagent.inspectors.transfers import LimitPassedError
 from hostagent.model.errors import RemoteWireError
 from hostagent.model.ticket import Answer, Ticket
 from hostagent.model.verdict import Verdict
@@ -34,6 +35,8 @@ Problem = tuple[int, dict[str, object]]
 
 def status_of(error: RemoteWireError) -> int:
     """Return the status that ``error`` names, 400 if it names none."""
+    if isinstance(error, LimitPassedError):
+        return 403
     status = int(error.code) if error.code.isdigit() else 0
     return status if status in REASONS else 400
 

@@ -8,6 +8,7 @@ from hostagent.inspectors.http.content import NOTHING, carries_form, carries_jso
 from hostagent.inspectors.http.fields import Listed, workloads_own
 from hostagent.inspectors.http.request import called, check, operation
 from hostagent.inspectors.http.sigv4 import SCHEME, Scope, action_of, scope_of
+from hostagent.inspectors.http.transfers import length_of
 from hostagent.inspectors.http.websocket import VERB, asks
 from hostagent.inspectors.judged import Subject
 from hostagent.model.target import Target
@@ -96,7 +97,7 @@ class Reader:
         if empty is None:
             empty = not head.values("transfer-encoding") and head.values("content-length") in ([], ["0"])
         verb = VERB if asks(head) else head.method
-        meant = operation(verb, location, own, NOTHING if empty else None)
+        meant = operation(verb, location, own, NOTHING if empty else None, length_of(head))
         scope = scope_of(head.values("authorization")) if self._target.login.scheme == SCHEME else None
         if scope is not None:
             meant = called(meant, scope.service, action_of(own))

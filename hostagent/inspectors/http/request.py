@@ -7,11 +7,12 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Final, cast
 
-from hostagent.inspectors.http import websocket
+from hostagent.inspectors.http import transfers, websocket
 from hostagent.inspectors.http.content import OVERRIDE, carries_form, carries_json, overrides, read_content
 from hostagent.inspectors.http.grpc import is_grpc, method_of
 from hostagent.model.errors import RemoteWireError
 from hostagent.model.operation import Access, Completeness, Content, ContentKind, Effect, Operation, Resource
+from hostagent.model.transfer import Direction
 from hostagent.wire.forms import Form, spelled
 from hostagent.wire.http1.head import RequestHead
 from hostagent.wire.http1.location import DEFAULT_PORTS, Location, locate, query_pairs, readings
@@ -64,8 +65,10 @@ def check(head: RequestHead) -> str:
     return ""
 
 
-def operation(method: str, location: Location, fields: Sequence[tuple[str, str]], content: Content | None = None) -> Operation:
-    """Return the operation to judge. ``content`` is its body, None while it is not known.
+def operation(
+    method: str, location: Location, fields: Sequence[tuple[str, str]], content: Content | None = None, size: int | None = None
+) -> Operation:
+    """Return the operation to judge. ``content`` is its body, None while it is not known; ``size`` is how long that is, if it was declared.
 
     Its resources are the URL in every way a server may read its path. ``attributes`` hold scheme, host, port, path (canonical),
     query, ``grpc`` (the method that would be called if it is gRPC) and ``header.NAME`` (small letters; values of one name with a line feed between them).
@@ -94,13 +97,15 @@ def operation(method: str, location: Location, fields: Sequence[tuple[str, str]]
         parameters=tuple(value for _, value in pairs or ()),
         attributes=_attributes(location, fields) | ({"grpc": called} if called else {}),
         content=content,
+        transfer=transfers.sent(method, location, fields, size, empty=content is not None and content.kind is ContentKind.NOTHING),
     )
 
 
-def with_content(asked: Operation, content: Content) -> Operation:
-    """Return ``asked`` with a body, which was not known before. One that may name another method makes it anything."""
+def with_content(asked: Operation, content: Content, size: int | None = None) -> Operation:
+    """Return ``asked`` with a body of ``size`` bytes, which was not known before. One that may name another method makes it anything."""
     hidden = asked.verb == "POST" and _may_override(asked, content)
-    meant = replace(asked, content=content, completeness=Completeness.OPAQUE if hidden else asked.completeness)
+    transfer = transfers.with_content(asked, content, size)
+    meant = replace(asked, content=content, completeness=Completeness.OPAQUE if hidden else asked.completeness, transfer=transfer)
     if "aws" not in asked.attributes or content.kind is not ContentKind.FORM:
         return meant
     service, _, action = asked.attributes["aws"].partition(":")
@@ -115,6 +120,8 @@ def called(asked: Operation, service: str, action: str, more: Sequence[str] = ()
     query = [value for name, value in query_pairs(asked.attributes["query"]) or () if name == "Action"]
     named = list(dict.fromkeys(each for each in (action, *query, *more) if each))
     attributes = {**asked.attributes, "aws": f"{service}:{named[0] if len(named) == 1 else ''}"}
+    if service == "s3" and asked.transfer is not None and asked.transfer.direction is Direction.UPLOAD:
+        asked = replace(asked, transfer=replace(asked.transfer, certain=True))  # an object, whatever its type
     return replace(asked, attributes=attributes, completeness=asked.completeness if len(named) < 2 else Completeness.OPAQUE)
 
 
@@ -138,7 +145,7 @@ def read_line(text: str, fields: Sequence[tuple[str, str]], body: str = "") -> O
         raise ValueError(f"{text!r} is not METHOD URL, such as GET https://api.example.com/v1/items?limit=10")
     try:
         asked = operation(method, locate(method, url, host, scheme), fields)
-        return with_content(asked, read_content(list(fields), body.encode()))
+        return with_content(asked, read_content(list(fields), body.encode()), len(body.encode()))
     except RemoteWireError as error:
         raise ValueError(f"{text}: refused before any rule is asked: {error}") from error
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from typing import Final
 
+from hostagent.inspectors.http import download
 from hostagent.inspectors.http.events import Events, is_events
 from hostagent.inspectors.http.exchange import Exchange
 from hostagent.inspectors.http.fields import Listed, back, masked
@@ -47,6 +48,7 @@ def begin(exchange: Exchange, head: ResponseHead, *, empty: bool) -> Listed | No
     Raises:
         RemoteWireError: it cannot be looked through or masked.
     """
+    download.begin(exchange, head, empty=empty)
     exchange.response = head
     if not empty:
         exchange.echo.begin(head)
@@ -73,6 +75,8 @@ def piece(exchange: Exchange, content: bytes, *, last: bool) -> bytes:
     if exchange.events is not None:
         return exchange.events.feed(content, exchange.trace, last=last)
     if exchange.masking is None:
+        if exchange.download is not None:
+            exchange.download.take(content)
         return content
     exchange.whole += content
     if len(exchange.whole) > MAX_MASKED:
@@ -97,6 +101,8 @@ def whole(exchange: Exchange, masking: Masking) -> tuple[Listed, bytes]:
         body, counts = found
         if exchange.trace is not None:
             exchange.trace.count(counts)
+        if exchange.download is not None:
+            exchange.download.take(body)
     fields = masked(exchange.echo.fields(back(head.fields)), masking.text)
     if exchange.head.method != "HEAD" and head.status not in (204, 304):
         fields.append(("Content-Length", str(len(body))))

@@ -13,6 +13,7 @@ from hostagent.inspectors.judged import Ruling, Subject, Trace
 from hostagent.inspectors.ports import Denial, Outcome, Parameters
 from hostagent.inspectors.postgres import refusals
 from hostagent.inspectors.postgres.conversation import Conversation, Entry, Kind
+from hostagent.inspectors.postgres.copying import Uploads, denied
 from hostagent.inspectors.postgres.names import RESERVED, Portal, Prepared, Undo, key_of
 from hostagent.inspectors.postgres.parameters import decode_all
 from hostagent.inspectors.postgres.rounds import TAIL, Rounds, exact
@@ -77,6 +78,7 @@ class ClientHalf:
         self._epoch: object = None
         self._scanned = 0
         self._rounds = Rounds(conversation)
+        self._uploads = Uploads(conversation)
         self.waiting: Waiting | None = None
         self.terminated = False
         self._unread: bytes | None = None
@@ -288,9 +290,13 @@ class ClientHalf:
                 denial = waiting.denial
             elif denial is None and not self._desk.unchanged(operations):
                 denial = refusals.forbidden("the operation is not the one that was approved")
+            if denial is not None:
+                denied(self._desk, ruling, waiting.traces, denial, now, self._out)
             return ruling, denial, waiting.traces
         if denial is not None:
-            return ruling, denial, self._desk.open(ruling, exact, values, now, self._out, decision="deny")
+            refused = self._desk.open(ruling, exact, values, now, self._out, decision="deny")
+            denied(self._desk, ruling, refused, denial, now, self._out)
+            return ruling, denial, refused
         if ruling.verdict.decision is _ALLOW:
             return ruling, None, self._desk.open(ruling, exact, values, now, self._out)
         ticket = self._desk.ticket()
@@ -533,16 +539,17 @@ class ClientHalf:
         talk.queue.append(entry)
         return None if denial is None else refusals.POISON_CALL
 
-    def _copy_data(self, _buffer: bytes, _start: int, _stop: int, _now: float) -> object:
-        return None  # belongs to a COPY that was judged; without one the server ignores it
+    def _copy_data(self, buffer: bytes, start: int, stop: int, _now: float) -> object:
+        return self._uploads.content(buffer, start, stop)
 
     def _copy_end(self, _buffer: bytes, _start: int, _stop: int, _now: float) -> object:
         talk = self._talk
+        instead = self._uploads.end()
         if talk.copying_in:
             talk.copying_in = False
         elif talk.queue:
             talk.queue.append(Entry(Kind.COPY_END, talk.segment))
-        return None
+        return instead
 
     def _terminate(self, _buffer: bytes, _start: int, _stop: int, _now: float) -> object:
         self.terminated = True

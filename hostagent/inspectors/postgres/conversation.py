@@ -11,6 +11,7 @@ from hostagent.inspectors.judged import Ruling, Trace
 from hostagent.inspectors.ports import CopyPlan, Denial, Desk, Masking, Outcome, Shape
 from hostagent.inspectors.postgres.names import Change, Names, Portal, Prepared, Undo
 from hostagent.inspectors.postgres.subjects import Subjects
+from hostagent.inspectors.transfers import Meter
 from hostagent.model.command import Command, Forward
 from hostagent.model.flow import Side
 
@@ -40,7 +41,7 @@ class Entry:
 
     ``traces`` are the recorded statements still without a result, in order; ``done`` counts those that have one.
     ``denial`` marks a request that we replaced by one the server rejects; ``silent`` one that the client did not send; ``streaming`` that copy data
-    is coming. ``replaced`` is the unnamed portal that a ROUND's own took the place of.
+    is coming, and ``meter`` counts it in either direction; ``failed``: no more of it may pass. ``replaced`` is the unnamed portal that a ROUND's own took the place of.
     """
 
     # Class attributes stand in until one is set: most entries set three, and one is made per message.
@@ -55,6 +56,8 @@ class Entry:
     prepared: Prepared | None = None
     shape: Shape | None = None
     copy: CopyPlan | None = None
+    meter: Meter | None = None
+    failed = False
 
     def __init__(self, kind: Kind, segment: int = 0, ruling: Ruling | None = None) -> None:
         """Start unanswered."""
@@ -158,6 +161,8 @@ class Conversation:
 
     def abort(self, entry: Entry, now: float, out: list[Command], outcome: str = "aborted") -> None:
         """Record that the statements of ``entry`` that have no result will not get one."""
+        if entry.meter is not None:
+            self.desk.moved(entry.meter, "cut", now, out, reason="it was not carried to its end")
         for trace in entry.traces[entry.done :]:
             self.desk.shut(trace, Outcome(outcome), now, out)
         entry.done = len(entry.traces)

@@ -13,12 +13,14 @@ from hostagent.inspectors.judged import Trace
 from hostagent.inspectors.ports import CopyPlan, Detected, Masking, Outcome, RowPlan, Shape
 from hostagent.inspectors.postgres import refusals
 from hostagent.inspectors.postgres.conversation import READY_KINDS, Conversation, Entry, Kind
+from hostagent.inspectors.postgres.copying import begun, masked, settled
 from hostagent.inspectors.postgres.results import shape_of
 from hostagent.inspectors.postgres.rounds import Rounds, learn
 from hostagent.model.command import Again, Command, Forward
 from hostagent.model.errors import RemoteWireError
 from hostagent.model.flow import Side
 from hostagent.model.operation import Effect
+from hostagent.model.transfer import Direction
 from hostagent.wire.buffer import ReceiveBuffer
 from hostagent.wire.postgres.backend import (
     Notification,
@@ -32,6 +34,7 @@ from hostagent.wire.postgres.backend import (
     parse_parameter_description,
     parse_status,
 )
+from hostagent.wire.postgres.copydata import payload_run
 from hostagent.wire.postgres.frontend import build_copy_data
 from hostagent.wire.postgres.messages import HEADER, HEADER_SIZE, SERVER_CAPS, Server, refuse_frame, run_end
 
@@ -125,6 +128,8 @@ class ServerHalf:
         """Send on the rest of a message that is already on its way; return what comes after it."""
         talk = self._talk
         taken = min(talk.partial, len(data))
+        if talk.queue and (meter := talk.queue[0].meter) is not None:  # what is half sent is copy data
+            meter.take(data[:taken])
         talk.partial -= taken
         out.append(Forward(Side.CLIENT, data[:taken]))
         if not talk.partial and talk.asides:
@@ -198,15 +203,24 @@ class ServerHalf:
         else:
             copy = self._copy_plan(entry)
             if copy is not None:
-                return self._masked_copy(copy, trace, buffer, offset, end)
+                stop, _ = _piece(buffer, offset, end, _DATA)
+                return stop, masked(copy, entry, trace, buffer, offset, stop)
         cap = SERVER_CAPS[kind]
-        stop, count = run_end(buffer, offset, end, kind, cap)
+        meter = entry.meter
+        if meter is None:
+            stop, count = run_end(buffer, offset, end, kind, cap)
+        else:
+            stop, count, content = payload_run(buffer, offset, end, kind, cap)
+            meter.take(content)
         if end - stop >= HEADER_SIZE:
             found, length = HEADER(buffer, stop)
             if found == kind and 4 <= length <= cap + 4:
+                if meter is not None:
+                    meter.take(buffer[stop + HEADER_SIZE :])
                 stop += length + 1
                 count += 1
-                self._talk.partial = stop - end
+        if stop > end:
+            self._talk.partial = stop - end
         if trace is not None:
             trace.size += stop - offset
             if kind == _ROW:
@@ -284,23 +298,6 @@ class ServerHalf:
             raise RemoteWireError("copy data without a description cannot be masked")
         return entry.copy
 
-    @staticmethod
-    def _masked_copy(
-        plan: CopyPlan, trace: Trace | None, buffer: bytes, offset: int, end: int
-    ) -> tuple[int, bytes | None]:
-        """Take some messages of copy data."""
-        stop, _ = _piece(buffer, offset, end, _DATA)
-        if trace is not None:
-            trace.size += stop - offset
-        parts = []
-        while offset < stop:
-            length = HEADER(buffer, offset)[1]
-            masked = plan.feed(buffer[offset + HEADER_SIZE : offset + 1 + length])
-            if masked:
-                parts.append(build_copy_data(masked))
-            offset += length + 1
-        return stop, b"".join(parts)
-
     # -- matching --------------------------------------------------------------------------------------------------------
 
     def _head(self) -> Entry:
@@ -333,6 +330,8 @@ class ServerHalf:
         if ruling is not None and ruling.exposed:
             self._talk.exposed = max(self._talk.exposed, ruling.exposed)
             self._talk.masking = ruling.masking
+        if entry.meter is not None:
+            settled(self._desk, entry, outcome, now, self._out)
         entry.shape = None
         entry.copy = None
         entry.streaming = False
@@ -550,11 +549,13 @@ class ServerHalf:
             raise RemoteWireError("a request was sent where the server expects copy data")
         queue.appendleft(entry)
         self._talk.copying_in = not ended
+        begun(entry, Direction.UPLOAD)
         return None
 
     def _copy_out(self, _buffer: bytes, _start: int, _stop: int, _now: float) -> bytes | None:
         entry = self._expect(Kind.QUERY, Kind.EXECUTE)
         entry.streaming = True
+        begun(entry, Direction.DOWNLOAD)
         ruling = entry.ruling
         if ruling is None or ruling.masking is None:
             return None
@@ -573,6 +574,7 @@ class ServerHalf:
         trace = self._trace(entry)
         if trace is not None:
             trace.count(entry.copy.counts)
+        begun(entry, Direction.DOWNLOAD).take(rest)
         entry.copy = None
         return (build_copy_data(rest) if rest else b"") + b"c\0\0\0\x04"
 

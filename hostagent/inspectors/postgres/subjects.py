@@ -15,6 +15,7 @@ from typing import Final, NamedTuple
 from hostagent.inspectors.judged import Subject
 from hostagent.inspectors.postgres.names import Names, Portal, Prepared, key_of
 from hostagent.model.operation import Completeness, Effect, Operation, Resource
+from hostagent.model.transfer import Direction, Transfer
 from hostagent.sql import MAX_TEXT, Analysis, analyse, hopeless, swells
 from hostagent.sql.lexer import Kind as TokenKind
 from hostagent.sql.lexer import tokens
@@ -40,6 +41,12 @@ _SETTINGS: Final = 20
 _SETTING: Final = 200
 _NAMING_VERBS: Final = ("prepare", "declare", "deallocate", "close", "discard")
 _TRUE: Final = frozenset({"on", "true", "yes", "1", "t", "tr", "tru", "y", "ye"})
+_QUERY_NAME: Final = "(query)"
+_MEDIA_TYPES: Final[Mapping[str, str]] = {
+    "text": "text/tab-separated-values",
+    "csv": "text/csv",
+    "binary": "application/x-postgresql-copy",
+}
 
 
 def template(text: bytes) -> bytes:
@@ -243,6 +250,7 @@ class Subjects:
             redacted=statement.redacted,
             fingerprint=statement.fingerprint,
             attributes=self._attributes,
+            transfer=transfer_of(statement),
         )
 
     def call(self, oid: int, raw: bytes) -> Subject:
@@ -346,3 +354,14 @@ def with_parameters(
         )
         for operation in operations
     )
+
+
+def transfer_of(statement: Statement) -> Transfer | None:
+    """Return the transfer that ``statement`` is, None if it copies nothing through the connection. Nobody knows its size."""
+    copy = statement.copy
+    if copy is None:
+        return None
+    relation = copy.relation
+    name = _QUERY_NAME if relation is None else relation.name if relation.schema is None else f"{relation.schema}.{relation.name}"
+    direction = Direction.UPLOAD if copy.direction == "in" else Direction.DOWNLOAD
+    return Transfer(direction, (name,), (_MEDIA_TYPES[copy.format],))

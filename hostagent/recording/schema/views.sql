@@ -135,6 +135,16 @@ from (
     from recorded.result
 );
 
+create or replace view transfers as
+select e.flow as session, (e.fields ->> 'statement') as statement, utc(e.at_ns) as time, e.workload, c.issuer, c.subject, c."groups", c.purpose,
+       c.pid, c.exe, c.target, c.protocol, (e.fields ->> 'direction') as direction, (e.fields ->> 'name') as "name",
+       (e.fields ->> 'media_type') as media_type, (e.fields ->> 'detected_type') as detected_type, (e.fields ->> 'coding') as coding,
+       (e.fields ->> 'part') as part, try_cast((e.fields ->> 'size') as bigint) as size,
+       try_cast((e.fields ->> 'declared_size') as bigint) as declared_size, (e.fields ->> 'sha256') as sha256,
+       coalesce(try_cast((e.fields ->> 'masked') as boolean), false) as masked, (e.fields ->> 'outcome') as outcome,
+       (e.fields ->> 'reason') as reason, try_cast((e.fields -> 'rules') as varchar[]) as rules, (e.fields ->> 'policy') as policy, e.writer, e.seq
+from recorded.event e left join recorded.attributed c using (flow) where e.kind = 'transfer';
+
 create or replace view touched as
 select s.flow as session, s.statement, utc(s.at_ns) as time, s.workload, s.decision,
        (r.value ->> 'kind') as kind, (r.value ->> 'name') as "name", (r.value ->> 'access') as access
@@ -269,6 +279,7 @@ select session, time, kind, workload,
          when 'login' then concat((fields ->> 'outcome'), ' ', (fields ->> 'database'), ' as ', (fields ->> 'upstream_user'))
          when 'statement' then concat((fields ->> 'decision'), ' ', (fields ->> 'text'))
          when 'result' then concat((fields ->> 'outcome'), ' ', (fields ->> 'tag'), ' ', (fields ->> 'sqlstate'))
+         when 'transfer' then concat((fields ->> 'outcome'), ' ', (fields ->> 'direction'), ' ', (fields ->> 'name'), ' ', (fields ->> 'size'), ' bytes')
          when 'hold' then concat('ticket ', (fields ->> 'ticket'), ' waits for ', (fields ->> 'approvers'))
          when 'answer' then concat(case when try_cast((fields ->> 'granted') as boolean) then 'approved by ' else 'not approved ' end,
                                    (fields ->> 'by'), ' ', (fields ->> 'reason'))
