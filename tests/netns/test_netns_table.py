@@ -295,6 +295,31 @@ def test_while_the_table_is_gone_what_a_proxied_connection_sends_does_not_go_to_
     assert carried(host) == []
 
 
+def test_a_dial_that_begins_while_the_table_is_gone_is_answered_once_it_is_back(host: Stage) -> None:
+    """Where others keep connection tracking busy its first packet is known by then, as one that nobody redirected."""
+    script = (
+        f"import socket, sys, time\nsys.stdin.readline()\nbegan = time.monotonic()\n"
+        f"try: socket.create_connection(({SINK_4!r}, 5432), 40)\nexcept ConnectionRefusedError: pass\n"
+        "print(time.monotonic() - began)"
+    )
+    process = host.start("shared", "/usr/bin/python3", "-I", "-c", script, stdin=subprocess.PIPE)
+    wait_for("the program", lambda: [each["stage"] for each in host.status()["leaves"]] == ["running"])
+    assert process.stdin is not None
+    assert host.enforcer is not None
+    host.enforcer.send_signal(signal.SIGSTOP)
+    try:
+        tamper(host, "add table inet others; add chain inet others c { type filter hook output priority 0; }; add rule inet others c ct state new; delete table TABLE")
+        process.stdin.write("\n")
+        process.stdin.flush()
+        with kernel.in_network(host.host):
+            wait_for("its first packet", lambda: "SYN_SENT" in subprocess.run(["conntrack", "-L"], capture_output=True, text=True, check=True).stdout)
+    finally:
+        host.enforcer.send_signal(signal.SIGCONT)
+    out, err = process.communicate(timeout=60)
+    assert float(out) < 35, err
+    assert carried(host) == []
+
+
 def test_while_the_table_is_gone_nothing_comes_in_from_outside(host: Stage) -> None:
     script = (
         "import json, socket, sys\ns = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)\ns.bind(('0.0.0.0', 0))\ns.setblocking(False)\n"

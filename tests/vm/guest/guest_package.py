@@ -94,7 +94,7 @@ def test_an_upgrade_under_load_ends_no_workload_refuses_no_dial_and_leaks_nothin
     assert hostagent("--version") != f"hostagent, version {OLD}"
     assert leaf_pids() == before
     assert main_pid("reports.service") == launcher
-    wait_for(served, "the proxy to serve them", 120)
+    wait_for(served, "the proxy to serve them", 300)
     assert ask("support", "select 2") == "2"
     counts = [each.counts() for each in dials]
     record_property("dials", str(counts))
@@ -121,16 +121,15 @@ def test_another_firewalls_reload_leaks_nothing_and_service_comes_back(
     launcher = main_pid("reports.service")
     for command in commands:
         sh(*command.split())
-    wait_for(lambda: "table inet hostagent" in sh("nft", "list", "tables"), "the table to be loaded again", 60)
+    wait_for(lambda: "table inet hostagent" in sh("nft", "list", "tables"), "the table to be loaded again", 300)
     assert main_pid("reports.service") == launcher
     counts = [each.counts() for each in dials]
     record_property("dials", str(counts))
     assert not any("LEAK" in key for found in counts for key in found), counts
-    # Rules that somebody flushes again while they are loaded anew count as not to be had: then what is shared is ended.
-    ended = journal("hostagent-enforcerd", "shared placement ends") > 0
-    assert [bool(found.get("5432 taken")) for found in counts] in ([[True, True], [True, False]] if ended else [[True, True]]), counts
+    # No workload ended, whatever the commands flushed while the rules were being loaded again.
+    assert all(found.get("5432 taken", 0) > 0 for found in counts), counts
     for workload in ("support", "support-shared"):
-        wait_for(lambda workload=workload: ask_softly(workload, "select 3") == "3", f"service for {workload}", 120)
+        wait_for(lambda workload=workload: ask_softly(workload, "select 3") == "3", f"service for {workload}", 300)
     assert world.sink_lines() == []
     assert show("reports.service", "ActiveState") == {"ActiveState": "active"}
 

@@ -60,7 +60,7 @@ def test_the_boundary_holds_and_the_service_reaches_its_database_again() -> None
         sh("systemctl", "restart", "hostagent-proxyd")
         wait_for(lambda: main_pid("hostagent-proxyd") not in (0, former) and up(), "the proxy", 300)
         for workload in ("support", "support-shared"):
-            wait_for(lambda workload=workload: ask_softly(workload, "select 4") == "4", f"service for {workload}", 120)
+            wait_for(lambda workload=workload: ask_softly(workload, "select 4") == "4", f"service for {workload}", 300)
         hostagent("verify")
         assert world.sink_lines() == []
 
