@@ -3,92 +3,23 @@
 from __future__ import annotations
 
 import gzip
-import json
 from collections.abc import Callable, Sequence
-from dataclasses import replace
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from hostagent.approval import Book
 from hostagent.gate import Gate
-from hostagent.model.command import Close, Command, Connect, Detach, Hold, Pause, Resume, StartTLS, Withdraw
+from hostagent.model.command import Command, Pause, Resume, StartTLS
 from hostagent.model.event import EventKind
-from hostagent.model.flow import Endpoint, Flow, Side
-from hostagent.model.operation import Operation
+from hostagent.model.flow import Side
 from hostagent.model.target import Login, Target, UpstreamTLS
-from hostagent.model.ticket import Answer
-from hostagent.model.verdict import Decision, MaskColumn, MaskContent
-from tests.gate.gate_rim import NOW, Rules, events, make_context, sent
+from hostagent.model.verdict import Decision, MaskColumn
+from tests.gate.gate_http import MASKED, Talk, answer, by_path
+from tests.gate.gate_rim import NOW, Rules
 
-_PLACE = Endpoint("10.0.0.1", 80)
-PLAIN = Target("api", "http", ("api.example", "10.0.0.1"), 80, Login("", None, "bearer"), UpstreamTLS.DISABLE)
 _OK = b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok"
 _GET = b"GET /a HTTP/1.1\r\nHost: api.example\r\n\r\n"
-
-
-def by_path(operation: Operation) -> Decision:
-    """Deny what has ``denied`` in its path, hold what has ``held``."""
-    path = operation.attributes.get("path", "")
-    return Decision.DENY if "denied" in path else Decision.HOLD if "held" in path else Decision.ALLOW
-
-
-class Talk:
-    """A gate, and everything it asked for; the upstream connection is there as soon as it is asked for."""
-
-    def __init__(
-        self,
-        rules: Rules | None = None,
-        target: Target = PLAIN,
-        secret: str | None = "ours",
-        leaf: str = "leaf",
-        **more: object,
-    ) -> None:
-        flow = Flow("f", "bot", leaf, _PLACE, _PLACE)
-        more = {"park_s": 100.0, **more}
-        context = make_context(rules or Rules(by_path), target=target, secret=secret, flow=flow, **more)
-        self.gate = Gate(context)
-        self.commands: list[Command] = []
-
-    def do(self, commands: Sequence[Command]) -> None:
-        """Note ``commands``, and connect if they ask for it."""
-        self.commands += commands
-        if any(isinstance(command, Connect) for command in commands):
-            self.do(self.gate.connected(NOW))
-
-    def client(self, data: bytes) -> None:
-        """Bytes arrive from the client."""
-        self.do(self.gate.feed(Side.CLIENT, data, NOW))
-
-    def server(self, data: bytes) -> None:
-        """Bytes arrive from the target."""
-        self.do(self.gate.feed(Side.SERVER, data, NOW))
-
-    @property
-    def up(self) -> bytes:
-        """What the target got."""
-        return sent(self.commands, Side.SERVER)
-
-    @property
-    def down(self) -> bytes:
-        """What the client got."""
-        return sent(self.commands, Side.CLIENT)
-
-    @property
-    def closed(self) -> bool:
-        """Whether the gate ended the connection."""
-        return any(isinstance(command, Close) for command in self.commands)
-
-    def records(self, kind: EventKind, *names: str) -> list[tuple[object, ...]]:
-        """Return the fields ``names`` of every event of ``kind``."""
-        return [tuple(event.fields[name] for name in names) for event in events(self.commands, kind)]
-
-    def problem(self) -> dict[str, object]:
-        """Return the first problem document that the client got."""
-        body = self.down.partition(b"application/problem+json")[2].partition(b"\r\n\r\n")[2]
-        found: dict[str, object] = json.loads(body.partition(b"\n")[0])
-        return found
 
 
 def test_a_request_is_rebuilt_with_our_credential_and_recorded_with_its_response() -> None:
@@ -190,14 +121,7 @@ def test_a_mask_that_cannot_be_enforced_refuses_the_request() -> None:
     assert (talk.up, talk.problem()["rule"]) == (b"", "mask-mail")
 
 
-MASKED = Rules(by_path, (MaskContent("mask-mail", frozenset({"email", "card"})),))
 _JSON = b'{"to": "ann@example.com", "n": [1, 4111111111111111]}'
-
-
-def answer(body: bytes, *fields: bytes, kind: bytes = b"application/json") -> bytes:
-    """Return a response."""
-    lines = [b"HTTP/1.1 200 OK", b"Content-Type: " + kind, b"Content-Length: %d" % len(body), *fields, b"", body]
-    return b"\r\n".join(lines)
 
 
 def test_a_response_is_masked_whole_however_it_was_cut() -> None:
@@ -375,134 +299,6 @@ def test_expect_continue_is_the_targets_to_answer_and_a_denial_ends_the_wait() -
     denied.client(expecting.replace(b"/a", b"/denied"))
     assert denied.down.startswith(b"HTTP/1.1 403")
     assert denied.closed, "whether the body still comes, only the client knows"
-
-
-def _held(talk: Talk) -> str:
-    [ticket] = [command.ticket for command in talk.commands if isinstance(command, Hold)]
-    return ticket.ticket_id
-
-
-_DELETE = b"POST /held HTTP/1.1\r\nHost: api.example\r\nX: y\r\nContent-Length: 5\r\n\r\n"
-
-
-def test_a_held_request_waits_whole_and_goes_on_once_after_approval() -> None:
-    talk = Talk()
-    talk.client(_DELETE + b"he")
-    assert not any(isinstance(command, Hold) for command in talk.commands)
-    talk.client(b"llo" + _GET)
-    [operation] = next(command.ticket.operations for command in talk.commands if isinstance(command, Hold))
-    assert operation.text == "POST http://api.example/held\nX: y\n\nhello"
-    assert (talk.up, talk.down) == (b"", b"")
-    answer = Answer(_held(talk), granted=True, by="dana")
-    talk.do(talk.gate.resume(answer, NOW))
-    talk.do(talk.gate.resume(answer, NOW))
-    assert talk.up == (
-        b"POST /held HTTP/1.1\r\nHost: api.example\r\nX: y\r\nContent-Length: 5\r\nAuthorization: Bearer ours\r\n\r\nhello"
-    )
-    talk.server(_OK)
-    assert talk.up.endswith(b"GET /a HTTP/1.1\r\nHost: api.example\r\nAuthorization: Bearer ours\r\n\r\n")
-    assert talk.records(EventKind.STATEMENT, "decision") == [("hold",), ("allow",)]
-
-
-def test_a_held_request_that_is_refused_or_not_answered_gets_a_problem_document_with_its_ticket() -> None:
-    talk = Talk()
-    talk.client(_DELETE + b"hello")
-    talk.do(talk.gate.resume(Answer(_held(talk), granted=False, by="dana", reason="no"), NOW))
-    problem = talk.problem()
-    assert (problem["status"], problem["ticket"], problem["reason"]) == (403, _held(talk), "denied by dana: no")
-    late = Talk()
-    late.client(_DELETE + b"hello")
-    late.do(late.gate.tick(NOW + 61))
-    assert "nobody answered in time" in str(late.problem()["reason"])
-    assert (talk.up, late.up, talk.closed, late.closed) == (b"", b"", False, False)
-
-
-def test_a_client_that_leaves_while_its_request_is_held_voids_the_ticket() -> None:
-    talk = Talk()
-    talk.client(_DELETE + b"hello")
-    talk.do(talk.gate.closed(Side.CLIENT, NOW))
-    assert [command.ticket_id for command in talk.commands if isinstance(command, Withdraw)] == [_held(talk)]
-    assert talk.records(EventKind.RESULT, "outcome") == [("withdrawn",)]
-    talk.do(talk.gate.resume(Answer(_held(talk), granted=True, by="dana"), NOW))
-    assert talk.up == b""
-
-
-def _kept(book: Book) -> Talk:
-    """Return a connection on which a request was held, parked, and told its ticket."""
-    talk = Talk(book=book, park_s=3.0)
-    talk.client(_DELETE + b"hello")
-    talk.do(talk.gate.tick(NOW + 2.9))
-    assert talk.down == b""
-    talk.do(talk.gate.tick(NOW + 3))
-    problem = talk.problem()
-    assert (problem["status"], problem["type"], problem["ticket"]) == (403, "urn:hostagent:held", _held(talk))
-    assert b"\r\nRetry-After: 10\r\n" in talk.down
-    assert [command.ticket_id for command in talk.commands if isinstance(command, Detach)] == [_held(talk)]
-    return talk
-
-
-def _again(book: Book, data: bytes = _DELETE + b"hello", **more: object) -> Talk:
-    talk = Talk(book=book, **more)  # type: ignore[arg-type]
-    talk.client(data)
-    return talk
-
-
-def _answer(book: Book, talk: Talk, *, granted: bool) -> None:
-    kept = book.of(_held(talk))
-    assert kept is not None
-    book.answer(kept, Answer(_held(talk), granted=granted, by="dana", reason="no"), NOW + 10)
-
-
-def test_a_request_that_was_parked_is_carried_out_once_when_it_comes_again_after_approval() -> None:
-    book = Book()
-    first = _kept(book)
-    assert _again(book).problem()["ticket"] == _held(first)
-    first.do(first.gate.closed(Side.CLIENT, NOW))
-    assert not any(isinstance(command, Withdraw) for command in first.commands)
-    _answer(book, first, granted=True)
-    second = _again(book)
-    assert second.up.endswith(b"\r\n\r\nhello")
-    assert second.records(EventKind.STATEMENT, "decision", "ticket") == [("hold", _held(first))]
-    third = _again(book)
-    assert (third.up, _held(third) != "") == (b"", True)
-
-
-def test_only_exactly_the_same_request_of_the_same_program_under_the_same_policy_is_released() -> None:
-    book = Book()
-    _answer(book, _kept(book), granted=True)
-    for other in (
-        _again(book, _DELETE + b"hellO"),
-        _again(book, _DELETE.replace(b"/held", b"/held?x") + b"hello"),
-        _again(book, _DELETE.replace(b"X: y", b"X: z") + b"hello"),
-        _again(book, leaf="another"),
-        _again(book, target=replace(PLAIN, labels={"moved": "yes"})),
-        _again(book, rules=Rules(lambda _operation: Decision.DENY)),
-    ):
-        assert other.up == b""
-    assert _again(book).up.endswith(b"hello")
-
-
-def test_a_request_that_was_refused_while_nobody_waited_is_told_so() -> None:
-    book = Book()
-    _answer(book, _kept(book), granted=False)
-    again = _again(book)
-    assert (again.problem()["reason"], again.up) == ("denied by dana: no", b"")
-
-
-def test_a_policy_that_changed_while_a_request_was_held_has_the_last_word() -> None:
-    rules = Rules(by_path)
-    talk = Talk(rules)
-    talk.client(_DELETE + b"hello")
-    rules.decide = lambda _operation: Decision.DENY
-    talk.do(talk.gate.resume(Answer(_held(talk), granted=True, by="dana"), NOW))
-    assert (talk.up, talk.problem()["rule"]) == (b"", "deny-rule")
-
-
-def test_a_body_too_large_to_be_looked_at_is_not_held() -> None:
-    talk = Talk()
-    talk.client(b"POST /held HTTP/1.1\r\nHost: api.example\r\nContent-Length: 1100000\r\n\r\n" + b"x" * 1_100_000)
-    assert talk.problem()["status"] == 403
-    assert not any(isinstance(command, Hold) for command in talk.commands)
 
 
 @pytest.mark.parametrize(

@@ -24,8 +24,8 @@ from hostagent.model.operation import Effect
 from hostagent.model.ticket import Answer
 from hostagent.model.verdict import MaskContent
 from hostagent.wire.http2.meter import Goaway, Meter
+from tests.gate.gate_http import PLAIN, Talk, by_path
 from tests.gate.gate_rim import NOW, Rules, events
-from tests.gate.test_gate_http import PLAIN, Talk, by_path
 from tests.policy.policy_world import policy
 
 TARGET = replace(PLAIN, http2=True)

@@ -8,8 +8,8 @@ import pytest
 
 from hostagent.model.event import EventKind
 from hostagent.policy import Policy
+from tests.gate.gate_http import Talk, answer
 from tests.gate.gate_rim import make_context
-from tests.gate.test_gate_http import Talk, answer
 from tests.policy.policy_world import policy
 
 _RULES = """\

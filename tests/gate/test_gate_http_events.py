@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from hostagent.model.event import EventKind
 from hostagent.policy import Policy
-from tests.gate.test_gate_http import MASKED, Talk
+from tests.gate.gate_http import MASKED, Talk
 from tests.policy.policy_world import policy
 
 _HEAD = b"HTTP/1.1 200 OK\r\nContent-Type: text/event-stream; charset=utf-8\r\nX-To: ann@example.com\r\nConnection: close\r\n\r\n"

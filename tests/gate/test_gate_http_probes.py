@@ -19,8 +19,8 @@ from hostagent.policy.check import Subject
 from hostagent.policy.document import HttpRequest
 from hostagent.policy.http import http_checks
 from hostagent.wire.http1.location import locate, readings
+from tests.gate.gate_http import MASKED, PLAIN, Talk, answer, by_path
 from tests.gate.gate_rim import NOW, Rules, events, make_context
-from tests.gate.test_gate_http import MASKED, PLAIN, Talk, answer, by_path
 
 _LONG = "the-credential-of-the-target"
 

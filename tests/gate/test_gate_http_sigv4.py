@@ -12,8 +12,8 @@ from hostagent.inspectors.http.sigv4 import Request, Scope, signed
 from hostagent.model.event import EventKind
 from hostagent.model.target import Login
 from hostagent.policy import Policy
+from tests.gate.gate_http import PLAIN, Talk
 from tests.gate.gate_rim import NOW
-from tests.gate.test_gate_http import PLAIN, Talk
 from tests.policy.policy_world import policy
 
 _STAMP = "20150830T123600Z"

@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from hostagent.model.event import EventKind
-from tests.gate.test_gate_http import Talk
+from tests.gate.gate_http import Talk
 
 _HOST = b"Host: api.example\r\n"
 _PIECES = st.sampled_from(

@@ -12,8 +12,8 @@ from hostagent.inspectors.http.websocket import accept
 from hostagent.model.event import EventKind
 from hostagent.model.flow import Side
 from hostagent.policy import Policy
+from tests.gate.gate_http import Talk
 from tests.gate.gate_rim import NOW
-from tests.gate.test_gate_http import Talk
 from tests.policy.policy_world import policy
 
 _KEY = "dGhlIHNhbXBsZSBub25jZQ=="

@@ -20,9 +20,9 @@ from hostagent.wire.postgres.backend import (
 )
 from hostagent.wire.postgres.frontend import build_copy_data, build_copy_fail
 from hostagent.wire.postgres.messages import Server
+from tests.gate.gate_http import Talk
 from tests.gate.gate_rim import NOW, Rules, events, feed, make_context, make_session, sent
 from tests.gate.gate_wire import query
-from tests.gate.test_gate_http import Talk
 from tests.gate.test_gate_http2 import POST, Talk2
 from tests.policy.policy_world import policy
 
