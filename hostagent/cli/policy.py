@@ -178,10 +178,20 @@ def _run_table(path: Path) -> Sequence[Outcome]:
 
 def _case_operations(case: Case) -> list[Operation]:
     if case.request is not None:
-        from hostagent.inspectors.http.request import read_line
-
-        return [read_line(case.request, list(case.headers.items()), case.body)]
+        return [_request(case)]
     return _operations(case.sql or "", case.target.protocol, case.parameters, case.attributes)
+
+
+def _request(case: Case) -> Operation:
+    """Return the operation of a case's request, as its target's protocol has it."""
+    from hostagent.inspectors.http.request import read_line
+
+    fields, text = list(case.headers.items()), case.request or ""
+    if case.target.protocol != "kubernetes":
+        return read_line(text, fields, case.body)
+    from hostagent.inspectors.kubernetes.line import read_line as read_kubernetes_line
+
+    return read_kubernetes_line(text, fields, case.body)
 
 
 def _operations(

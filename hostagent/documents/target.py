@@ -10,7 +10,7 @@ from typing import Annotated, Literal
 from pydantic import Field, field_validator, model_validator
 
 from hostagent.documents.named import Key, Named, Strict, named_document
-from hostagent.model.target import CredentialSource, Login, Target, UpstreamTLS
+from hostagent.model.target import WEB, CredentialSource, Login, Target, UpstreamTLS
 
 MAXIMUM_SOCKETS = 8
 _ANYBODYS = ("/tmp/", "/var/tmp/")  # noqa: S108 - refused, not used
@@ -48,7 +48,7 @@ class _Credential(Strict):
 class _Login(Strict):
     user: Annotated[str, Key("The proxy's own account at the server (postgres, or scheme: basic); with scheme: sigv4 the access key's id.")] = ""
     credential: _Credential | None = None
-    scheme: Annotated[Literal["bearer", "basic", "header", "certificate", "sigv4"] | None, Key("How the secret is presented (http).")] = None
+    scheme: Annotated[Literal["bearer", "basic", "header", "certificate", "sigv4"] | None, Key("How the secret is presented (http, kubernetes).")] = None
     header: Annotated[str, Field(pattern=r"^[A-Za-z0-9-]{0,64}$"), Key("Name of the header field that holds it (scheme: header).")] = ""
 
     def for_http(self) -> str:
@@ -74,7 +74,7 @@ _FRAMING = frozenset({"host", "content-length", "transfer-encoding", "connection
 class TargetDocument(Named):
     """The form of a target document."""
 
-    protocol: Annotated[Literal["postgres", "http"], Key("What the server speaks.")]
+    protocol: Annotated[Literal["postgres", "http", "kubernetes"], Key("What the server speaks.")]
     hosts: Annotated[list[str], Key("Names and addresses that clients dial; localhost is this host's own loopback.")] = []
     sockets: Annotated[
         list[str], Field(max_length=MAXIMUM_SOCKETS), Key("Where our unix socket stands for the server in a workload's view.", "path")
@@ -106,8 +106,10 @@ class TargetDocument(Named):
 
     @model_validator(mode="after")
     def _of_its_protocol(self) -> TargetDocument:
-        if self.protocol == "http":
+        if self.protocol in WEB:
             wrong = self.login.for_http() or self._not_for_http()
+            if not wrong and self.protocol == "kubernetes":
+                wrong = self._not_for_kubernetes()
             if not wrong and self.login.scheme in ("certificate", "sigv4") and self.tls == "disable":
                 wrong = f"login: scheme: {self.login.scheme} needs tls: verify"
         elif not self.login.user:
@@ -123,7 +125,12 @@ class TargetDocument(Named):
         if self.sockets:
             return "sockets: HTTP over unix sockets is not governed"
         found = [name for name in ("databases", "users", "parameters") if getattr(self, name)]
-        return f"{found[0]} is not for protocol: http" if found else ""
+        return f"{found[0]} is not for protocol: {self.protocol}" if found else ""
+
+    def _not_for_kubernetes(self) -> str:
+        if self.http2:
+            return "http2 is not for protocol: kubernetes: its clients speak HTTP/1.1 as well, and need it for exec"
+        return "login: scheme: sigv4 is not for protocol: kubernetes" if self.login.scheme == "sigv4" else ""
 
     @model_validator(mode="after")
     def _reachable(self) -> TargetDocument:
@@ -166,9 +173,12 @@ def _canonical_host(host: str) -> str:
     return str(mapped or address)
 
 
+_PORTS = {"postgres": 5432, "kubernetes": 6443}
+
+
 def _default_port(protocol: str, tls: str) -> int:
-    if protocol == "postgres":
-        return 5432
+    if protocol in _PORTS:
+        return _PORTS[protocol]
     return 443 if tls == "verify" else 80
 
 

@@ -7,6 +7,7 @@ from typing import Final, NamedTuple
 
 from hostagent.inspectors.http.inspector import HttpInspector
 from hostagent.inspectors.http.opening import ALPN
+from hostagent.inspectors.kubernetes.inspector import KubernetesInspector
 from hostagent.inspectors.ports import Desk, Inspector, Surroundings
 from hostagent.inspectors.postgres.inspector import PostgresInspector
 
@@ -28,4 +29,5 @@ class Row(NamedTuple):
 PROTOCOLS: Final[Mapping[str, Row]] = {
     "postgres": Row(PostgresInspector, "postgresql", has_catalogue=True, at_once=262_144),
     "http": Row(HttpInspector, ALPN),
+    "kubernetes": Row(KubernetesInspector, ALPN),
 }

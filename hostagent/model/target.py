@@ -14,6 +14,10 @@ class UpstreamTLS(enum.StrEnum):
     DISABLE = "disable"
 
 
+WEB = frozenset({"http", "kubernetes"})
+"""Protocols that are HTTP, or spoken over it."""
+
+
 @dataclass(frozen=True, slots=True)
 class CredentialSource:
     """Where the target's secret lives: ``file`` (whole content), ``env`` (FILE#KEY), ``systemd`` or ``sealed`` (credential names)."""
@@ -60,6 +64,11 @@ class Target:
     labels: Mapping[str, str] = field(default_factory=dict)
     sockets: tuple[str, ...] = ()
     http2: bool = False
+
+    @property
+    def web(self) -> bool:
+        """Whether it is spoken to over HTTP."""
+        return self.protocol in WEB
 
     @property
     def loopback(self) -> bool:

@@ -196,6 +196,32 @@ class FileTransfer(Strict):
     )
 
 
+class KubernetesRequest(Strict):
+    """Which requests to a Kubernetes API a rule is about. Every part given must hold."""
+
+    verbs: Patterns | None = Field(
+        default=None, description="Verbs as RBAC has them: get, list, watch, create, update, patch, delete, deletecollection. In an allow rule they stand for effects."
+    )
+    groups: Patterns | None = Field(default=None, description="Glob patterns of API groups, such as apps; core is the one without a name.")
+    resources: Patterns | None = Field(default=None, description="Glob patterns of RESOURCE or RESOURCE/SUBRESOURCE, such as pods and pods/exec.")
+    subresources: Patterns | None = Field(default=None, description="Glob patterns of the subresource, such as exec; a request without one matches none.")
+    namespaces: Patterns | None = Field(default=None, description="Glob patterns of the namespace.")
+    names: Patterns | None = Field(default=None, description="Glob patterns of the object's name.")
+    paths: Patterns | None = Field(default=None, description="Glob patterns of URLs that are no resource, such as /version and /openapi/**.")
+    privileged: Literal[True] | None = Field(
+        default=None, description="What makes a pod reach the host or another account, or may. An allow rule by verbs needs it to permit such a thing as well."
+    )
+    dry_run: bool | None = Field(default=None, description="Whether the server is asked to change nothing (dryRun=All).")
+
+    @model_validator(mode="after")
+    def _consistent(self) -> KubernetesRequest:
+        if self == KubernetesRequest.model_construct():
+            raise ValueError("give at least one of verbs, groups, resources, subresources, namespaces, names, paths, privileged and dry_run")
+        if self.paths and (self.groups or self.resources or self.subresources or self.namespaces or self.names):
+            raise ValueError("paths are URLs that are no resource: give them a rule of their own")
+        return self
+
+
 class What(Strict):
     """Which operations a rule is about, by meaning.
 
@@ -224,6 +250,13 @@ class What(Strict):
     functions: Patterns | None = Field(default=None, description="Glob patterns of the functions that are called.")
     http: HttpRequest | None = Field(default=None, description="HTTP requests; a rule with this is about nothing else.")
     transfer: FileTransfer | None = Field(default=None, description="Files that are moved; a rule with this is about nothing else.")
+    kubernetes: KubernetesRequest | None = Field(default=None, description="Requests to a Kubernetes API; a rule with this is about nothing else.")
+
+    @property
+    def stands_for_effects(self) -> bool:
+        """Whether it says in a protocol's own words what is done, so that an allow rule need not name effects."""
+        http, kubernetes = self.http, self.kubernetes
+        return bool((http and (http.methods or http.grpc or http.aws)) or (kubernetes and kubernetes.verbs))
 
 
 _TIME = r"(?:[01][0-9]|2[0-3]):[0-5][0-9]"
@@ -338,8 +371,8 @@ class RuleForm(Strict):
         hold, mask = self.then is Action.HOLD, self.then is Action.MASK
         return (
             (
-                self.then is Action.ALLOW and self.what.effects is None and not (self.what.http and (self.what.http.methods or self.what.http.grpc or self.what.http.aws)),
-                "an allow rule must name the effects it allows (what: effects: [read, ...]), or methods (what: http: methods, grpc or aws)",
+                self.then is Action.ALLOW and self.what.effects is None and not self.what.stands_for_effects,
+                "an allow rule must name the effects it allows (what: effects: [read, ...]), or methods (what: http: methods, grpc or aws; kubernetes: verbs)",
             ),
             (
                 hold and not self.approvers,

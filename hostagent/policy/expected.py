@@ -56,7 +56,7 @@ class CaseForm(Strict):
     who: CaseWho = CaseWho()
     where: CaseWhere = CaseWhere()
     sql: str | None = Field(default=None, description="Statements; several are judged together.")
-    request: str | None = Field(default=None, description="An HTTP request: METHOD URL.")
+    request: str | None = Field(default=None, description="A request over HTTP: METHOD URL. (To a Kubernetes API: where: {protocol: kubernetes}.)")
     headers: dict[str, Text] = Field(default={}, description="Header fields of the request.")
     body: str = Field(default="", description="Body of the request; its headers say of what type.")
     connect: bool = Field(default=False, description="The start of a session, instead of a statement.")

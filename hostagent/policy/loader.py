@@ -21,6 +21,7 @@ from hostagent.policy.context import ContextProvider
 from hostagent.policy.document import DEFAULT_TIMEOUT_S, Action, Document, Mask, RuleForm
 from hostagent.policy.expression import Expression, compile_expression
 from hostagent.policy.http import http_checks
+from hostagent.policy.kubernetes import kubernetes_checks
 from hostagent.policy.rule import Rule
 from hostagent.policy.ruleset import Policy
 from hostagent.policy.transfers import transfer_checks
@@ -201,7 +202,9 @@ def _compile(rule: _Rule, around: Surroundings, max_ages: Mapping[str, float | N
     form = rule.form
     when = _when(rule, around, max_ages, problems)
     transfer = form.what.transfer
-    checks = [*operation_checks(form.where, form.what), *http_checks(form.what.http), *transfer_checks(transfer), *when]
+    kubernetes = kubernetes_checks(form.what.kubernetes, allows=form.then is Action.ALLOW, by_effects=form.what.effects is not None)
+    own = [*http_checks(form.what.http), *kubernetes, *transfer_checks(transfer)]
+    checks = [*operation_checks(form.where, form.what), *own, *when]
     if form.then is Action.HOLD and around.group_members is not None and not around.group_members(form.approvers):
         what = f"a rule holds and no approver is configured: the group {form.approvers} does not exist or has no member"
         problems.at(rule, ("approvers",), what)

@@ -360,7 +360,7 @@ class Service:
         share, at_once = self._shares.of(flow.workload), PROTOCOLS[target.protocol].at_once
         session = Session(flow, Gate(context), self, self._turn, share=share, at_once=at_once)
         leaf.sessions.add(session)
-        idle_s = self._parts.config.http.idle_s if target.protocol == "http" else None
+        idle_s = self._parts.config.http.idle_s if target.web else None
         watch = Watch(session, self._parts.config.limits.login_timeout_s, idle_s, asyncio.get_running_loop().call_later)
         upstream = upstream_of(target, flow.destination, self._parts.resolver)
         self._sessions[session] = _Served(leaf, target, context, view, watch, upstream)

@@ -102,7 +102,7 @@ async def _try_place(trial: _Trial, place: Endpoint) -> None:
     try:
         if trial.target.protocol == "postgres":
             await _log_in(trial, place, reader, writer)
-        elif trial.target.protocol == "http":
+        elif trial.target.web:
             await _request(trial, place, reader, writer)
             if trial.target.http2 and trial.target.tls is UpstreamTLS.VERIFY:
                 await _agree(trial, place)

@@ -31,6 +31,12 @@ def _distinct(pairs: list[tuple[str, JSON]]) -> JSON:
     return dict(pairs)
 
 
+def _given_once(pairs: list[tuple[str, JSON]]) -> JSON:
+    if len({name for name, _ in pairs}) < len(pairs):
+        raise ValueError("a name is given twice in one object")
+    return dict(pairs)
+
+
 def _no_number(text: str) -> JSON:
     raise ValueError(f"{text} is no number")
 
@@ -38,15 +44,18 @@ def _no_number(text: str) -> JSON:
 _DECODER: Final = json.JSONDecoder(object_pairs_hook=_distinct, parse_int=Number, parse_float=Number, parse_constant=_no_number)
 
 
-def parse(data: bytes) -> JSON:
-    """Return the value that ``data`` is.
+_CASED: Final = json.JSONDecoder(object_pairs_hook=_given_once, parse_int=Number, parse_float=Number, parse_constant=_no_number)
+
+
+def parse(data: bytes, *, cased: bool = False) -> JSON:
+    """Return the value that ``data`` is. ``cased``: all readers take letters of either case for two names.
 
     Raises:
         ValueError: it is not JSON, or not the same JSON to every reader.
     """
     try:
         text = data.decode()
-        value: JSON = _DECODER.decode(text)
+        value: JSON = (_CASED if cased else _DECODER).decode(text)
     except RecursionError:
         raise ValueError("the document is too deep") from None
     build(value)

@@ -73,4 +73,4 @@ def test_the_documents_show_every_key(blocks: list[str], model: type[BaseModel])
 def test_every_document_shown_is_taken() -> None:
     names = [parse_target("crm-db", block).name for block in _target_blocks()]
     names += [parse_workload("support-bot", block).name for block in _workload_blocks()]
-    assert names == ["crm-db"] * 10 + ["support-bot"] * 2
+    assert names == ["crm-db"] * 11 + ["support-bot"] * 2

@@ -45,7 +45,7 @@ def begin(exchange: Exchange, head: ResponseHead, *, empty: bool) -> None:
     verdict, limit = ruling.verdict, None
     if verdict.reads_transfer:
         verdict, limit = _judged(exchange, ruling, transfer, asked, success=head.status < 300)
-    if not transfer.certain and (transfer.size is not None or any((transfer.media_types or ("",))[0].startswith(each) for each in _ENDLESS)):
+    if not transfer.certain and (transfer.size is not None or exchange.request.by_line or any((transfer.media_types or ("",))[0].startswith(each) for each in _ENDLESS)):
         return
     exchange.download = _meter(exchange, head, replace(transfer, certain=True), verdict, limit, least=-1 if transfer.certain else LEAST)
     if verdict.decision is Decision.DENY and transfer.certain:

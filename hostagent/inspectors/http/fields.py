@@ -31,6 +31,7 @@ _NOT_OURS: Final = frozenset(
 _ALSO_NOT_OURS: Final = (
     *("x-forwarded-", "remote-user", "remote-group", "remote-email", "remote-name", "x-webauth-", "x-auth-request-", "x-client-cert", "x-ssl-client-"),
     *("ssl-client-", "x-amzn-oidc-", "x-goog-authenticated-user-", "x-goog-iap-", "cf-access-", "x-ms-client-principal", "x-ms-token-"),
+    *("x-remote-", "impersonate-"),  # a Kubernetes API server's front proxy, and whoever may act for others there
     *("x-consumer-", "x-credential-", "x-authentik-", "x-pomerium-", "x-vouch-"),
 )
 """The same by how they begin: what proxies that sign people in (Authelia, oauth2-proxy, Kong, a cloud's own) tell the server behind them."""

@@ -14,6 +14,7 @@ import base64
 from typing import Final, cast
 
 from hostagent.inspectors.http import download, problem, websocket
+from hostagent.inspectors.http.dialect import PLAIN, Dialect
 from hostagent.inspectors.http.echo import Echo
 from hostagent.inspectors.http.exchange import Exchange
 from hostagent.inspectors.http.fields import Listed
@@ -40,14 +41,15 @@ _PAUSE_ABOVE: Final = 65_536
 class Http1:
     """Implements ``hostagent.inspectors.http.inspector.Connection``."""
 
-    def __init__(self, desk: Desk, surroundings: Surroundings, name: str) -> None:
+    def __init__(self, desk: Desk, surroundings: Surroundings, name: str, dialect: Dialect = PLAIN) -> None:
         """Begin before the first request. ``name`` is the one that TLS was opened for, empty without TLS."""
         self._desk = desk
+        self._dialect = dialect
         self._target = surroundings.target
         self._tls = surroundings.target.tls is UpstreamTLS.VERIFY
         self._scheme = "https" if self._tls else "http"
         self._name = name
-        self._reader = Reader(self._target, self._scheme, name)
+        self._reader = Reader(self._target, self._scheme, name, dialect)
         self._buffer = bytearray()
         self._responses = Responses()
         self._exchange: Exchange | None = None
@@ -57,7 +59,7 @@ class Http1:
         self._up: list[bytes] = []
         self._down: list[bytes] = []
         self._out: list[Command] = []
-        self._judge = Judge(surroundings, self._out)
+        self._judge = Judge(surroundings, self._out, dialect)
         self._random = surroundings.random
         self._key = ""
         self._tunnel: Tunnel | None = None
@@ -174,7 +176,8 @@ class Http1:
 
     def reply(self, exchange: Exchange, refused: Problem) -> None:
         """Answer here, instead of the target."""
-        self._down.append(problem.build(refused, exchange.head.method, close=exchange.closing))
+        written = self._dialect.written(refused, exchange.request)
+        self._down.append(problem.build(refused, exchange.head.method, close=exchange.closing, written=written))
 
     def invite(self, exchange: Exchange) -> None:
         """Tell a client that waits for it to send the body."""
@@ -337,7 +340,8 @@ class Http1:
             self._end(reason, now, problem.refused(502, f"the target's response is refused: {error}"), "error")
         elif self._exchange is None:
             step = "The connection was closed; send requests as RFC 9112 writes them."
-            self._down.append(problem.build(problem.refused(problem.status_of(error), str(error), step), "GET", close=True))
+            refused = problem.refused(problem.status_of(error), str(error), step)
+            self._down.append(problem.build(refused, "GET", close=True, written=self._dialect.written(refused, None)))
             self._leave(reason, now)
         else:
             self._end(reason, now, problem.refused(problem.status_of(error), str(error)), "denied")

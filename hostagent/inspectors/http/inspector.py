@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from typing import Protocol
+from typing import ClassVar, Protocol
 
 from hostagent.inspectors.http import problem
+from hostagent.inspectors.http.dialect import PLAIN, Dialect
 from hostagent.inspectors.http.http1 import Http1
 from hostagent.inspectors.http.http2 import Http2
 from hostagent.inspectors.http.opening import ALPN, ALPN_2, alert, chosen, objection
@@ -61,7 +62,9 @@ class Connection(Protocol):
 
 
 class HttpInspector:
-    """Implements ``hostagent.inspectors.ports.Inspector``."""
+    """Implements ``hostagent.inspectors.ports.Inspector``. ``dialect``: the API that is spoken over it."""
+
+    dialect: ClassVar[Dialect] = PLAIN
 
     def __init__(self, desk: Desk, surroundings: Surroundings) -> None:
         """Begin before the first byte."""
@@ -71,7 +74,7 @@ class HttpInspector:
         self._tls = surroundings.target.tls is UpstreamTLS.VERIFY
         self._buffer = bytearray()
         self._open = not self._tls and not self._target.http2
-        self._inner: Connection = Http1(desk, surroundings, "")
+        self._inner: Connection = Http1(desk, surroundings, "", self.dialect)
 
     @property
     def signed_in(self) -> bool:
@@ -129,7 +132,7 @@ class HttpInspector:
             if plain:
                 step = "The connection was closed; send requests as RFC 9112 writes them."
                 refused = problem.refused(problem.status_of(error), str(error), step)
-                out.append(Forward(Side.CLIENT, problem.build(refused, "GET", close=True)))
+                out.append(Forward(Side.CLIENT, problem.build(refused, "GET", close=True, written=self.dialect.written(refused, None))))
             return out + self._leave(reason)
         if hello is None:
             return []
@@ -146,7 +149,7 @@ class HttpInspector:
         if version == ALPN_2:
             self._inner = Http2(self._desk, self._surroundings, name)
         else:
-            self._inner = Http1(self._desk, self._surroundings, name)
+            self._inner = Http1(self._desk, self._surroundings, name, self.dialect)
 
     def _leave(self, reason: str) -> list[Command]:
         self._inner.failed = True

@@ -11,14 +11,15 @@ from datetime import UTC, datetime
 from typing import Final
 
 from hostagent.inspectors.http import problem, sigv4
-from hostagent.inspectors.http.content import MAX_LOOKED_AT, OVERRIDE, UNREADABLE, Tripwire, read_content, rebuilt
+from hostagent.inspectors.http.content import MAX_LOOKED_AT, OVERRIDE, UNREADABLE, Tripwire, rebuilt
+from hostagent.inspectors.http.dialect import PLAIN, Dialect
 from hostagent.inspectors.http.echo import forms
 from hostagent.inspectors.http.exchange import Exchange
 from hostagent.inspectors.http.fields import Listed, credential, for_looking, for_masking, for_rebuilding
 from hostagent.inspectors.http.grpc import is_grpc, patience
 from hostagent.inspectors.http.problem import Problem
 from hostagent.inspectors.http.reading import Request
-from hostagent.inspectors.http.request import PROTOCOL, recorded, shown, with_content
+from hostagent.inspectors.http.request import recorded, shown
 from hostagent.inspectors.http.transfers import LEAST, Upload
 from hostagent.inspectors.judged import Ruling, Subject
 from hostagent.inspectors.ports import Denial, Outcome, Surroundings
@@ -39,8 +40,9 @@ class Judge:
     through, so that the target was to be dialled.
     """
 
-    def __init__(self, surroundings: Surroundings, out: list[Command]) -> None:
+    def __init__(self, surroundings: Surroundings, out: list[Command], dialect: Dialect = PLAIN) -> None:
         """Append commands to ``out``, which stays the same list."""
+        self._dialect = dialect
         self._target = surroundings.target
         self._secret = surroundings.secret
         self.credential = credential(surroundings.target.login, surroundings.secret)
@@ -56,9 +58,9 @@ class Judge:
         """Judge a request by its head, as far as that goes."""
         request = exchange.request
         ruling = self._rule(exchange)
-        if wrong := request.elsewhere or request.refusal:
+        if wrong := request.elsewhere or self._dialect.refusal(request, ruling.verdict):
             exchange.closing = True  # whoever asks for that means something else by what follows
-            status = 421 if request.elsewhere else 403
+            status = 421 if request.elsewhere else request.status
             refused = problem.refused(status, wrong, "Ask this target for what it is declared for.")
             self._deny(exchange, ruling, refused, now)
         elif self.credential is None:
@@ -66,7 +68,7 @@ class Judge:
             self._deny(exchange, ruling, problem.refused(502, reason, "Tell whoever keeps the targets."), now)
         elif self._target.login.scheme == sigv4.SCHEME and (wrong := _unsignable(request)):
             self._deny(exchange, ruling, problem.refused(403, wrong, "Let an AWS SDK sign it, with any credentials."), now)
-        elif (_reads_body(ruling) or request.form or request.signs_body) and not exchange.body.done:
+        elif (_reads_body(ruling) or request.form or request.looked_at or request.signs_body) and not exchange.body.done:
             self._collect(exchange)
         else:
             self._decide(exchange, ruling, now)
@@ -83,7 +85,7 @@ class Judge:
 
     def _decide(self, exchange: Exchange, ruling: Ruling, now: float) -> None:
         """Do what ``ruling`` says, which knows of the body what it needs to know."""
-        if (denied := self._policy_objection(ruling)) is not None:
+        if (denied := self._objection(exchange.request, ruling)) is not None:
             self._deny(exchange, ruling, denied, now)
         elif ruling.verdict.decision is Decision.HOLD:
             if exchange.kept is None:
@@ -105,8 +107,7 @@ class Judge:
         exchange.ruling = exchange.desk.rule(subject, subject.operations[0].parameters)
         return exchange.ruling
 
-    @staticmethod
-    def _policy_objection(ruling: Ruling) -> Problem | None:
+    def _objection(self, request: Request, ruling: Ruling) -> Problem | None:
         verdict = ruling.verdict
         if verdict.decision is Decision.DENY:
             return problem.denied(verdict)
@@ -115,13 +116,13 @@ class Judge:
             masks = ", ".join(sorted(columns))
             reason = f"rule {masks} masks columns of tables, which no HTTP response shows as such"
             return problem.refused(403, reason, "Limit that rule to other targets (where: protocol).", rule=masks)
-        return None
+        return self._dialect.objection(request, ruling.operations[0], verdict)
 
     def _connect_denied(self, exchange: Exchange) -> Problem | None:
         """A rule that denies or holds ``connect`` counts here as well, though no rule needs to allow it."""
         if self.dialled:
             return None
-        verdict = exchange.desk.judge(Operation(PROTOCOL, "connect", frozenset({Effect.CONNECT})))
+        verdict = exchange.desk.judge(Operation(self._target.protocol, "connect", frozenset({Effect.CONNECT})))
         if verdict.decision is Decision.ALLOW or not verdict.rules:
             return None
         return problem.denied(verdict)
@@ -220,7 +221,7 @@ class Judge:
             own = for_looking(own)
         if exchange.rebuilt:
             own = for_rebuilding(own)
-        return own
+        return self._dialect.upstream(own)
 
     def presented(self, exchange: Exchange, fields: Listed, kept: bytes | None) -> Listed:
         """Return the ``fields`` of a request that goes on, with our credential; ``kept`` is its body if that is known."""
@@ -249,12 +250,12 @@ class Judge:
         if len(kept) > MAX_LOOKED_AT:
             self._judged(exchange, UNREADABLE, now)
         elif exchange.body.done:
-            self._judged(exchange, read_content(exchange.request.own, bytes(kept)), now, len(kept))
+            self._judged(exchange, self._dialect.read(exchange.request, bytes(kept)), now, len(kept))
 
     def _judged(self, exchange: Exchange, content: Content, now: float, size: int | None = None) -> None:
         """Judge a request by its whole body, or without it because it is too long to be looked at."""
         asked = exchange.request.subject.operations[0]
-        ruling = self._rule(exchange, Subject(b"", (), (with_content(asked, content, size),)))
+        ruling = self._rule(exchange, Subject(b"", (), (self._dialect.with_content(asked, content, size),)))
         if (better := rebuilt(content)) is not None:
             exchange.kept, exchange.rebuilt = bytearray(better), True
         self._decide(exchange, ruling, now)
@@ -297,7 +298,7 @@ class Judge:
             self._refuse(exchange, problem.answered(denial, before.verdict.rules[0], exchange.ticket), denial.outcome, now)
             return
         ruling, terms = self._rule(exchange, Subject(b"", (), before.operations)), before.verdict.hold
-        refused = self._policy_objection(ruling) or self._connect_denied(exchange)
+        refused = self._objection(exchange.request, ruling) or self._connect_denied(exchange)
         if refused is None and ruling.verdict.decision is Decision.HOLD and ruling.verdict.hold != terms:
             reason = "the policy changed while it waited: now another rule holds it, which needs an approval of its own"
             refused = problem.refused(403, reason, "Send it again.", rule=ruling.verdict.rules[0])

@@ -18,7 +18,10 @@ RETRY_AFTER_S: Final = 10
 REASONS: Final = {
     400: "Bad Request",
     403: "Forbidden",
+    405: "Method Not Allowed",
+    413: "Content Too Large",
     414: "URI Too Long",
+    415: "Unsupported Media Type",
     417: "Expectation Failed",
     421: "Misdirected Request",
     431: "Request Header Fields Too Large",
@@ -91,20 +94,25 @@ def waiting(ticket: Ticket, now: float) -> Problem:
     return status, document
 
 
-def build(problem: Problem, method: str, *, close: bool) -> bytes:
-    """Return the whole response to a ``method`` request of HTTP/1.1."""
-    status, fields, body = build_parts(problem, method)
+def as_document(problem: Problem) -> tuple[str, bytes]:
+    """Return the problem document and its media type."""
+    return "application/problem+json", json.dumps(problem[1]).encode() + b"\n"
+
+
+def build(problem: Problem, method: str, *, close: bool, written: tuple[str, bytes] | None = None) -> bytes:
+    """Return the whole response to a ``method`` request of HTTP/1.1; ``written`` is its body in another form, with the media type."""
+    status, fields, body = build_parts(problem, method, written)
     if close:
         fields.append(("Connection", "close"))
     return build_response(status, REASONS[status], fields) + body
 
 
-def build_parts(problem: Problem, method: str) -> tuple[int, list[tuple[str, str]], bytes]:
+def build_parts(problem: Problem, method: str, written: tuple[str, bytes] | None = None) -> tuple[int, list[tuple[str, str]], bytes]:
     """Return status, fields and body of the response to a ``method`` request."""
     status, document = problem
-    body = json.dumps(document).encode() + b"\n"
+    kind, body = written or as_document(problem)
     fields = [
-        ("Content-Type", "application/problem+json"),
+        ("Content-Type", kind),
         ("Content-Length", str(len(body))),
         ("Cache-Control", "no-store"),
     ]

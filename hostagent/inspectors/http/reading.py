@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Final, NamedTuple
 
 from hostagent.inspectors.http.content import NOTHING, carries_form, carries_json
+from hostagent.inspectors.http.dialect import PLAIN, Dialect
 from hostagent.inspectors.http.fields import Listed, workloads_own
 from hostagent.inspectors.http.request import called, check, operation
 from hostagent.inspectors.http.sigv4 import SCHEME, Scope, action_of, scope_of
@@ -28,7 +29,9 @@ class Request(NamedTuple):
     keyed digest. ``refusal`` says why no policy can let it pass, ``elsewhere`` why it is not for this connection; both empty
     for an ordinary one. ``expects``: the client waits for a word before it sends the body. ``last``: it sends no other request.
     ``form`` and ``json``: a server may find another method in its body. ``websocket``: it asks for a WebSocket.
-    ``scope``: what the workload signed it for, if the target wants an AWS signature.
+    ``scope``: what the workload signed it for, if the target wants an AWS signature. ``looked_at``: what it means depends on its body.
+    ``by_line``: its response may be lines without end, each of which is whole. ``status``: of a refusal. ``most_masked``: longest response
+    that can be masked, in bytes. ``stream``: the WebSocket carries this API's own streams.
     """
 
     head: RequestHead
@@ -44,6 +47,11 @@ class Request(NamedTuple):
     json: bool
     websocket: bool
     scope: Scope | None
+    looked_at: bool = False
+    by_line: bool = False
+    status: int = 403
+    most_masked: int = 1_048_576
+    stream: str = ""
 
     @property
     def signs_body(self) -> bool:
@@ -54,8 +62,9 @@ class Request(NamedTuple):
 class Reader:
     """Reads the heads of one connection, and remembers short ones: programs ask the same thing again and again."""
 
-    def __init__(self, target: Target, scheme: str, name: str) -> None:
+    def __init__(self, target: Target, scheme: str, name: str, dialect: Dialect = PLAIN) -> None:
         """``name`` is the one that TLS was opened for, empty without TLS."""
+        self._dialect = dialect
         self._target = target
         self._scheme = scheme
         self._name = name
@@ -101,7 +110,7 @@ class Reader:
         scope = scope_of(head.values("authorization")) if self._target.login.scheme == SCHEME else None
         if scope is not None:
             meant = called(meant, scope.service, action_of(own))
-        return Request(
+        request = Request(
             head=head,
             location=location,
             own=own,
@@ -116,6 +125,7 @@ class Reader:
             websocket=asks(head),
             scope=scope,
         )
+        return self._dialect.understood(request, empty=empty)
 
     def _elsewhere(self, location: Location) -> str:
         host, port = location.authority

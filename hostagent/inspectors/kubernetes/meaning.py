@@ -1,0 +1,135 @@
+"""A request to the Kubernetes API as an operation: verb, effects, resource, and what its body makes of it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import replace
+from typing import Final, cast
+
+from hostagent.inspectors.kubernetes import patch
+from hostagent.inspectors.kubernetes.podspec import findings
+from hostagent.inspectors.kubernetes.requestinfo import RequestInfo
+from hostagent.model.operation import Access, Completeness, Content, ContentKind, Effect, Operation, Resource
+from hostagent.model.transfer import MAYBE_DOWNLOAD
+from hostagent.wire.jsontext import JSON
+
+PROTOCOL: Final = "kubernetes"
+
+_EFFECTS: Final[Mapping[str, frozenset[Effect]]] = {
+    "get": frozenset({Effect.READ}),
+    "list": frozenset({Effect.READ}),
+    "watch": frozenset({Effect.READ}),
+    "head": frozenset({Effect.READ}),
+    "create": frozenset({Effect.INSERT}),
+    "update": frozenset({Effect.INSERT, Effect.UPDATE}),  # of what does not exist, for some kinds
+    "patch": frozenset({Effect.INSERT, Effect.UPDATE}),  # server-side apply makes what does not exist
+    "delete": frozenset({Effect.DELETE}),
+    "deletecollection": frozenset({Effect.DELETE, Effect.DELETE_ALL}),
+}
+CONNECTS: Final = frozenset({"exec", "attach", "portforward", "proxy"})
+"""Subresources that open a way into something, whatever the method is (kubernetes/kubernetes#78741)."""
+_DROPS: Final = frozenset({"namespaces", "customresourcedefinitions", "apiservices"})
+"""Resources whose deletion takes everything in them along."""
+_GRANTS: Final = frozenset(
+    {
+        *("roles", "rolebindings", "clusterroles", "clusterrolebindings", "certificatesigningrequests", "mutatingwebhookconfigurations"),
+        *("validatingwebhookconfigurations", "mutatingadmissionpolicies", "mutatingadmissionpolicybindings", "apiservices"),
+        *("validatingadmissionpolicies", "validatingadmissionpolicybindings"),
+    }
+)
+_READS_BY_CREATING: Final = frozenset(
+    {"tokenreviews", "subjectaccessreviews", "selfsubjectaccessreviews", "selfsubjectrulesreviews", "localsubjectaccessreviews", "selfsubjectreviews"}
+)
+_WRITES: Final = frozenset({"create", "update", "patch"})
+
+NO, UNKNOWN = "no", "unknown"
+"""What the attribute ``privileged`` says where nothing was found, and where it cannot be told. Otherwise it is what was found."""
+
+
+def operation(asked: Operation, info: RequestInfo, *, empty: bool) -> Operation:
+    """Return ``asked``, the HTTP request, as what it is about. ``empty``: no body comes behind its head.
+
+    What it sends is a message that is looked at, and no file. ``attributes`` are those of the request, and ``method group version resource subresource namespace name privileged dry_run command``.
+    """
+    effects = _effects(info)
+    names = {
+        "method": asked.verb, "group": info.group, "version": info.version, "resource": info.resource, "subresource": info.subresource,
+        "namespace": info.namespace, "name": info.name, "privileged": NO, "dry_run": "true" if info.values("dryRun") == ["All"] else "false",
+    }  # fmt: skip
+    if info.subresource in ("exec", "attach"):
+        names["command"] = " ".join(info.values("command"))
+    access = Access.READ if effects == {Effect.READ} else Access.WRITE
+    shown = Resource("kubernetes", _name(info), access) if info.resource else Resource("url", asked.attributes["path"], access)
+    made = replace(
+        asked, protocol=PROTOCOL, verb=info.verb, effects=effects, resources=(shown,), completeness=Completeness.FULL,
+        attributes={**asked.attributes, **names}, transfer=None if info.subresource in CONNECTS else MAYBE_DOWNLOAD,
+    )  # fmt: skip
+    if info.subresource == "ephemeralcontainers" and info.verb in _WRITES:
+        return _privileged(made, "ephemeralContainers")
+    return with_content(made, Content(ContentKind.NOTHING)) if empty else made
+
+
+def _name(info: RequestInfo) -> str:
+    """Return ``NAMESPACE/RESOURCE.GROUP/NAME/SUBRESOURCE``; ``-`` for no namespace, ``*`` for no name."""
+    kind = f"{info.resource}.{info.group}" if info.group else info.resource
+    return "/".join(filter(None, [info.namespace or "-", kind, info.name or "*", info.subresource]))
+
+
+def _effects(info: RequestInfo) -> frozenset[Effect]:
+    found = set(_EFFECTS[info.verb])
+    if info.subresource in CONNECTS:
+        found = {Effect.READ, Effect.INSERT, Effect.EXECUTE}
+        if info.resource == "nodes":
+            found.add(Effect.HOST)  # the kubelet runs commands in any pod
+    elif info.verb == "create" and info.resource in _READS_BY_CREATING:
+        found = {Effect.READ}
+    elif info.subresource == "eviction":
+        found = {Effect.DELETE}
+    elif Effect.READ not in found and (info.resource in _GRANTS or info.access_token):
+        found.add(Effect.PRIVILEGE)
+    if Effect.DELETE in found and info.resource in _DROPS and not info.subresource:
+        found.add(Effect.DROP)
+    return frozenset(found)
+
+
+def with_content(asked: Operation, content: Content) -> Operation:
+    """Return ``asked`` with its body: of a create its name, and how privileged the pods are that it describes. One not understood makes it anything."""
+    meant = replace(asked, content=content)
+    if content.kind is ContentKind.OPAQUE:
+        return _privileged(replace(meant, completeness=Completeness.OPAQUE), UNKNOWN)
+    if content.kind is not ContentKind.JSON or asked.verb not in _WRITES or asked.attributes["subresource"] in ("status", "scale"):
+        return meant
+    value = cast("JSON", content.value)
+    if asked.verb == "patch":
+        return _patched(meant, value)
+    if not asked.attributes["name"]:
+        meant = replace(meant, attributes={**meant.attributes, "name": _named(value)})
+    found = findings(value)
+    return _privileged(meant, ", ".join(found)) if found else meant
+
+
+def _patched(asked: Operation, value: JSON) -> Operation:
+    said = asked.attributes
+    kind = media_type(said)
+    if not patch.well_formed(kind, value):
+        return _privileged(replace(asked, completeness=Completeness.OPAQUE), UNKNOWN)
+    meant = replace(asked, attributes={**said, "patch_reads": "true"}) if patch.reads(value) else asked
+    return _privileged(meant, UNKNOWN) if patch.reaches_pod(said["group"], said["resource"], kind, value) else meant
+
+
+def media_type(attributes: Mapping[str, str]) -> str:
+    """Return the media type that the request's Content-Type says, without parameters."""
+    return attributes.get("header.content-type", "").partition(";")[0].strip().lower()
+
+
+def _named(value: JSON) -> str:
+    metadata = value.get("metadata") if isinstance(value, dict) else None
+    name = metadata.get("name") if isinstance(metadata, dict) else None
+    return name if isinstance(name, str) else ""
+
+
+def _privileged(asked: Operation, why: str) -> Operation:
+    """Return ``asked`` as one that reaches beyond its own box, or may."""
+    found = [Resource("privilege", each, Access.USE) for each in why.split(", ")]
+    attributes = {**asked.attributes, "privileged": why}
+    return replace(asked, effects=asked.effects | {Effect.HOST}, resources=(*asked.resources, *found), attributes=attributes)
