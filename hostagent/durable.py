@@ -27,7 +27,8 @@ def write_whole(path: Path, content: bytes, mode: int = 0o600, gid: int = -1, *,
         with os.fdopen(descriptor, "wb") as file:
             file.write(content)
             file.flush()
-            os.fchown(file.fileno(), -1, gid)
+            if gid >= 0:  # the units' call filter refuses every chown, also one that changes nothing
+                os.fchown(file.fileno(), -1, gid)
             os.fchmod(file.fileno(), mode)
             os.fsync(file.fileno())
         if new:
