@@ -34,18 +34,20 @@ class Evidence:
 
     def __init__(self, context: SessionContext, scrub: Callable[[str], str]) -> None:
         """``scrub`` replaces every secret that any detector knows."""
-        self._context = context
         self._scrub = scrub
         # Keyed BLAKE2b (RFC 7693 §2.9): a MAC at a third of the price of HMAC-SHA-256, which each statement pays.
         self._keyed = blake2b(key=context.digest_key, digest_size=32)
         self.statements = 0
+        # At hand: each look through the context costs a look-up, and none of these changes.
+        self._flow_id = context.flow.flow_id
+        self._workload = context.flow.workload
+        self._offset_ns = context.wall_offset_ns
         # By the identity of the columns, which are kept so that it stays theirs.
         self._shapes: dict[int, tuple[Sequence[Mapping[str, object]], Mapping[str, object]]] = {}
 
     def event(self, kind: EventKind, fields: Mapping[str, object], now: float) -> Record:
         """Return one line of this flow's history."""
-        context = self._context
-        return Record(Event(kind, context.at(now), context.flow.flow_id, context.flow.workload, fields))
+        return Record(Event(kind, int(now * 1e9) + self._offset_ns, self._flow_id, self._workload, fields))
 
     def open(
         self,
@@ -60,21 +62,19 @@ class Evidence:
         reason: str = "",
     ) -> list[Trace]:
         """Record the statements of ``ruling``, one event each, and return their traces."""
-        context = self._context
         keyed = self._keyed.copy()
         keyed.update(exact[0] if len(exact) == 1 else b"".join(exact))
         digest = keyed.hexdigest()
         shown: Sequence[str | None] = self._parameters(parameters, exposed=ruling.exposed) if parameters else ()
-        flow = context.flow
-        flow_id = flow.flow_id
-        at = int(now * 1e9) + context.wall_offset_ns
+        flow_id, workload = self._flow_id, self._workload
+        at = int(now * 1e9) + self._offset_ns
         traces = []
         for ordinal, line in enumerate(ruling.lines):
             self.statements += 1
             number = self.statements
             row = StatementRow(at, flow_id, number, digest, ordinal, shown)
             if ruling.recurs and not decision and not ticket:
-                event = Event(_STATEMENT, at, flow_id, flow.workload, line, row)
+                event = Event(_STATEMENT, at, flow_id, workload, line, row)
             else:
                 fields = row.fields(line)
                 fields["ticket"] = ticket
@@ -82,9 +82,9 @@ class Evidence:
                     fields["decision"] = decision
                     if reason:
                         fields |= {"reason": self._scrub(reason), "rules": []}
-                event = Event(_STATEMENT, at, flow_id, flow.workload, fields)
+                event = Event(_STATEMENT, at, flow_id, workload, fields)
             out.append(Record(event))
-            traces.append(Trace(f"{flow_id}.{number}", now, number))
+            traces.append(Trace(flow_id, now, number))
         return traces
 
     def _parameters(self, parameters: Parameters, *, exposed: int) -> list[str | None]:
@@ -118,16 +118,15 @@ class Evidence:
 
     def shut(self, trace: Trace, outcome: Outcome, now: float, out: list[Command]) -> None:
         """Record how a statement ended."""
-        context = self._context
-        flow = context.flow
-        at = int(now * 1e9) + context.wall_offset_ns
+        flow_id, workload = self._flow_id, self._workload
+        at = int(now * 1e9) + self._offset_ns
         found = trace.detections
         masked = trace.masked + sum(found.values()) if found else trace.masked
         elapsed = int((now - trace.started) * 1e6)
-        row = ResultRow(at, flow.flow_id, trace.number, outcome.tag, trace.rows, trace.size, elapsed, masked, found)
+        row = ResultRow(at, flow_id, trace.number, outcome.tag, trace.rows, trace.size, elapsed, masked, found)
         if outcome.outcome == "ok" and not outcome.message and not outcome.sqlstate:
             shared = self._shape(trace.columns)
-            event = Event(_RESULT, at, flow.flow_id, flow.workload, shared, row)
+            event = Event(_RESULT, at, flow_id, workload, shared, row)
         else:
             fields = row.fields(
                 {
@@ -137,7 +136,7 @@ class Evidence:
                     "columns": trace.columns,
                 }
             )
-            event = Event(_RESULT, at, flow.flow_id, flow.workload, fields)
+            event = Event(_RESULT, at, flow_id, workload, fields)
         out.append(Record(event))
 
     def _shape(self, columns: Sequence[Mapping[str, object]]) -> Mapping[str, object]:

@@ -82,11 +82,11 @@ class Ruling:
 class Trace:
     """One recorded statement on its way to its result; the inspector counts here."""
 
-    __slots__ = ("columns", "detections", "masked", "number", "rows", "size", "started", "statement")
+    __slots__ = ("_flow", "columns", "detections", "masked", "number", "rows", "size", "started")
 
-    def __init__(self, statement: str, started: float, number: int) -> None:
+    def __init__(self, flow: str, started: float, number: int) -> None:
         """Start with nothing counted. ``started`` is monotonic seconds; ``number`` is the statement's within its flow."""
-        self.statement = statement
+        self._flow = flow
         self.number = number
         self.started = started
         self.rows = 0
@@ -94,6 +94,11 @@ class Trace:
         self.masked = 0
         self.detections: dict[str, int] | None = None
         self.columns: Sequence[Mapping[str, object]] = ()
+
+    @property
+    def statement(self) -> str:
+        """The statement's id, as records have it."""
+        return f"{self._flow}.{self.number}"
 
     def count(self, found: Detected) -> None:
         """Add what masking did."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 from binascii import hexlify
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from hashlib import sha256
-from typing import NamedTuple
+from typing import Final, NamedTuple, final
 
 import msgspec
 
@@ -69,15 +69,19 @@ def _printable(value: object, depth: int = 0) -> object:
     return value
 
 
-_encode = msgspec.json.Encoder(enc_hook=_plain).encode
+_encode: Final = msgspec.json.Encoder(enc_hook=_plain).encode
 
 
-class _Known(NamedTuple):
+@final
+class _Known:
     """An event of this segment whose fields others may refer to. ``shared`` is kept: its identity is what is looked for."""
 
-    seq: int
-    shared: Mapping[str, object]
-    workload: str
+    __slots__ = ("seq", "shared", "workload")
+
+    def __init__(self, seq: int, shared: Mapping[str, object], workload: str) -> None:
+        self.seq = seq
+        self.shared = shared
+        self.workload = workload
 
 
 class Chain:
@@ -124,11 +128,12 @@ class Chain:
         """Return the rows of ``events`` if each can refer to what stands in this segment already, as nearly always under load."""
         known = self._known
         rows: list[Row] = []
-        for _, _, _, workload, shared, row in events:
+        for event in events:
+            row = event.row
             if row is None:
                 return None
-            kept = known.get(id(shared))
-            if kept is None or kept.shared is not shared or kept.workload != workload:
+            kept = known.get(id(event.shared))
+            if kept is None or kept.shared is not event.shared or kept.workload != event.workload:
                 return None
             row.like = kept.seq
             rows.append(row)

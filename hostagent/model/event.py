@@ -49,7 +49,7 @@ from __future__ import annotations
 
 import enum
 from collections.abc import Mapping
-from typing import NamedTuple
+from typing import final
 
 from hostagent.model.rows import Row
 
@@ -79,19 +79,39 @@ class EventKind(enum.StrEnum):
     VERIFY = "verify"
 
 
-class Event(NamedTuple):
-    """One line of history; see the module's table for its ``fields``.
+@final
+class Event:
+    """One line of history; see the module's table for its ``fields``. Never changed; no tuple, because one is made per statement.
 
     ``shared`` are fields as they are given, never changed afterwards. With a ``row``, the same ``shared`` (that very object) is
     meant to come again in other events, and what is this event's own stands in the row: a journal may write ``shared`` once.
     """
 
-    kind: EventKind
-    at: int
-    flow: str
-    workload: str
-    shared: Mapping[str, object]
-    row: Row | None = None
+    __slots__ = ("at", "flow", "kind", "row", "shared", "workload")
+
+    def __init__(
+        self, kind: EventKind, at: int, flow: str, workload: str, shared: Mapping[str, object], row: Row | None = None
+    ) -> None:
+        """Keep the parts."""
+        self.kind = kind
+        self.at = at
+        self.flow = flow
+        self.workload = workload
+        self.shared = shared
+        self.row = row
+
+    def __eq__(self, other: object) -> bool:
+        """Return whether ``other`` says the same."""
+        return isinstance(other, Event) and self._parts() == other._parts()
+
+    __hash__ = None  # type: ignore[assignment]
+
+    def __repr__(self) -> str:
+        """Return what it says, for people."""
+        return f"Event{self._parts()}"
+
+    def _parts(self) -> tuple[object, ...]:
+        return self.kind, self.at, self.flow, self.workload, self.shared, self.row
 
     @property
     def fields(self) -> Mapping[str, object]:

@@ -366,9 +366,9 @@ class Session:
         events: list[Event] = []
         plain = True
         for command in commands:
-            if type(command) is Record:
+            if isinstance(command, Record):
                 events.append(command.event)
-            elif type(command) is not Forward:
+            elif not isinstance(command, Forward):
                 plain = False
         if plain and (self._waiting or (events and not self._turn.put_off(self, events))):
             self._waiting += 1
@@ -401,12 +401,11 @@ class Session:
 
     def _do(self, commands: Sequence[Command]) -> None:
         for command in commands:
-            if type(command) is Forward:
-                side, data = command
-                end = self.client if side is _CLIENT else self.server
+            if isinstance(command, Forward):
+                end = self.client if command.side is _CLIENT else self.server
                 if end.transport is not None:
-                    end.transport.write(data if end.tls is None else end.tls.send(data))
-            elif type(command) is not Record:
+                    end.transport.write(command.data if end.tls is None else end.tls.send(command.data))
+            elif not isinstance(command, Record):
                 self._carry_out(command)
         deadline = self.gate.deadline
         if deadline != self._deadline:

@@ -324,9 +324,9 @@ class Conversation:
     def obey(self, commands: list[Command]) -> None:
         for command in commands:
             match command:
-                case Record(event):
+                case Record(event=event):
                     self.rim.records.append(dict(event.fields))
-                case Forward(side, data):
+                case Forward(side=side, data=data):
                     self.ends[side].send(data)
                 case Connect():
                     self.ends[Side.SERVER] = End(socket.create_connection(("127.0.0.1", self.rim.server.port)))

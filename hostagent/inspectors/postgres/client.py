@@ -12,7 +12,7 @@ from typing import Final
 from hostagent.inspectors.judged import Ruling, Subject, Trace
 from hostagent.inspectors.ports import Denial, Outcome, Parameters
 from hostagent.inspectors.postgres import refusals
-from hostagent.inspectors.postgres.conversation import Conversation, Entry, Kind
+from hostagent.inspectors.postgres.conversation import Conversation, Entry, Kind, joined
 from hostagent.inspectors.postgres.copying import Uploads, denied
 from hostagent.inspectors.postgres.names import RESERVED, Portal, Prepared, Undo, key_of
 from hostagent.inspectors.postgres.parameters import decode_all
@@ -33,7 +33,7 @@ from hostagent.wire.postgres.frontend import (
     parse_named,
     parse_parse,
 )
-from hostagent.wire.postgres.messages import CLIENT_CAPS, HEADER, HEADER_SIZE, Client, refuse_frame
+from hostagent.wire.postgres.messages import CLIENT_CAPS, HEADER, HEADER_SIZE, Client, header, refuse_frame
 
 HELD: Final = object()
 _BIND: Final = Client.BIND
@@ -176,7 +176,7 @@ class ClientHalf:
         discardable = self._talk
         try:
             while end - offset >= HEADER_SIZE:
-                kind, length = HEADER(buffer, offset)
+                kind, length = header(buffer, offset)
                 if length < 4 or length - 4 > CLIENT_CAPS.get(kind, -1):
                     raise refuse_frame(kind, length, CLIENT_CAPS)
                 stop = offset + length + 1
@@ -199,9 +199,7 @@ class ClientHalf:
                     parts.append(done)  # type: ignore[arg-type]
                 offset = stop
         finally:
-            if offset > start:
-                parts.append(buffer[start:offset])
-            whole = parts[0] if len(parts) == 1 else b"".join(parts)
+            whole = joined(parts, buffer, start, offset)
             if whole:
                 out.append(Forward(_SERVER, whole))
         if offset < end and not self.terminated:

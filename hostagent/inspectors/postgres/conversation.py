@@ -36,6 +36,15 @@ class Kind(IntEnum):
 READY_KINDS: Final = frozenset({Kind.QUERY, Kind.SYNC, Kind.CALL})
 
 
+def joined(parts: list[bytes], buffer: bytes, start: int, stop: int) -> bytes:
+    """Return ``parts`` and what follows them as it came: ``buffer`` from ``start`` to ``stop``, all of it without a copy."""
+    if not parts:
+        return buffer if not start and stop >= len(buffer) else buffer[start:stop]
+    if stop > start:
+        parts.append(buffer[start:stop])
+    return parts[0] if len(parts) == 1 else b"".join(parts)
+
+
 class Entry:
     """One outstanding request.
 

@@ -25,6 +25,7 @@ _EPOCH: Final = datetime(2000, 1, 1)  # noqa: DTZ001 - PostgreSQL's epoch; the z
 
 _NEGATIVE: Final = 0x4000
 _SPECIAL: Final = {0xC000: "NaN", 0xD000: "Infinity", 0xF000: "-Infinity"}
+_TEXT: Final = (0,)
 _DIGIT_BASE: Final = 10_000
 
 
@@ -140,9 +141,9 @@ def decode_all(
     """Return every value of a Bind as ``decode`` does. Missing types count as unknown (0)."""
     if not values:
         return ()
-    if not formats:
-        formats = (0,) * len(values)
-    elif len(formats) == 1:
+    if not formats or formats == _TEXT:
+        return tuple([decode(value, 0, 0) for value in values])
+    if len(formats) == 1:
         formats = formats * len(values)
     types = types + (0,) * (len(values) - len(types))
     return tuple(map(decode, values, types, formats))

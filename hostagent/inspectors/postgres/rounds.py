@@ -12,7 +12,7 @@ so before anything has changed, and the halves do their work (``Conversation.exp
 
 from __future__ import annotations
 
-from typing import Final, NamedTuple
+from typing import Final, final
 
 from hostagent.inspectors.judged import Ruling
 from hostagent.inspectors.ports import Outcome, Shape
@@ -23,8 +23,8 @@ from hostagent.model.command import Command
 from hostagent.model.errors import RemoteWireError
 from hostagent.model.verdict import Decision
 from hostagent.wire.postgres.backend import BIND_COMPLETE, parse_command_complete
-from hostagent.wire.postgres.frontend import SYNC, Execute, Named, build_describe, build_execute, parse_bind
-from hostagent.wire.postgres.messages import HEADER, HEADER_SIZE, SERVER_CAPS, Server, run_end
+from hostagent.wire.postgres.frontend import SYNC, Execute, Named, build_describe, build_execute, parse_bound
+from hostagent.wire.postgres.messages import COMPILED, HEADER_SIZE, SERVER_CAPS, Server, header, run_end
 
 TAIL: Final = build_describe(Named(b"P", b"")) + build_execute(Execute(b"", 0)) + SYNC
 """What follows the Bind of a round."""
@@ -39,22 +39,51 @@ _COMPLETE_CAP: Final = SERVER_CAPS[_COMPLETE]
 _READY: Final = {b"Z\0\0\0\x05" + status: status for status in (b"I", b"T", b"E")}
 _READY_SIZE: Final = 6
 _OUTCOMES: Final = 256
+_SHORT_END: Final = 64
+_UNNAMED: Final = b""
 _NULL: Final = b"\xff\xff\xff\xff"
 
 
-class Answer(NamedTuple):
+@final
+class Answer:
     """What answers under one ruling begin with: a RowDescription (``message``, its ``body``) that passes, as do its rows."""
 
-    message: bytes
-    body: bytes
-    shape: Shape
+    __slots__ = ("body", "message", "shape")
+
+    def __init__(self, message: bytes, shape: Shape) -> None:
+        """Keep the parts."""
+        self.message = message
+        self.body = message[HEADER_SIZE:]
+        self.shape = shape
+
+
+@final
+class _Ended:
+    """What CommandComplete and ReadyForQuery say, in ``size`` bytes."""
+
+    __slots__ = ("outcome", "size", "status")
+
+    def __init__(self, outcome: Outcome, status: bytes, size: int) -> None:
+        self.outcome = outcome
+        self.status = status
+        self.size = size
 
 
 def learn(ruling: Ruling | None, message: bytes, shape: Shape) -> None:
     """Remember that ``message`` is the RowDescription under ``ruling``, if nothing has to be done to its rows."""
     if ruling is None or ruling.defines or shape.message is not None or shape.plan is not None or shape.unknown:
         return
-    ruling.answer = Answer(message, message[HEADER_SIZE:], shape)
+    ruling.answer = Answer(message, shape)
+
+
+def name_end(body: bytes, start: int) -> int:
+    """Return where the string that begins at ``start`` has its NUL, -1: nowhere."""
+    if not COMPILED:
+        return body.find(b"\0", start)
+    for at in range(start, len(body)):
+        if not body[at]:
+            return at
+    return -1
 
 
 def exact(text: bytes, values: tuple[bytes | None, ...]) -> list[bytes]:
@@ -67,13 +96,13 @@ def exact(text: bytes, values: tuple[bytes | None, ...]) -> list[bytes]:
 class Rounds:
     """Takes the plain good case of one session."""
 
-    __slots__ = ("_desk", "_outcomes", "_talk")
+    __slots__ = ("_desk", "_ended", "_talk")
 
     def __init__(self, talk: Conversation) -> None:
         """Share the state of the two halves."""
         self._talk = talk
         self._desk = talk.desk
-        self._outcomes: dict[bytes, Outcome] = {}
+        self._ended: dict[bytes, _Ended] = {}
 
     def ask(self, body: bytes, epoch: object, now: float, out: list[Command]) -> bool:
         """Take a Bind of ``body`` with ``TAIL`` behind it. False: it is not the plain case, nothing has changed.
@@ -83,8 +112,10 @@ class Rounds:
         """
         talk = self._talk
         names = talk.names
-        stop = body.find(b"\0", 1)
-        if stop < 0 or body[0] or talk.copying_in or talk.discarding:
+        if not body or body[0] or talk.copying_in or talk.discarding:
+            return False
+        stop = name_end(body, 1)
+        if stop < 0:
             return False
         prepared = names.statements.get(key_of(body[1:stop]))
         if prepared is None:
@@ -95,16 +126,16 @@ class Rounds:
             return False
         if not subject.plain or subject.refusal:
             return False
-        message = parse_bind(body)
+        bound = parse_bound(body, stop + 1)
         entry = Entry(_ROUND, talk.segment, ruling)
-        values = message.values
-        portal = Portal(prepared, talk.segment, values, message.formats)
+        portal = Portal(prepared, talk.segment, bound.values, bound.formats)
         portal.described = True
-        shown = decode_all(values, prepared.types, message.formats)
-        entry.traces = self._desk.open(ruling, exact(subject.text, values), shown, now, out)
+        shown = decode_all(bound.values, prepared.types, bound.formats)
+        # What ``exact`` would make of the values is just what came.
+        entry.traces = self._desk.open(ruling, (subject.text, bound.raw), shown, now, out)
         entry.portal = portal
-        entry.replaced = names.portals.get(b"")
-        names.portals[b""] = portal
+        entry.replaced = names.portals.get(_UNNAMED)
+        names.portals[_UNNAMED] = portal
         talk.segment += 1
         talk.queue.append(entry)
         return True
@@ -138,37 +169,46 @@ class Rounds:
             stop, count = run_end(buffer, rows, end, _ROW, _ROW_CAP)
         except RemoteWireError:
             return 0
-        outcome, ready = self._completed(buffer, stop, end)
-        status = _READY.get(buffer[ready : ready + _READY_SIZE])
-        if outcome is None or status is None:
-            return 0
+        ended = self._ended.get(buffer[stop:end]) if end - stop <= _SHORT_END else None
+        if ended is None:
+            ended = self._end(buffer, stop, end)
+            if ended is None:
+                return 0
         trace = entry.traces[0]
         trace.rows = count
         trace.size = stop - rows
         trace.columns = known.shape.columns
-        self._finish(entry, ruling, known, status)
-        self._desk.shut(trace, outcome, now, out)
+        self._finish(entry, ruling, known, ended.status)
+        self._desk.shut(trace, ended.outcome, now, out)
         entry.done = 1
-        return ready + _READY_SIZE
+        return stop + ended.size
+
+    def _end(self, buffer: bytes, offset: int, end: int) -> _Ended | None:
+        """Return what CommandComplete and ReadyForQuery at ``offset`` say, None if they are not there. What is short is remembered."""
+        outcome, ready = self._completed(buffer, offset, end)
+        stop = ready + _READY_SIZE
+        status = _READY.get(buffer[ready:stop])
+        if outcome is None or status is None or stop > end:
+            return None
+        ended = _Ended(outcome, status, stop - offset)
+        if stop - offset <= _SHORT_END:
+            if len(self._ended) >= _OUTCOMES:
+                self._ended.clear()
+            self._ended[buffer[offset:stop]] = ended
+        return ended
 
     def _completed(self, buffer: bytes, offset: int, end: int) -> tuple[Outcome | None, int]:
         """Return what the CommandComplete at ``offset`` says, None if it is not one, and the offset after it."""
         if end - offset < HEADER_SIZE:
             return None, offset
-        kind, length = HEADER(buffer, offset)
+        kind, length = header(buffer, offset)
         stop = offset + length + 1
         if kind != _COMPLETE or length - 4 > _COMPLETE_CAP or stop > end:
             return None, offset
         body = buffer[offset + HEADER_SIZE : stop]
-        outcomes = self._outcomes
-        outcome = outcomes.get(body)
-        if outcome is None:
-            if body.find(b"\0") != len(body) - 1:
-                return None, offset
-            if len(outcomes) >= _OUTCOMES:
-                outcomes.clear()
-            outcome = outcomes[body] = Outcome("ok", parse_command_complete(body))
-        return outcome, stop
+        if body.find(b"\0") != len(body) - 1:
+            return None, offset
+        return Outcome("ok", parse_command_complete(body)), stop
 
     def _finish(self, entry: Entry, ruling: Ruling, known: Answer, status: bytes) -> None:
         """Leave the session as the halves would after this answer."""

@@ -12,7 +12,7 @@ from typing import Final
 from hostagent.inspectors.judged import Trace
 from hostagent.inspectors.ports import CopyPlan, Detected, Masking, Outcome, RowPlan, Shape
 from hostagent.inspectors.postgres import refusals
-from hostagent.inspectors.postgres.conversation import READY_KINDS, Conversation, Entry, Kind
+from hostagent.inspectors.postgres.conversation import READY_KINDS, Conversation, Entry, Kind, joined
 from hostagent.inspectors.postgres.copying import begun, masked, settled
 from hostagent.inspectors.postgres.results import shape_of
 from hostagent.inspectors.postgres.rounds import Rounds, learn
@@ -169,9 +169,7 @@ class ServerHalf:
                     start = stop
                 offset = stop
         finally:
-            if offset > start:
-                parts.append(buffer[start : min(offset, end)])
-            whole = parts[0] if len(parts) == 1 else b"".join(parts)
+            whole = joined(parts, buffer, start, offset)
             if whole:
                 out.append(Forward(_CLIENT, whole))
         if offset < end:

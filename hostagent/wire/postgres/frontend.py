@@ -7,7 +7,7 @@ server itself does. Every builder returns a whole message. ``parse(build(x)) == 
 from __future__ import annotations
 
 import struct
-from typing import Final, NamedTuple
+from typing import Final, NamedTuple, final
 
 from hostagent.model.errors import RemoteWireError
 from hostagent.wire.postgres.messages import INT32, UINT16, UINT32, Client, Fields, frame
@@ -17,8 +17,11 @@ FLUSH: Final = b"H\0\0\0\x04"
 TERMINATE: Final = b"X\0\0\0\x04"
 COPY_DONE: Final = b"c\0\0\0\x04"
 
-_COUNT: Final = UINT16.unpack_from
-_LENGTH: Final = INT32.unpack_from
+_SHORT: Final = "insufficient data left in message"
+_TEXT: Final = (0,)
+_BINARY: Final = (1,)
+_NULL: Final = 0xFFFFFFFF
+_LONGEST: Final = 0x7FFFFFFF
 
 
 class Parse(NamedTuple):
@@ -90,22 +93,26 @@ def build_parse(message: Parse) -> bytes:
     return frame(Client.PARSE, message.name + b"\0" + message.text + b"\0" + types)
 
 
+def _count(body: bytes, offset: int) -> int:
+    """Return the unsigned 16-bit count at ``offset``."""
+    if offset + 2 > len(body):
+        raise RemoteWireError(_SHORT)
+    return (body[offset] << 8) | body[offset + 1]
+
+
 def _format_codes(body: bytes, offset: int) -> tuple[tuple[int, ...], int]:
     """Return (format codes, offset after them). Read in place: this is on the way of every Bind."""
-    (count,) = _COUNT(body, offset)
+    count = _count(body, offset)
     offset += 2
     if not count:
         return (), offset
     stop = offset + 2 * count
+    if stop > len(body):
+        raise RemoteWireError(_SHORT)
+    if count == 1 and not body[offset] and body[offset + 1] <= 1:
+        return _BINARY if body[offset + 1] else _TEXT, stop
     codes = body[offset:stop]
-    if count == 1:
-        if codes == b"\0\0":
-            return (0,), stop
-        if codes == b"\0\x01":
-            return (1,), stop
     found = tuple(codes[1::2])
-    if len(codes) != 2 * count:
-        raise RemoteWireError("insufficient data left in message")
     if codes[0::2].strip(b"\0") or any(code > 1 for code in found):
         raise RemoteWireError("unsupported format code", "22023")
     return found, stop
@@ -113,21 +120,24 @@ def _format_codes(body: bytes, offset: int) -> tuple[tuple[int, ...], int]:
 
 def _value_list(body: bytes, offset: int, formats: tuple[int, ...]) -> tuple[tuple[bytes | None, ...], int]:
     """Return (values, offset after them)."""
-    (count,) = _COUNT(body, offset)
+    count = _count(body, offset)
     offset += 2
+    size = len(body)
     values: list[bytes | None] = []
     for _ in range(count):
-        (length,) = _LENGTH(body, offset)
+        if offset + 4 > size:
+            raise RemoteWireError(_SHORT)
+        length = (body[offset] << 24) | (body[offset + 1] << 16) | (body[offset + 2] << 8) | body[offset + 3]
         offset += 4
-        if length < 0:
-            if length != -1:
-                raise RemoteWireError("invalid value length in message")
+        if length == _NULL:
             values.append(None)
             continue
+        if length > _LONGEST:
+            raise RemoteWireError("invalid value length in message")
         values.append(body[offset : offset + length])
         offset += length
-    if offset > len(body):
-        raise RemoteWireError("insufficient data left in message")
+    if offset > size:
+        raise RemoteWireError(_SHORT)
     if len(formats) > 1 and len(formats) != count:
         raise RemoteWireError(f"message has {len(formats)} formats but {count} values")
     return tuple(values), offset
@@ -149,15 +159,34 @@ def parse_bind(body: bytes) -> Bind:
     second = body.find(b"\0", first + 1)
     if first < 0 or second < 0:
         raise RemoteWireError("invalid string in message")
-    try:
-        formats, offset = _format_codes(body, second + 1)
-        values, offset = _value_list(body, offset, formats)
-        result_formats, offset = _format_codes(body, offset)
-    except struct.error:
-        raise RemoteWireError("insufficient data left in message") from None
-    if offset != len(body):
+    bound = parse_bound(body, second + 1)
+    return Bind(body[:first], body[first + 1 : second], bound.formats, bound.values, bound.result_formats)
+
+
+@final
+class Bound:
+    """What a Bind says behind its two names; ``raw`` are the values as they came, each behind its length, without their count."""
+
+    __slots__ = ("formats", "raw", "result_formats", "values")
+
+    def __init__(
+        self, formats: tuple[int, ...], values: tuple[bytes | None, ...], raw: bytes, result_formats: tuple[int, ...]
+    ) -> None:
+        """Keep the parts."""
+        self.formats = formats
+        self.values = values
+        self.raw = raw
+        self.result_formats = result_formats
+
+
+def parse_bound(body: bytes, offset: int) -> Bound:
+    """Return the fields of a Bind whose names end before ``offset``."""
+    formats, offset = _format_codes(body, offset)
+    values, stop = _value_list(body, offset, formats)
+    result_formats, end = _format_codes(body, stop)
+    if end != len(body):
         raise RemoteWireError("invalid message format: trailing bytes")
-    return Bind(body[:first], body[first + 1 : second], formats, values, result_formats)
+    return Bound(formats, values, body[offset + 2 : stop], result_formats)
 
 
 def build_bind(message: Bind) -> bytes:
@@ -203,7 +232,7 @@ def parse_function_call(body: bytes) -> FunctionCall:
         oid = int(UINT32.unpack_from(body)[0])
         formats, offset = _format_codes(body, 4)
         arguments, offset = _value_list(body, offset, formats)
-        result_format = int(_COUNT(body, offset)[0])
+        result_format = _count(body, offset)
     except struct.error:
         raise RemoteWireError("insufficient data left in message") from None
     if offset + 2 != len(body) or result_format > 1:

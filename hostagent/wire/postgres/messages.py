@@ -20,6 +20,7 @@ from hostagent.model.errors import RemoteWireError
 COMPILED: Final = not __file__.endswith(".py")
 HEADER: Final = Struct(">Bi").unpack_from
 HEADER_SIZE: Final = 5
+_SIGN: Final = 1 << 31
 INT32: Final = Struct(">i")
 INT16: Final = Struct(">h")
 UINT16: Final = Struct(">H")
@@ -80,7 +81,7 @@ class Server:
 
 
 # Longest body accepted by type. A type that is absent is not a message of this phase: refuse and close.
-CLIENT_CAPS: Final[Mapping[int, int]] = {
+CLIENT_CAPS: Final[dict[int, int]] = {
     Client.QUERY: LARGE,
     Client.PARSE: LARGE,
     Client.BIND: LARGE,
@@ -95,7 +96,7 @@ CLIENT_CAPS: Final[Mapping[int, int]] = {
     Client.COPY_FAIL: SMALL,
     Client.TERMINATE: 0,
 }
-SERVER_CAPS: Final[Mapping[int, int]] = {
+SERVER_CAPS: Final[dict[int, int]] = {
     Server.DATA_ROW: LARGE,
     Server.COPY_DATA: LARGE,
     Server.FUNCTION_RESULT: LARGE,
@@ -129,6 +130,17 @@ def refuse_frame(kind: int, length: int, caps: Mapping[int, int]) -> RemoteWireE
     if kind not in caps:
         return RemoteWireError(f"message type {name!r} is not part of this phase of the protocol")
     return RemoteWireError(f"message {name!r} of length {length} is outside 4..{caps[kind] + 4}")
+
+
+def header(buffer: bytes, offset: int) -> tuple[int, int]:
+    """Return (type, length) of the message at ``offset``, of which ``HEADER_SIZE`` bytes are there; as ``HEADER``, and quicker where compiled."""
+    if not COMPILED:
+        kind, length = HEADER(buffer, offset)
+        return kind, length
+    length = (
+        (buffer[offset + 1] << 24) | (buffer[offset + 2] << 16) | (buffer[offset + 3] << 8) | buffer[offset + 4]
+    )
+    return buffer[offset], length if length < _SIGN else length - 2 * _SIGN
 
 
 def run_end(buffer: bytes, offset: int, end: int, kind: int, cap: int) -> tuple[int, int]:
