@@ -10,8 +10,9 @@ from hostagent.mask.copyout import CopyPlan
 from hostagent.mask.coverage import State, coverage_of
 from hostagent.mask.detectors import expand, scanner
 from hostagent.mask.document import maskable, masked_document
+from hostagent.mask.kubernetes import ObjectMask
 from hostagent.mask.messages import generic_message, masked_message, masked_text
-from hostagent.mask.paths import PROTOCOL as PATHS_PROTOCOL
+from hostagent.mask.paths import PROTOCOLS as PATHS_PROTOCOLS
 from hostagent.mask.paths import PathMask
 from hostagent.mask.pattern import Pattern
 from hostagent.mask.rows import Cell, RowPlan, compile_trigger
@@ -19,7 +20,7 @@ from hostagent.mask.statements import Exposure, exposure, refuses
 from hostagent.mask.transform import chosen, column_transform, content_transform, redacted, strictest
 from hostagent.mask.types import BINARY_FORMAT, holds_content, kind_of
 from hostagent.model.catalogue import Catalogue, CatalogueRelation, CatalogueType
-from hostagent.model.verdict import MaskColumn, MaskContent, MaskPath, Obligation
+from hostagent.model.verdict import MaskColumn, MaskContent, MaskKubernetes, MaskPath, Obligation
 from hostagent.sql import Statement
 
 
@@ -40,7 +41,7 @@ class Masker:
     ``empty`` means that nothing needs masking here, so that rows, copies and texts may pass without asking.
     """
 
-    __slots__ = ("_content", "_coverage", "_key", "_paths", "_triggers", "empty")
+    __slots__ = ("_content", "_coverage", "_key", "_objects", "_paths", "_triggers", "empty")
 
     def __init__(
         self, obligations: tuple[Obligation, ...], catalogue: Catalogue | None, database: str, key: bytes = b""
@@ -58,12 +59,14 @@ class Masker:
         self._content = _content_mask([rule for rule in obligations if isinstance(rule, MaskContent)], key)
         paths = tuple(rule for rule in obligations if isinstance(rule, MaskPath))
         self._paths = PathMask(paths, key) if paths else None
+        objects = tuple(rule for rule in obligations if isinstance(rule, MaskKubernetes))
+        self._objects = ObjectMask(objects, key) if objects else None
         self._triggers: dict[bytes, Pattern] = {}
-        self.empty = not self._coverage.rules and self._content is None and self._paths is None
+        self.empty = not self._coverage.rules and self._content is None and self._paths is None and self._objects is None
 
     def unenforceable(self, protocol: str) -> str | None:
         """Return why the obligations cannot be enforced on anything of ``protocol``, or None when they can."""
-        if self._paths is not None and protocol != PATHS_PROTOCOL:
+        if self._paths is not None and protocol not in PATHS_PROTOCOLS:
             return "a rule masks places in JSON documents, which can be enforced on HTTP only"
         return None
 
@@ -106,11 +109,17 @@ class Masker:
 
     def maskable(self, media_type: str) -> bool:
         """Return whether a body of that type can be masked at all."""
-        return maskable(media_type) and (self._paths is None or self._paths.maskable(media_type))
+        in_json = self._paths is None and self._objects is None
+        return maskable(media_type) and (in_json or PathMask.maskable(media_type))
 
     def document(self, media_type: str, body: bytes) -> tuple[bytes, Counts] | None:
         """Return a whole body with every masked value replaced and how often each detector hit; None: it cannot be masked."""
         counts = Counts()
+        if self._objects is not None:
+            shown = self._objects.document(body, counts)
+            if shown is None:
+                return None
+            body = shown
         if self._paths is not None:
             placed = self._paths.document(media_type, body, counts)
             if placed is None:

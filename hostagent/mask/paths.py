@@ -13,8 +13,8 @@ from hostagent.model.verdict import MaskPath
 from hostagent.wire.jsonpath import Path, parse_path, replace
 from hostagent.wire.jsontext import JSON, Number, build, parse
 
-PROTOCOL: Final = "http"
-"""The only protocol whose results are JSON documents as a whole."""
+PROTOCOLS: Final = frozenset({"http", "kubernetes"})
+"""The protocols whose results are JSON documents as a whole."""
 
 class PathMask:
     """The path rules of one set of obligations. Where two name the same place, the stricter comes first and stays."""
@@ -53,7 +53,7 @@ class PathMask:
                 if found is None or done.get(id(found)) is found:
                     return found
                 counts.masked += 1
-                stand_in = _stand_in(found, transform, self._key)
+                stand_in = stand_in_for(found, transform, self._key)
                 done[id(stand_in)] = stand_in
                 return stand_in
 
@@ -61,7 +61,7 @@ class PathMask:
         return build(value)
 
 
-def _stand_in(value: JSON, transform: Transform, key: bytes) -> JSON:
+def stand_in_for(value: JSON, transform: Transform, key: bytes) -> JSON:
     """Return a value of the same type; null where there is none that says nothing."""
     if transform == "null":
         return None

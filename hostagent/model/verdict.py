@@ -49,7 +49,16 @@ class MaskPath:
     transform: str = "redact"
 
 
-Obligation = MaskColumn | MaskContent | MaskPath
+@dataclass(frozen=True, slots=True)
+class MaskKubernetes:
+    """Replace what objects of a Kubernetes API hold, in every form in which they come back. ``what``: secrets, configmaps."""
+
+    rule: str
+    what: str
+    transform: str = "redact"
+
+
+Obligation = MaskColumn | MaskContent | MaskPath | MaskKubernetes
 
 
 @dataclass(frozen=True, slots=True)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 
 from hostagent.model.transfer import strictest
-from hostagent.model.verdict import Decision, HoldTerms, MaskColumn, MaskPath, Obligation, Verdict
+from hostagent.model.verdict import Decision, HoldTerms, MaskColumn, MaskKubernetes, MaskPath, Obligation, Verdict
 
 _STRICTNESS = {Decision.DENY: 0, Decision.HOLD: 1, Decision.ALLOW: 2}
 _TRANSFORMS = {"null": 0, "redact": 1, "hash": 2, "partial": 3}
@@ -20,6 +20,8 @@ def _obligation_order(obligation: Obligation) -> tuple[int, str, str]:
     rank = _TRANSFORMS.get(obligation.transform, 0)
     if isinstance(obligation, MaskColumn):
         words = ["column", obligation.database, obligation.schema, obligation.table, obligation.column]
+    elif isinstance(obligation, MaskKubernetes):
+        words = ["kubernetes", obligation.what]
     elif isinstance(obligation, MaskPath):
         words = ["path", obligation.path]
     else:

@@ -330,12 +330,20 @@ class Mask(Strict):
         ]
         | None
     ) = Field(default=None, alias="json", description="JSON paths ($.iban, $.people[*].name, $..token) in the bodies of HTTP responses.")
+    kubernetes: (
+        Annotated[
+            tuple[Literal["secrets", "configmaps"], ...],
+            Field(min_length=1),
+            BeforeValidator(_listed, json_schema_input_type=Literal["secrets", "configmaps"] | list[Literal["secrets", "configmaps"]]),
+        ]
+        | None
+    ) = Field(default=None, description="Values of Secrets (and tokens of service accounts), of ConfigMaps, as a Kubernetes API shows them.")
     transform: str = Field(default="redact", description="redact, null, partial or hash.")
 
     @model_validator(mode="after")
     def _something(self) -> Mask:
-        if not self.columns and not self.detectors and not self.json_:
-            raise ValueError("name columns, detectors or json")
+        if not self.columns and not self.detectors and not self.json_ and not self.kubernetes:
+            raise ValueError("name columns, detectors, json or kubernetes")
         return self
 
 
@@ -388,7 +396,7 @@ class RuleForm(Strict):
                 ),
             ),
             *self._misplaced_sizes(),
-            (mask and self.mask is None, "a mask rule must say what to mask (mask: columns, detectors or json)"),
+            (mask and self.mask is None, "a mask rule must say what to mask (mask: columns, detectors, json or kubernetes)"),
             (self.then is Action.DENY and self.mask is not None, "a deny rule has nothing to mask"),
         )
 

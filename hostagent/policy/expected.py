@@ -18,7 +18,7 @@ from hostagent.model.errors import DocumentError
 from hostagent.model.identity import Identity
 from hostagent.model.operation import Effect, Operation
 from hostagent.model.target import Login, Target
-from hostagent.model.verdict import Decision, MaskContent, MaskPath, Obligation, Verdict
+from hostagent.model.verdict import Decision, MaskContent, MaskKubernetes, MaskPath, Obligation, Verdict
 from hostagent.policy.combine import combine
 from hostagent.policy.context import ContextValue, PolicyContext
 from hostagent.policy.document import Scalar, Strict, Text
@@ -66,7 +66,7 @@ class CaseForm(Strict):
     context: dict[str, Text] | None = None
     expect: Literal["allow", "hold", "deny"]
     rules: tuple[str, ...] = Field(default=(), description="Rules that must have matched; the first must have decided.")
-    masks: tuple[str, ...] | None = Field(default=None, description="All that is masked: TABLE.COLUMN, json PATH or detectors.")
+    masks: tuple[str, ...] | None = Field(default=None, description="All that is masked: TABLE.COLUMN, json PATH, kubernetes KIND or detectors.")
 
     @model_validator(mode="after")
     def _one_operation(self) -> CaseForm:
@@ -160,10 +160,12 @@ def run_table(policy: Policy, table: Table, operations: Callable[[Case], Sequenc
 
 
 def describe(obligation: Obligation) -> str:
-    """Return how a table writes ``obligation``: ``table.column``, ``json PATH`` or ``detectors``, with the transform if not redact."""
+    """Return how a table writes ``obligation``: ``table.column``, ``json PATH``, ``kubernetes KIND`` or ``detectors``, with the transform if not redact."""
     match obligation:
         case MaskContent():
             what = "detectors"
+        case MaskKubernetes():
+            what = f"kubernetes {obligation.what}"
         case MaskPath():
             what = f"json {obligation.path}"
         case _:

@@ -9,6 +9,7 @@ from collections.abc import Callable, Sequence
 from typing import Final
 
 from hostagent.model.operation import Completeness, Operation
+from hostagent.model.verdict import MaskKubernetes, Obligation
 from hostagent.policy.check import Check, Subject
 from hostagent.policy.document import KubernetesRequest
 from hostagent.policy.glob import Matcher, matcher, path_matcher
@@ -55,6 +56,21 @@ def kubernetes_checks(form: KubernetesRequest | None, *, allows: bool, by_effect
     if allows and not form.privileged and not by_effects:
         checks.append(_check(".privileged", "given, as what is asked for reaches out of its own box", lambda operation, _: not _reaches_out(operation)))
     return checks
+
+
+_SHOWN_BY: Final = {"secrets": frozenset({"secrets", "serviceaccounts/token"}), "configmaps": frozenset({"configmaps"})}
+
+
+def may_show(obligation: Obligation, operation: Operation) -> bool:
+    """Return whether what ``obligation`` masks may come back from ``operation``. One that is not about Kubernetes may, for all that is known here."""
+    if not isinstance(obligation, MaskKubernetes):
+        return True
+    if operation.protocol != PROTOCOL or operation.verb == "connect":
+        return False
+    resource, subresource = operation.attributes.get("resource", ""), operation.attributes.get("subresource", "")
+    if operation.completeness is not Completeness.FULL:
+        return True
+    return not {resource, f"{resource}/{subresource}"}.isdisjoint(_SHOWN_BY[obligation.what])
 
 
 def _any_of(values: Sequence[str]) -> str:

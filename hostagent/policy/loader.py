@@ -15,7 +15,7 @@ from pydantic.fields import FieldInfo
 from hostagent.documents.complaint import did_you_mean, inner_model
 from hostagent.documents.source import Path, Source, read
 from hostagent.model.errors import DocumentError
-from hostagent.model.verdict import MaskColumn, MaskContent, MaskPath, Obligation
+from hostagent.model.verdict import MaskColumn, MaskContent, MaskKubernetes, MaskPath, Obligation
 from hostagent.policy.check import Check, operation_checks, target_checks, when_checks, who_checks
 from hostagent.policy.context import ContextProvider
 from hostagent.policy.document import DEFAULT_TIMEOUT_S, Action, Document, Mask, RuleForm
@@ -263,6 +263,9 @@ def _obligations(rule: _Rule, mask: Mask | None, around: Surroundings, problems:
     if mask.json_:
         _known_transform(rule, ("mask", "transform"), mask.transform, around, problems)
         found.extend(MaskPath(rule.form.id, path, mask.transform) for path in mask.json_)
+    if mask.kubernetes:
+        _known_transform(rule, ("mask", "transform"), mask.transform, around, problems)
+        found.extend(MaskKubernetes(rule.form.id, what, mask.transform) for what in mask.kubernetes)
     return tuple(found)
 
 

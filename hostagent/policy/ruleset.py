@@ -16,11 +16,12 @@ from typing import NamedTuple
 from hostagent.model.identity import Identity
 from hostagent.model.operation import Completeness, Effect, Operation
 from hostagent.model.target import Target
-from hostagent.model.verdict import Decision, HoldTerms, Verdict
+from hostagent.model.verdict import Decision, HoldTerms, Obligation, Verdict
 from hostagent.policy.check import Subject
 from hostagent.policy.combine import disagreement, joint_terms, unite
 from hostagent.policy.context import ContextProvider, PolicyContext
 from hostagent.policy.document import Action
+from hostagent.policy.kubernetes import may_show
 from hostagent.policy.rule import Rule
 from hostagent.policy.transfers import limit_of
 
@@ -207,7 +208,7 @@ class Policy:
             rules=tuple([rule.id for rule in deciding] + [rule.id for rule in others]),
             reason=(decider.reason or _REASONS[decision](decider)) + _doubt(matches.subject.operation),
             policy=self.hash,
-            obligations=unite([o for rule in (*deciding, *others) for o in rule.obligations]),
+            obligations=_obligations(matches, (*deciding, *others)),
             hold=hold,
             hint=decider.hint or _HINTS[decision](decider),
             cacheable=decision is not Decision.HOLD and not matches.volatile,
@@ -228,7 +229,7 @@ class Policy:
             rules=(),
             reason=reason,
             policy=self.hash,
-            obligations=unite(obligation for rule in masks for obligation in rule.obligations),
+            obligations=_obligations(matches, masks),
             hint=_suggestion(matches.subject, matches.judged),
             cacheable=not matches.volatile,
         )
@@ -244,6 +245,11 @@ _HINTS: dict[Decision, Callable[[Rule], str]] = {
     Decision.HOLD: lambda rule: f"a member of {rule.approvers} decides: hostagent approvals list",
     Decision.ALLOW: lambda _: "",
 }
+
+
+def _obligations(matches: _Matches, rules: Iterable[Rule]) -> tuple[Obligation, ...]:
+    """Return what ``rules`` together oblige to, without what the operation cannot show."""
+    return unite(each for rule in rules for each in rule.obligations if may_show(each, matches.subject.operation))
 
 
 def _replaced(verdict: Verdict, reason: str, hint: str) -> Verdict:

@@ -51,7 +51,7 @@ HEAD = "version: 1\nrules:\n"
         (HEAD + "- {id: a, then: mask}", "d.yaml:3: rules.0: a mask rule must say what to mask"),
         (
             HEAD + "- {id: a, then: mask, mask: {transform: redact}}",
-            "d.yaml:3: rules.0.mask: name columns, detectors or json",
+            "d.yaml:3: rules.0.mask: name columns, detectors, json or kubernetes",
         ),
         (HEAD + "- {id: a, then: deny, mask: {detectors: all}}", "d.yaml:3: rules.0: a deny rule has nothing to mask"),
         (

@@ -8,6 +8,7 @@ from hostagent.inspectors.http.content import Tripwire
 from hostagent.inspectors.http.echo import Echo
 from hostagent.inspectors.http.events import Events
 from hostagent.inspectors.http.fields import Listed
+from hostagent.inspectors.http.lines import Lines
 from hostagent.inspectors.http.problem import Problem
 from hostagent.inspectors.http.reading import Request
 from hostagent.inspectors.http.transfers import Upload
@@ -55,7 +56,7 @@ class Exchange:
     ``switched``: the response is the beginning of a WebSocket. ``sent_at``:
     when it went on, in unix seconds.
     ``masking``: what the response must not show, None if it passes as it is; ``whole`` is its body until all of it was seen,
-    ``events`` masks one that is an event stream instead.
+    ``events`` masks one that is an event stream, or lines without end, instead.
     ``upload`` and ``download`` count what passes of a file. ``echo`` looks for our credential in it. ``desk`` judges, records and holds for this exchange alone.
     """
 
@@ -89,7 +90,7 @@ class Exchange:
         self.download: Meter | None = None
         self.masking: Masking | None = None
         self.whole = bytearray()
-        self.events: Events | None = None
+        self.events: Events | Lines | None = None
         self.response: ResponseHead | None = None
         self.response_body: Body | None = None
 

@@ -12,12 +12,11 @@ from hostagent.inspectors.http import download
 from hostagent.inspectors.http.events import Events, is_events
 from hostagent.inspectors.http.exchange import Exchange
 from hostagent.inspectors.http.fields import Listed, back, masked
+from hostagent.inspectors.http.lines import Lines
 from hostagent.inspectors.ports import Masking
 from hostagent.model.errors import RemoteWireError
 from hostagent.wire.http1.head import Fields, ResponseHead
 
-MAX_MASKED: Final = 1_048_576
-"""Longest body that can be masked."""
 MAX_INTERIM: Final = 32
 """Most responses before the response."""
 
@@ -56,6 +55,9 @@ def begin(exchange: Exchange, head: ResponseHead, *, empty: bool) -> Listed | No
         return exchange.echo.fields(back(head.fields))
     if empty:
         return None
+    if exchange.request.by_line and _comes_by_line(head, exchange.masking):
+        exchange.events = Lines(exchange.masking, head.values("content-type")[0])
+        return masked(exchange.echo.fields(back(head.fields)), exchange.masking.text)
     if _is_endless(head):
         exchange.events = Events(exchange.masking)
         return masked(exchange.echo.fields(back(head.fields)), exchange.masking.text)
@@ -79,8 +81,8 @@ def piece(exchange: Exchange, content: bytes, *, last: bool) -> bytes:
             exchange.download.take(content)
         return content
     exchange.whole += content
-    if len(exchange.whole) > MAX_MASKED:
-        raise RemoteWireError(f"a response of more than {MAX_MASKED} bytes cannot be masked", "502")
+    if len(exchange.whole) > exchange.request.most_masked:
+        raise RemoteWireError(f"a response of more than {exchange.request.most_masked} bytes cannot be masked", "502")
     return b""
 
 
@@ -113,6 +115,12 @@ def trailer(exchange: Exchange, fields: Fields) -> Listed:
     """Return what the client gets of the fields behind a body."""
     kept = exchange.echo.fields(back(fields))
     return kept if exchange.masking is None else masked(kept, exchange.masking.text)
+
+
+def _comes_by_line(head: ResponseHead, masking: Masking) -> bool:
+    kinds = head.values("content-type")
+    plain = head.status == 200 and not head.values("content-length") and not head.values("content-encoding")
+    return plain and len(kinds) == 1 and masking.maskable(kinds[0])
 
 
 def _is_endless(head: ResponseHead) -> bool:

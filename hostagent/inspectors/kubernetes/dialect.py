@@ -21,7 +21,7 @@ from hostagent.inspectors.judged import Subject
 from hostagent.inspectors.kubernetes import meaning, patch, status
 from hostagent.inspectors.kubernetes.requestinfo import NotDerivedError, RequestInfo, derive
 from hostagent.model.operation import Completeness, Content, ContentKind, Operation
-from hostagent.model.verdict import Decision, Verdict
+from hostagent.model.verdict import Decision, MaskKubernetes, Verdict
 from hostagent.wire.http1.head import tokens
 from hostagent.wire.http1.location import Location
 from hostagent.wire.jsontext import JSON, parse
@@ -74,6 +74,13 @@ class KubernetesDialect(Dialect):
 
     def objection(self, request: Request, operation: Operation, verdict: Verdict) -> Problem | None:
         """Return why ``operation`` cannot pass though ``verdict`` would let it."""
+        masks = sorted({each.rule for each in verdict.obligations if isinstance(each, MaskKubernetes)})
+        if masks and "patch_reads" in operation.attributes:
+            reason = "a JSON patch with test, copy or move could show what a rule masks"
+            return problem.refused(403, reason, "Use add, replace and remove, or a merge patch.", rule=masks[0])
+        if masks and "writes_mask" in operation.attributes:
+            reason = "the body holds what stands here in place of a masked value: it would overwrite the value itself"
+            return problem.refused(403, reason, "Leave that key out, or send its real value.", rule=masks[0])
         if operation.content is None or operation.content.kind is not ContentKind.OPAQUE:
             return None
         reason = "the body is not JSON that every server reads in the same way, or longer than 1 MiB"

@@ -42,6 +42,8 @@ _READS_BY_CREATING: Final = frozenset(
 )
 _WRITES: Final = frozenset({"create", "update", "patch"})
 
+_MASKS: Final = frozenset({"[masked]", "W21hc2tlZF0="})
+
 NO, UNKNOWN = "no", "unknown"
 """What the attribute ``privileged`` says where nothing was found, and where it cannot be told. Otherwise it is what was found."""
 
@@ -100,6 +102,8 @@ def with_content(asked: Operation, content: Content) -> Operation:
     if content.kind is not ContentKind.JSON or asked.verb not in _WRITES or asked.attributes["subresource"] in ("status", "scale"):
         return meant
     value = cast("JSON", content.value)
+    if _holds_mask(value):
+        meant = replace(meant, attributes={**meant.attributes, "writes_mask": "true"})
     if asked.verb == "patch":
         return _patched(meant, value)
     if not asked.attributes["name"]:
@@ -120,6 +124,19 @@ def _patched(asked: Operation, value: JSON) -> Operation:
 def media_type(attributes: Mapping[str, str]) -> str:
     """Return the media type that the request's Content-Type says, without parameters."""
     return attributes.get("header.content-type", "").partition(";")[0].strip().lower()
+
+
+def _holds_mask(value: JSON) -> bool:
+    """Return whether a text in ``value`` is what masking puts in place of a value, plain or encoded."""
+    match value:
+        case dict():
+            return any(map(_holds_mask, value.values()))
+        case list():
+            return any(map(_holds_mask, value))
+        case str():
+            return value in _MASKS
+        case _:
+            return False
 
 
 def _named(value: JSON) -> str:

@@ -1,0 +1,205 @@
+"""``protocol: kubernetes`` between real clients and a real API server, whose audit log says what it took each request for."""
+
+from __future__ import annotations
+
+import base64
+import json
+import subprocess
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from tests.kubernetes.cluster import Cluster
+from tests.stage import Service, Settings
+from tests.stage.world import wait_for
+
+pytestmark = pytest.mark.e2e
+
+_POLICY = """\
+version: 1
+rules:
+  - id: everything-but
+    what: {kubernetes: {verbs: ["*"], resources: ["*"]}}
+    then: allow
+  - id: discovery
+    what: {kubernetes: {verbs: [get], paths: ["/**"]}}
+    then: allow
+  - id: secrets-masked
+    then: mask
+    mask: {kubernetes: secrets}
+  - id: no-namespace-deletion
+    what: {kubernetes: {verbs: [delete, deletecollection], resources: namespaces}}
+    then: deny
+    reason: namespaces stay
+    hint: ask the platform team
+  - id: no-exec-in-prod
+    what: {kubernetes: {resources: [pods/exec], namespaces: prod}}
+    then: deny
+    reason: nobody runs programs in prod
+"""
+_WORD = "hunter2-is-the-password"
+_CODED = base64.b64encode(_WORD.encode()).decode()
+_MAP = "apiVersion: v1\nkind: ConfigMap\nmetadata: {name: %s, namespace: default}\ndata: {colour: %s}\n"
+_SECRET = f"apiVersion: v1\nkind: Secret\nmetadata: {{name: %s, namespace: default}}\nstringData: {{p: {_WORD}}}\n"
+_DEPLOYMENT = """\
+apiVersion: apps/v1
+kind: Deployment
+metadata: {name: web, namespace: default}
+spec:
+  replicas: 1
+  selector: {matchLabels: {a: b}}
+  template: {metadata: {labels: {a: b}}, spec: {hostNetwork: %s, containers: [{name: c, image: i}]}}
+"""
+Kubectl = Callable[..., subprocess.CompletedProcess[str]]
+
+
+@pytest.fixture(scope="module")
+def settings(cluster: Cluster) -> Settings:
+    """One target."""
+    targets = {"kube.yaml": cluster.target("kubernetes")}
+    return Settings(policies={"api.yaml": _POLICY}, targets=targets, workloads={"support-bot.yaml": cluster.workload()})
+
+
+@pytest.fixture(params=["kubectl", "kubectl_debian"])
+def kubectl(request: pytest.FixtureRequest, cluster: Cluster, service: Service) -> Kubectl:
+    """Run kubectl as the workload."""
+    return _kubectl(getattr(cluster.programs, request.param), cluster, service)
+
+
+def _kubectl(program: Path, cluster: Cluster, service: Service) -> Kubectl:
+    def launch(*words: str, **options: object) -> subprocess.CompletedProcess[str]:
+        return service.launch(str(program), "--kubeconfig", str(cluster.kubeconfig), *words, **options)
+
+    return launch
+
+
+def _done(result: subprocess.CompletedProcess[str]) -> str:
+    assert result.returncode == 0, result.stderr
+    return result.stdout
+
+
+def test_kubectl_reads_applies_changes_and_deletes(cluster: Cluster, kubectl: Kubectl) -> None:
+    assert "default" in _done(kubectl("get", "namespaces"))
+    assert "created" in _done(kubectl("apply", "-f", "-", input=_MAP % ("painted", "red")))
+    assert "configured" in _done(kubectl("apply", "-f", "-", input=_MAP % ("painted", "blue")))
+    assert "serverside-applied" in _done(kubectl("apply", "--server-side", "-f", "-", input=_MAP % ("sided", "red")))
+    assert "labeled" in _done(kubectl("label", "configmap", "painted", "x=y"))
+    assert cluster.kubectl("get", "configmap", "painted", "-o", "jsonpath={.data.colour}{.metadata.labels.x}") == "bluey"
+    assert "deleted" in _done(kubectl("delete", "configmap", "painted", "sided"))
+    assert "NotFound" in kubectl("get", "configmap", "painted").stderr
+
+
+def test_a_denial_is_read_by_people_and_the_server_is_never_asked(cluster: Cluster, kubectl: Kubectl) -> None:
+    before = len(cluster.audited())
+    denied = kubectl("delete", "namespace", "default", "--wait=false")
+    assert (denied.returncode, "denied by rule no-namespace-deletion: namespaces stay (ask the platform team)" in denied.stderr) == (1, True), denied.stderr
+    assert not [event for event in cluster.audited()[before:] if event["verb"] == "delete"]
+
+
+def test_secrets_are_masked_in_every_form_and_apply_still_changes_them(cluster: Cluster, kubectl: Kubectl) -> None:
+    _done(kubectl("apply", "-f", "-", input=_SECRET % "db"))
+    forms = [["get", "secret", "db", "-o", form] for form in ("yaml", "json", "wide", "jsonpath={.data}", "custom-columns=:.data")]
+    forms += [["get", "secrets", "-o", "yaml"], ["describe", "secret", "db"], ["get", "secrets,configmaps", "-A", "-o", "json"]]
+    forms += [["annotate", "secret", "db", "a=b", "--overwrite", "-o", "yaml"], ["get", "--raw", "/api/v1/namespaces/default/secrets/db"]]
+    shown = [_done(kubectl(*words)) for words in forms]
+    assert [each for each in shown if _WORD in each or _CODED in each] == []
+    assert base64.b64encode(b"[masked]").decode() in shown[0]
+    assert "configured" in _done(kubectl("apply", "-f", "-", input=(_SECRET % "db").replace(_WORD, "another")))
+    assert cluster.kubectl("get", "secret", "db", "-o", "jsonpath={.data.p}") == base64.b64encode(b"another").decode()
+    destroyed = kubectl("replace", "-f", "-", input=_done(kubectl("get", "secret", "db", "-o", "yaml")))
+    assert (destroyed.returncode, "overwrite the value itself" in destroyed.stderr) == (1, True), destroyed.stderr
+    _done(kubectl("delete", "secret", "db"))
+
+
+def test_a_watch_of_secrets_shows_each_masked_while_it_happens(cluster: Cluster, service: Service) -> None:
+    words = ["run", "--workload", "support-bot", "--no-tty", "--", str(cluster.programs.kubectl), "--kubeconfig", str(cluster.kubeconfig)]
+    command = [*service.command, *words, "get", "secrets", "-n", "default", "--watch-only", "-o", "jsonpath={.metadata.name} {.data.p}{\"\\n\"}"]
+    before = len(cluster.audited())
+    with subprocess.Popen(command, env=service.environment, cwd="/", stdout=subprocess.PIPE, text=True) as watching:
+        assert watching.stdout is not None
+        wait_for(lambda: any("watch" in str(event["requestURI"]) for event in cluster.audited()[before:]), "the watch", 30)
+        for name in ("seen-first", "seen-second"):
+            cluster.kubectl("create", "secret", "generic", name, f"--from-literal=p={_WORD}")
+            assert watching.stdout.readline() == f"{name} {base64.b64encode(b'[masked]').decode()}\n"
+        watching.terminate()
+        watching.communicate(timeout=20)
+    cluster.kubectl("delete", "secret", "seen-first", "seen-second")
+
+
+def test_pods_that_reach_out_are_not_permitted_by_verbs_alone(cluster: Cluster, kubectl: Kubectl) -> None:
+    refused = kubectl("apply", "-f", "-", input=_DEPLOYMENT % "true")
+    assert (refused.returncode, "host" in refused.stderr) == (1, True), refused.stderr
+    assert "created" in _done(kubectl("apply", "-f", "-", input=_DEPLOYMENT % "false"))
+    assert "scaled" in _done(kubectl("scale", "deployment", "web", "--replicas=2"))
+    assert "restarted" in _done(kubectl("rollout", "restart", "deployment", "web"))
+    changed = kubectl("set", "image", "deployment/web", "c=other")
+    assert (changed.returncode, "host" in changed.stderr) == (1, True), changed.stderr
+    assert cluster.kubectl("get", "deployment", "web", "-o", "jsonpath={.spec.template.spec.containers[0].image}") == "i"
+    _done(kubectl("delete", "deployment", "web"))
+
+
+def test_nobody_acts_for_another(cluster: Cluster, kubectl: Kubectl) -> None:
+    before = len(cluster.audited())
+    _done(kubectl("--as", "system:admin", "--as-group", "system:masters", "get", "configmaps"))
+    events = [event for event in cluster.audited()[before:] if str(event["userAgent"]).startswith("kubectl")]
+    assert events
+    assert [event for event in events if event.get("impersonatedUser")] == []
+
+
+_PYTHON = """
+import sys
+from kubernetes import client, config, watch
+config.load_kube_config(config_file=sys.argv[1])
+core = client.CoreV1Api()
+print("default" in [each.metadata.name for each in core.list_namespace().items])
+print(core.create_namespaced_config_map("default", client.V1ConfigMap(metadata=client.V1ObjectMeta(name="snake"), data={"a": "1"})).data)
+for event in watch.Watch().stream(core.list_namespaced_config_map, "default", timeout_seconds=20):
+    if event["object"].metadata.name == "snake":
+        print(event["type"], event["object"].data)
+        break
+print(core.patch_namespaced_config_map("snake", "default", {"data": {"a": "2"}}).data)
+print(core.delete_namespaced_config_map("snake", "default").status)
+try:
+    core.delete_namespace("default")
+except client.ApiException as error:
+    print(error.status, "namespaces stay" in error.body)
+"""
+
+
+def test_the_python_client_works_unchanged(cluster: Cluster, service: Service) -> None:
+    done = service.launch(str(cluster.programs.python), "-c", _PYTHON, str(cluster.kubeconfig))
+    assert done.stdout.splitlines() == ["True", "{'a': '1'}", "ADDED {'a': '1'}", "{'a': '2'}", "Success", "403 True"], done.stderr
+
+
+_REQUESTS = [
+    ["get", "--raw", "/api/v1/namespaces/default"], ["get", "--raw", "/api/v1/namespaces/default/configmaps?fieldSelector=metadata.name%3Dx"],
+    ["get", "--raw", "/api/v1/watch/namespaces/default/configmaps?timeoutSeconds=1"], ["get", "--raw", "/api//v1/./configmaps/?limit=1"],
+    ["get", "--raw", "/api/v1/configmaps?watch&timeoutSeconds=1"], ["get", "--raw", "/apis/apps/v1/namespaces/default/deployments?watch=0"],
+    ["get", "--raw", "/api/v1/namespaces/default/pods/nothing/log"], ["get", "--raw", "/api/v1/namespaces/default/status"],
+    ["delete", "--raw", "/api/v1/namespaces/default/events"],
+]  # fmt: skip
+
+
+def test_the_rows_say_what_the_servers_own_audit_says(cluster: Cluster, service: Service) -> None:
+    before = len(cluster.audited())
+    kubectl = _kubectl(cluster.programs.kubectl, cluster, service)
+    for words in _REQUESTS:
+        kubectl(*words)
+    theirs = [_audited(event) for event in cluster.audited()[before:] if event["stage"] == "ResponseComplete" and str(event["userAgent"]).startswith("kubectl")]
+    rows = service.wait_sql("select verb, resources from statements where completeness = 'full' order by at desc limit 40")
+    ours = [(row["verb"], each["name"]) for row in rows for each in _resources(row) if each["kind"] == "kubernetes"]
+    assert theirs
+    assert [each for each in theirs if each not in ours] == []
+
+
+def _resources(row: dict[str, object]) -> list[dict[str, str]]:
+    found = row["resources"]
+    listed: list[dict[str, str]] = json.loads(found) if isinstance(found, str) else found  # type: ignore[assignment]
+    return listed
+
+
+def _audited(event: dict[str, object]) -> tuple[str, str]:
+    about: dict[str, str] = event["objectRef"]  # type: ignore[assignment]
+    kind = f"{about['resource']}.{about['apiGroup']}" if about.get("apiGroup") else about["resource"]
+    return str(event["verb"]), "/".join(filter(None, [about.get("namespace") or "-", kind, about.get("name") or "*", about.get("subresource")]))
