@@ -99,11 +99,25 @@ def _verify_line(last: dict[str, Any]) -> str:
     return f"FAILED {when}: {', '.join(last['failed'])}" if last["failed"] else f"passed {when}"
 
 
+def _print_journal(journal: dict[str, Any]) -> None:
+    """Print who has filled much of its part of the journal; nothing if nobody has."""
+    budget = journal.get("budget_mib", 0)
+    if journal.get("tight"):
+        click.echo(f"journal   THE DISK IS NEARLY FULL: every workload's budget is {budget} MiB an hour now (limits.journal_free_mib)")
+    for name, used in sorted(journal.get("workloads", {}).items()):
+        if used["step"] != "free":
+            what = "its statements are refused" if used["step"] == "refused" else "its sessions were ended, its dials are refused"
+            click.echo(f"journal   {name} HAS USED UP ITS BUDGET ({used['mib']:g} of {budget} MiB an hour): {what}")
+        elif used["mib"] > budget / 2:
+            click.echo(f"journal   {name} has filled {used['mib']:g} of its {budget} MiB an hour")
+
+
 def _print_service(service: dict[str, Any]) -> None:
     if service.get("problem"):
         click.echo(f"service   NO ANSWER: {service['problem']}")
         return
     click.echo(f"policy    {service['policy'][:12]} in force")
+    _print_journal(service.get("journal", {}))
     if service["policy_problem"]:
         click.echo(f"          REFUSED, the last good one stays: {service['policy_problem']}")
     if service["workloads_problem"]:

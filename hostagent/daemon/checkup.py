@@ -190,7 +190,8 @@ def _disk(config: Config) -> list[Check]:
     why = "when the journal's disk is full every governed session ends: nothing is done that cannot be recorded"
     fix = f"free or add space below {place}: du -xh {place} | sort -h | tail; old evidence: hostagent audit backup, then move it away"
     state = State.FAIL if free < _DISK_OUT else State.WARN
-    checks = [found("disk.space", free >= _DISK_LOW, f"{free // 1024**2} MiB free for {config.paths.state}", why, fix, otherwise=state)]
+    low = max(_DISK_LOW, 2 * config.limits.journal_free_mib * 1024**2)
+    checks = [found("disk.space", free >= low, f"{free // 1024**2} MiB free for {config.paths.state}", why, fix, otherwise=state)]
     if disk.f_files and disk.f_favail < _INODES_LOW:
         checks.append(Check("disk.inodes", State.WARN, f"{disk.f_favail} left", why, fix))
     return checks

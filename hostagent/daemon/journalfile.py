@@ -39,7 +39,10 @@ _RESERVE = "reserve"
 
 
 class JournalFile:
-    """One writer's journal: implements ``hostagent.model.ports.Journal``. Thread-safe, synchronous, no event loop."""
+    """One writer's journal: implements ``hostagent.model.ports.Journal``. Thread-safe, synchronous, no event loop.
+
+    ``written`` are the bytes that this process has appended.
+    """
 
     def __init__(
         self,
@@ -75,6 +78,7 @@ class JournalFile:
         self._broken = ""
         self._full_since = 0.0
         self._refused = 0
+        self.written = 0
         self._fd = self._guard = -1
         try:
             self._folder.mkdir(mode=0o750, parents=True, exist_ok=True)
@@ -95,6 +99,15 @@ class JournalFile:
     def state(self) -> ChainState:
         """Where the chain stands."""
         return self._chain.state
+
+    @property
+    def free(self) -> int:
+        """How many bytes of the disk are free for it; 0 if nobody can say."""
+        try:
+            found = os.statvfs(self._folder)
+        except OSError:
+            return 0
+        return found.f_bavail * found.f_frsize
 
     def append(self, events: Sequence[Event]) -> None:
         """Append ``events`` with one write; see the module for what a return guarantees.
@@ -173,6 +186,7 @@ class JournalFile:
             raise JournalError(f"the journal at {self._folder} cannot be written: {error}") from error
         if written == len(data):
             self._size += written
+            self.written += written
             return
         self._keep_whole_lines(data[:written], before)
         self._fail(OSError(errno.ENOSPC, os.strerror(errno.ENOSPC)))

@@ -35,6 +35,7 @@ from hostagent.proxy.dns import PolicyDNS, Resolver
 from hostagent.proxy.enforcer_link import EnforcerLink, first
 from hostagent.proxy.identities import Identities
 from hostagent.proxy.issuer import LocalIssuer
+from hostagent.proxy.journalbudget import JournalBudget, Step
 from hostagent.proxy.keys import Keys
 from hostagent.proxy.secrets import Secrets
 from hostagent.proxy.service import Parts, Service
@@ -43,6 +44,7 @@ log = logging.getLogger(__name__)
 
 WRITER = "proxyd-0"
 _EXPIRY_S = 0.5
+_BUDGET_S = 5.0
 _CANARY_S = 300.0
 _DOCUMENTS_S = 1.0
 
@@ -63,6 +65,7 @@ class Proxy:
         self._renewal = Renewal(config_path, config, targets, secrets)
         state = Path(config.proxy_state)
         self._journal = JournalFile(f"{config.journal}/{WRITER}", WRITER, key_file=state / "journal.key")
+        self._budget = JournalBudget(self._journal, config.limits.journal_per_workload_mib, config.limits.journal_free_mib)
         self._workloads = _Workloads(config)
         self._keys = Keys()
         issuer = self._issuer = LocalIssuer(
@@ -79,7 +82,8 @@ class Proxy:
         self._rotation = Rotation(authority, state, Path(config.ca_certificate))
         self._parts = Parts(
             config=config,
-            journal=self._journal,
+            journal=self._budget,
+            budget=self._budget,
             authority=authority,
             policy=self._policy,
             desk=self._desk,
@@ -127,6 +131,7 @@ class Proxy:
                         self._resolver.run(),
                         self._parts.catalogues.run(),
                         self._expire(),
+                        self._count_journal(),
                         self._workloads.run(),
                     )
                 ]
@@ -188,10 +193,11 @@ class Proxy:
         dns = PolicyDNS(
             lambda: self._resolver.names_of(self._open_targets(workload)),
             _reachable_families,
-            self._journal,
+            self._budget,
             workload=workload,
             leaf=request.leaf,
             withheld=lambda name: name in self._resolver.names,
+            quiet=lambda: self._budget.step(workload) is Step.STOPPED,
         )
         self._dns[request.leaf] = dns
         for bound in (*datagram, *stream):
@@ -327,6 +333,7 @@ class Proxy:
             "pending": await asyncio.to_thread(self._renewal.pending),
             "leaves": self._service.summary(),
             "held": len(self._desk.pending(time.time())),
+            "journal": self._budget.report(),
         }
 
     # -- background ------------------------------------------------------------------------------------------------------
@@ -336,6 +343,14 @@ class Proxy:
             await asyncio.sleep(_EXPIRY_S)
             for answer in self._desk.expire(time.time()):
                 self._service.answered(answer)
+
+    async def _count_journal(self) -> None:
+        before = time.monotonic()
+        while True:
+            await asyncio.sleep(_BUDGET_S)
+            now = time.monotonic()
+            self._budget.passed(now - before, self._journal.free)
+            before = now
 
     def _record(self, change: str, detail: str = "") -> None:
         detail = detail or f"pid {os.getpid()}"

@@ -101,6 +101,16 @@ class Limits(Strict):
     memory_mib: Annotated[
         int, Field(ge=16), Key("The same for all workloads together; who uses most loses a session.", "MiB", live=True)
     ] = 512
+    journal_per_workload_mib: Annotated[
+        int,
+        Field(ge=1, le=1 << 30),
+        Key("What one workload may make the proxy write to the journal in an hour; beyond it its statements and connections are refused.", "MiB", live=True),
+    ] = 4096
+    journal_free_mib: Annotated[
+        int,
+        Field(ge=0, le=1 << 30),
+        Key("While less of the journal's disk is free, a workload's budget is a sixteenth of this; 0: never.", "MiB", live=True),
+    ] = 1024
 
 
 class IdentitySettings(Strict):

@@ -39,7 +39,8 @@ kernel_flow   leaf, cookie, transport, source, destination, netns, established, 
               1: dials beyond the rate that is recorded one by one, without source and process), pid, start_ns, uid, comm,
               attribution (cgroup-only, process), lineage [{pid, start_ns, exe, argv (redacted), uid, comm}], the nearest program first
 audit         leaf, finding (foreign-socket, unconnected-socket, moved-process, unix-listener, ...), pid, start_ns, exe,
-              detail, action (killed, masked, reported), elapsed_us
+              detail, action (killed, masked, reported), elapsed_us; of the proxy: finding journal-budget, action (refused, stopped,
+              free)
 verify        cause (demand, reload, periodic), outcome (passed, failed), attempts [{name, outcome}], failed [names],
               elapsed_us
 ============  =========================================================================================================

@@ -200,8 +200,8 @@ class _Limiter:
         self._let = 0
         self.dropped = 0
 
-    def admits(self) -> bool:
-        if self._let >= _EVENTS_PER_WINDOW:
+    def admits(self, *, quiet: bool) -> bool:
+        if quiet or self._let >= _EVENTS_PER_WINDOW:
             self.dropped += 1
             return False
         self._let += 1
@@ -231,6 +231,7 @@ class PolicyDNS:
         clock: Callable[[], float] = time.monotonic,
         wall_ns: Callable[[], int] = time.time_ns,
         withheld: Callable[[str], bool] = lambda _: False,
+        quiet: Callable[[], bool] = lambda: False,
     ) -> None:
         """Serve nothing yet; see ``start``, ``stream_protocol`` and ``answer``.
 
@@ -244,6 +245,7 @@ class PolicyDNS:
             leaf: the leaf's name, for records.
             clock: monotonic seconds.
             wall_ns: unix nanoseconds.
+            quiet: whether questions are counted only, because the workload has filled its part of the journal.
         """
         self._names = names
         self._families = families
@@ -252,6 +254,7 @@ class PolicyDNS:
         self._leaf = leaf
         self._wall_ns = wall_ns
         self._withheld = withheld
+        self._quiet = quiet
         self._limiter = _Limiter(clock)
         self._transports: list[asyncio.DatagramTransport] = []
         self._servers: list[asyncio.Server] = []
@@ -374,7 +377,7 @@ class PolicyDNS:
         return [address for address in addresses if ipaddress.ip_address(address).version == version]
 
     def _record(self, name: str, kind: int, outcome: str, answers: Sequence[str], reason: str) -> None:
-        if not self._limiter.admits():
+        if not self._limiter.admits(quiet=self._quiet()):
             return
         shown = Kind(kind).name if kind in (Kind.A, Kind.AAAA) else f"TYPE{kind}" if kind else ""
         fields = {"name": name, "type": shown, "outcome": outcome, "answers": list(answers), "reason": reason, "leaf": self._leaf}

@@ -29,11 +29,11 @@ class Flood:
         self._counts: dict[tuple[str, str], int] = {}
         self._timer: asyncio.TimerHandle | None = None
 
-    def takes(self, destination: Endpoint, reason: str) -> bool:
-        """Return whether this refusal is counted here; if not, it is the caller's to record."""
+    def takes(self, destination: Endpoint, reason: str, *, quiet: bool = False) -> bool:
+        """Return whether this refusal is counted here; if not, it is the caller's to record. ``quiet``: it surely is."""
         if self._timer is None:
             self._timer = asyncio.get_running_loop().call_later(_WINDOW_S, self.flush)
-        if self._rows < _ROWS_PER_WINDOW:
+        if not quiet and self._rows < _ROWS_PER_WINDOW:
             self._rows += 1
             return False
         key = (str(destination), reason)

@@ -20,6 +20,7 @@ from typing import NamedTuple
 from hostagent.approval import Desk
 from hostagent.documents import Config
 from hostagent.gate import Gate, SessionContext
+from hostagent.gate.context import PolicySource
 from hostagent.inspectors.postgres.cancel import CancelRegistry
 from hostagent.inspectors.registry import PROTOCOLS
 from hostagent.model.command import Detach, Hold, Withdraw
@@ -43,6 +44,7 @@ from hostagent.proxy.flood import Flood
 from hostagent.proxy.identities import Identities
 from hostagent.proxy.idle import Watch
 from hostagent.proxy.inbound import Draw, InboundPorts, Surroundings, identity_fields
+from hostagent.proxy.journalbudget import JournalBudget, Refusing, Step
 from hostagent.proxy.kept import KeptTickets
 from hostagent.proxy.listener import Listeners, same_socket
 from hostagent.proxy.memory import Keeper, Memory
@@ -93,6 +95,7 @@ class Parts:
 
     config: Config
     journal: Journal
+    budget: JournalBudget
     authority: Authority
     policy: PolicyStore
     desk: Desk
@@ -123,6 +126,7 @@ class Service:
         self._sessions: dict[Session, _Served] = {}
         self._held: dict[str, Session] = {}
         self._kept = KeptTickets(parts.desk, parts.journal)
+        parts.budget.changed = self._journal_changed
 
     # -- what the surroundings tell --------------------------------------------------------------------------------------
 
@@ -160,7 +164,7 @@ class Service:
 
         flood = Flood(name, workload, self._parts.journal.append)
         places = {Endpoint(path, 0): listener for path, listener in paths.items()}
-        ports = InboundPorts(name, workload, inbound, self._parts.journal, self._around(workload))
+        ports = InboundPorts(name, workload, inbound, self._parts.budget.uncounted, self._around(workload))
         leaf = Leaf(name, workload, launcher, Listeners(name, workload, sockets, accepted, places), flood, ports, uid, announced)
         self._leaves[name] = leaf
         leaf.listeners.start()
@@ -222,10 +226,36 @@ class Service:
     def configure(self, config: Config) -> None:
         """Count by the limits and settings of ``config`` from now on."""
         self._parts = replace(self._parts, config=config)
+        self._parts.budget.configure(config.limits.journal_per_workload_mib, config.limits.journal_free_mib)
 
     def _budgets(self) -> tuple[int, int]:
         limits = self._parts.config.limits
         return limits.memory_per_workload_mib, limits.memory_mib
+
+    def _policy_for(self, workload: str) -> PolicySource:
+        """Return what the sessions of ``workload`` are judged by now."""
+        reason, policy = self._parts.budget.reason(workload), self._parts.policy
+        return Refusing(lambda: policy.current, reason, lambda: policy.context) if reason else policy
+
+    def _journal_changed(self, workload: str, _step: Step) -> None:
+        asyncio.get_running_loop().call_soon(self._journal_step, workload)  # an append is no place to end sessions
+
+    def _journal_step(self, workload: str) -> None:
+        """A workload has used up its budget of the journal, or has some of it again."""
+        budget = self._parts.budget
+        step, reason = budget.step(workload), budget.reason(workload)
+        fields = {"leaf": "", "finding": "journal-budget", "action": step.name.lower(), "detail": reason or "it may go on", "elapsed_us": 0}
+        try:
+            budget.uncounted.append([Event(EventKind.AUDIT, time.time_ns(), "", workload, fields)])
+        except JournalError as error:
+            log.critical("what became of a workload's budget of the journal could not be recorded: %s", error)
+        log.warning("workload %s: %s", workload, fields["detail"])
+        source = self._policy_for(workload)
+        for session, served in list(self._sessions.items()):
+            if served.leaf.workload == workload and step is Step.STOPPED:
+                session.cut(reason)
+            elif served.leaf.workload == workload:
+                served.context.policy = source
 
     def targets_ended(self, names: frozenset[str]) -> None:
         """Cut the sessions of targets that are gone or are declared otherwise now, and forget their catalogues."""
@@ -270,7 +300,10 @@ class Service:
         identity = self._parts.identities.current(leaf.workload)
         process = self._dialler(leaf, connection) if destination.is_path else None
         reason = process.stranger if process and process.stranger else self._refusal(leaf, destination, target, identity)
-        if reason and leaf.flood.takes(destination, reason):
+        stopped = self._parts.budget.step(leaf.workload) is Step.STOPPED
+        if stopped:
+            reason = self._parts.budget.reason(leaf.workload)
+        if reason and leaf.flood.takes(destination, reason, quiet=stopped):
             connection.close()
             return
         fields: dict[str, object] = {
@@ -342,7 +375,7 @@ class Service:
             identity=identity,
             target=target,
             launcher=leaf.launcher,
-            policy=self._parts.policy,
+            policy=self._policy_for(leaf.workload),
             secret=self._parts.secrets.get(target.name),
             catalogue=view,
             digest_key=self._parts.digest_key,

@@ -32,6 +32,7 @@ class _Fields(msgspec.Struct):
     decision: str = ""
     layer: str = ""
     action: str = ""
+    finding: str = ""
     count: int = 1
 
 
@@ -68,7 +69,7 @@ class Tally:
         self._sessions = dict.fromkeys((*OUTCOMES, _OTHER), 0)
         self._statements = dict.fromkeys((*DECISIONS, _OTHER), 0)
         self._verifications = {"passed": 0, "failed": 0}
-        self._totals = dict.fromkeys(("events", "gaps", "lost", "faults", "unreadable", "killed", "flows", "unmatched"), 0)
+        self._totals = dict.fromkeys(("events", "gaps", "lost", "faults", "unreadable", "killed", "filled", "flows", "unmatched"), 0)
         self._verified: _Verified | None = None
         self._read_ns = 0
 
@@ -113,6 +114,7 @@ class Tally:
             _plain("journal_faults_total", "counter", "Breaks found in journals.", totals["faults"]),
             _plain("unreadable_events_total", "counter", "Events whose fields could not be understood.", totals["unreadable"]),
             _plain("auditor_kills_total", "counter", "Holders of foreign sockets that were ended.", totals["killed"]),
+            _plain("journal_budgets_used_up_total", "counter", "Times a workload used up its budget of the journal.", totals["filled"]),
             _plain("kernel_flows_total", "counter", "Dials that the kernel saw.", totals["flows"]),
             _plain("unmatched_flows_total", "counter", "Dials without a record of the proxy: must stay 0.", totals["unmatched"]),
         ]
@@ -154,6 +156,7 @@ class Tally:
             self._totals["lost"] += _sane(fields.count)
         elif kind == EventKind.AUDIT:
             self._totals["killed"] += fields.action == "killed"
+            self._totals["filled"] += fields.finding == "journal-budget" and fields.action == "refused"
         else:
             self._totals["flows"] += _sane(fields.count)
 

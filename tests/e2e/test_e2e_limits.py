@@ -99,3 +99,28 @@ def test_texts_of_very_many_statements_do_not_hold_up_another_workload(service: 
                 waits.append(time.monotonic() - began)
     # One such text took the proxy seven seconds once; what is left is mostly the load on this machine.
     assert sorted(waits)[len(waits) // 2] < 0.5
+
+
+def test_who_fills_its_part_of_the_journal_is_told_so_then_cut_off_and_another_workload_goes_on(service: Service) -> None:
+    """Last here: from now on the budget is small."""
+    toml = service.folder / "hostagent.toml"
+    toml.write_text(toml.read_text(encoding="utf-8").replace("[limits]\n", "[limits]\njournal_per_workload_mib = 2\n"), encoding="utf-8")
+    service.hostagent("reload")
+    script = r"i=0; while [ $i -lt 9000 ]; do i=$((i+1)); echo 'select 1 as c'$i' from customers where id = 7;'; done | psql -qAt"
+    connection = "host=crm.internal dbname=crm user=crm_app"
+    with Talk(service) as talk:
+        talk.connect()
+        filled = service.launch("sh", "-c", f"{script} '{connection}'", workload="hostile")
+        assert "workload hostile has used up its budget of the journal, 2 MiB an hour" in filled.stderr
+        assert "session ended: workload hostile has used up its budget" in filled.stderr
+        again = service.launch("psql", connection, "-c", "select 1", workload="hostile")
+        assert again.returncode == 2
+        assert talk.sql("select 42")["rows"] == [[42]]
+        assert service.launch("psql", "-qAt", connection, "-c", "select 43").stdout == "43\n"
+    assert "hostile HAS USED UP ITS BUDGET" in service.hostagent("status", check=False).stdout
+    rows = service.wait_sql("select action from audits where finding = 'journal-budget' and workload = 'hostile' and action = 'stopped'")
+    assert rows == [{"action": "stopped"}]
+    assert len(service.sql("select what from alarms where alarm = 'journal budget' and workload = 'hostile'")) == 1
+    reason = "reason like '%has used up its budget of the journal%'"
+    assert service.wait_sql(f"select sum(count) as n from refusals where workload = 'hostile' and {reason} having n > 0")
+    assert service.sql("from unmatched_flows") == []

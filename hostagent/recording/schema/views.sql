@@ -320,6 +320,9 @@ union all by name
 select 'auditor' as alarm, time, workload, concat(leaf, ': ', finding, ': ', detail) as what, writer, seq
 from audits where action = 'killed'
 union all by name
+select 'journal budget' as alarm, time, workload, detail as what, writer, seq
+from audits where finding = 'journal-budget' and action = 'refused'
+union all by name
 select 'verify failed' as alarm, utc(at_ns) as time, workload,
        concat_ws(' ', (fields ->> 'cause'), 'verify:', (fields ->> 'failed')) as what, writer, seq
 from recorded.event where kind = 'verify' and (fields ->> 'outcome') = 'failed'
