@@ -27,6 +27,10 @@ def _refused(attacked: Attacked, workload: str, reason: str) -> None:
     assert attacked.service.wait_sql(question)
 
 
+_TMPFS_MAPS = tuple(int(part) for part in os.uname().release.split("-")[0].split(".")[:2]) >= (6, 3)
+"""Whether this kernel can map the owners of files on a tmpfs, which the stage is on."""
+
+
 @pytest.mark.attack("R13", placement="isolated")
 def test_a_trust_file_that_became_a_link_does_not_lend_roots_eyes(attacked: Attacked) -> None:
     trust = attacked.home / "trust.pem"
@@ -61,9 +65,11 @@ def test_a_declared_path_that_became_a_link_does_not_lend_its_ends_owner(attacke
     project = attacked.home / f"project-{victim}"
     project.mkdir()
     shutil.chown(project, "dana", "dana")
+    if not _TMPFS_MAPS:  # its files keep their owners there, and so their permissions
+        project.chmod(0o777)
     attacked.document(f"project-{victim}", DOCUMENT + f"paths: [{{path: {project}, writable: true}}]\n")
     assert attacked.as_dana(f"project-{victim}", "touch", f"{project}/made").returncode == 0
-    assert (project / "made").stat().st_uid == 1901
+    assert ((project / "made").stat().st_uid == 1901) == _TMPFS_MAPS
     project.rename(attacked.home / f"moved-{victim}")
     project.symlink_to(secret)
     os.chown(project, 1901, 1901, follow_symlinks=False)
@@ -77,6 +83,7 @@ def test_a_declared_path_that_became_a_link_does_not_lend_its_ends_owner(attacke
 @pytest.mark.attack("R14", placement="isolated")
 def test_a_taken_over_proxy_cannot_make_root_read_or_hang(attacked: Attacked) -> None:
     """Whoever has the proxy's uid may exchange what is in its folder: the CA certificate that root reads for workloads."""
+    patience = 10 if attacked.quick else 60
     certificate = attacked.service.folder / "state/proxyd/ca.pem"
     kept = certificate.with_suffix(".kept")
     certificate.rename(kept)
@@ -85,7 +92,8 @@ def test_a_taken_over_proxy_cannot_make_root_read_or_hang(attacked: Attacked) ->
             subprocess.run(["setpriv", "--reuid=hostagent", "--regid=hostagent", "--clear-groups", "sh", "-c", make], check=True)
             began = time.monotonic()
             refused = attacked.service.launch("cat", "/etc/ssl/certs/ca-certificates.crt", workload="isolated")
-            assert (refused.returncode != 0, refused.stdout, time.monotonic() - began < 10) == (True, "", True)
+            assert (refused.returncode != 0, refused.stdout) == (True, "")
+            assert time.monotonic() - began < patience
             certificate.unlink()
     finally:
         with contextlib.suppress(FileNotFoundError):
