@@ -147,6 +147,56 @@ def test_nobody_acts_for_another(cluster: Cluster, kubectl: Kubectl) -> None:
     assert [event for event in events if event.get("impersonatedUser")] == []
 
 
+def test_exec_runs_with_its_streams_and_status_and_each_stream_is_a_row(cluster: Cluster, service: Service) -> None:
+    folder = cluster.pod("shell")
+    kubectl = _kubectl(cluster.programs.kubectl, cluster, service)
+    done = kubectl("exec", "-i", "shell", "--", "sh", "-c", "cat; pwd; echo no >&2; exit 3", input="in\n")
+    assert (done.returncode, done.stdout, "no\n" in done.stderr) == (3, f"in\n{folder}\n", True), done.stderr
+    question = "select direction, name, size from transfers where name like '%/shell/exec:std%' order by name"
+    rows = service.wait_sql(f"{question} limit 3")
+    where = "/api/v1/namespaces/default/pods/shell/exec"
+    streams = (("upload", "stdin", 3), ("download", "stdout", len(done.stdout)), ("download", "stderr", 3))
+    assert {(row["direction"], row["name"], row["size"]) for row in rows} == {(way, f"{where}:{name}", size) for way, name, size in streams}
+
+
+def test_files_are_copied_both_ways(cluster: Cluster, service: Service, tmp_path: Path) -> None:
+    folder = cluster.pod("copies")
+    kubectl = _kubectl(cluster.programs.kubectl, cluster, service)
+    (folder / "there").write_bytes(bytes(range(256)) * 4096)
+    done = kubectl("exec", "copies", "--", "tar", "cf", "-", "there", text=False)
+    assert (done.returncode, bytes(range(256)) * 4096 in done.stdout) == (0, True)  # type: ignore[operator]
+    script = f"head -c 300000 /dev/zero > /tmp/up && {cluster.programs.kubectl} --kubeconfig {cluster.kubeconfig} cp /tmp/up default/copies:up"
+    _done(service.launch("sh", "-c", script))
+    assert (folder / "up").read_bytes() == bytes(300_000)
+
+
+def test_logs_are_read_and_followed(cluster: Cluster, kubectl: Kubectl) -> None:
+    folder = cluster.pod("teller")
+    folder.with_name(f"{folder.name}.log").write_text("one\ntwo\n", encoding="utf-8")
+    assert _done(kubectl("logs", "teller")) == "one\ntwo\n"
+
+
+def test_what_is_denied_in_prod_is_denied_over_every_way_in(cluster: Cluster, kubectl: Kubectl) -> None:
+    if "prod" not in cluster.kubectl("get", "namespaces", "-o", "name"):
+        cluster.kubectl("create", "namespace", "prod")
+    before = len(cluster.audited())
+    denied = kubectl("exec", "anything", "-n", "prod", "--", "id")
+    assert denied.returncode == 1
+    assert not [event for event in cluster.audited()[before:] if event.get("objectRef", {}).get("subresource") == "exec"]  # type: ignore[attr-defined]
+
+
+def test_an_old_kubectl_is_told_why_it_cannot_exec(cluster: Cluster, service: Service) -> None:
+    cluster.pod("old")
+    refused = _kubectl(cluster.programs.kubectl_debian, cluster, service)("exec", "old", "--", "id")
+    assert (refused.returncode, "SPDY/3.1 is not spoken here" in refused.stderr) == (1, True), refused.stderr
+
+
+def test_a_port_is_not_forwarded(cluster: Cluster, kubectl: Kubectl) -> None:
+    cluster.pod("porter")
+    refused = kubectl("port-forward", "porter", ":80", timeout=60)
+    assert (refused.returncode, "hostagent" in refused.stderr) == (1, True), refused.stderr
+
+
 _PYTHON = """
 import sys
 from kubernetes import client, config, watch

@@ -8,12 +8,15 @@ from hostagent.inspectors.http import problem
 from hostagent.inspectors.http.content import read_content
 from hostagent.inspectors.http.fields import Listed
 from hostagent.inspectors.http.request import with_content
+from hostagent.model.command import Command
 from hostagent.model.operation import Content, Operation
 from hostagent.model.verdict import Verdict
 
 if TYPE_CHECKING:
+    from hostagent.inspectors.http.exchange import Exchange
     from hostagent.inspectors.http.problem import Problem
     from hostagent.inspectors.http.reading import Request
+    from hostagent.inspectors.http.tunnel import Tunnel
 
 
 class Dialect:
@@ -39,9 +42,15 @@ class Dialect:
         """Return why no policy can let ``request`` pass, given what policy says of it all the same; empty if one could."""
         return request.refusal
 
-    def upstream(self, fields: Listed) -> Listed:
-        """Return the workload's own ``fields`` as they go on."""
+    def upstream(self, request: Request, fields: Listed) -> Listed:
+        """Return the workload's own ``fields`` of ``request`` as they go on."""
         return fields
+
+    def tunnel(self, exchange: Exchange, out: list[Command]) -> Tunnel:
+        """Return what judges the messages of a WebSocket that ``exchange`` opened."""
+        from hostagent.inspectors.http.tunnel import Tunnel  # which knows of exchanges, and so of this
+
+        return Tunnel(exchange, out)
 
     def written(self, refused: Problem, request: Request | None) -> tuple[str, bytes]:
         """Return the body that tells a client of a refusal, and its media type."""

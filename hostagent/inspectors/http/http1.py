@@ -240,7 +240,7 @@ class Http1:
         fields = websocket.opened(exchange.head, head, self._key)
         self._down.append(build_response(101, "Switching Protocols", fields))
         exchange.answered = True
-        self._tunnel = Tunnel(exchange, self._out)
+        self._tunnel = self._dialect.tunnel(exchange, self._out)
         self._through(self._tunnel, Side.SERVER, self._responses.rest(), now)
         rest = bytes(self._buffer)
         self._buffer.clear()
@@ -262,6 +262,7 @@ class Http1:
         tunnel.down.clear()
         if tunnel.over and exchange is not None:
             self._exchange = None
+            tunnel.tell(outcome, now)
             exchange.echo.count(exchange.trace)
             self._judge.shut(exchange, Outcome(outcome, "101", "", self._desk.scrub(tunnel.over)), now)
             self._leave(tunnel.over, now)
@@ -360,6 +361,8 @@ class Http1:
         if self.failed:
             return
         exchange, self._exchange = self._exchange, None
+        if exchange is not None and self._tunnel is not None:
+            self._tunnel.tell("aborted", now)
         if exchange is not None:
             self._judge.abandon(exchange, reason, now)
         self._flush()

@@ -221,7 +221,7 @@ class Judge:
             own = for_looking(own)
         if exchange.rebuilt:
             own = for_rebuilding(own)
-        return self._dialect.upstream(own)
+        return self._dialect.upstream(exchange.request, own)
 
     def presented(self, exchange: Exchange, fields: Listed, kept: bytes | None) -> Listed:
         """Return the ``fields`` of a request that goes on, with our credential; ``kept`` is its body if that is known."""

@@ -54,6 +54,9 @@ class Tunnel:
         """How many bytes of unfinished messages are kept."""
         return sum(self._size.values()) + 64 * sum(map(len, self._parts.values()))
 
+    def tell(self, outcome: str, now: float) -> None:
+        """Record what passed beside the messages that are operations, once; it ended with ``outcome``."""
+
     def feed(self, side: Side, data: bytes, now: float) -> None:
         """Bytes arrived from ``side``.
 

@@ -14,12 +14,15 @@ from urllib.parse import unquote_plus
 from hostagent.inspectors.http import problem
 from hostagent.inspectors.http.content import NOTHING, UNREADABLE
 from hostagent.inspectors.http.dialect import Dialect
+from hostagent.inspectors.http.exchange import Exchange
 from hostagent.inspectors.http.fields import Listed
 from hostagent.inspectors.http.problem import Problem
 from hostagent.inspectors.http.reading import Request
+from hostagent.inspectors.http.tunnel import Tunnel
 from hostagent.inspectors.judged import Subject
-from hostagent.inspectors.kubernetes import meaning, patch, status
+from hostagent.inspectors.kubernetes import channels, meaning, patch, status
 from hostagent.inspectors.kubernetes.requestinfo import NotDerivedError, RequestInfo, derive
+from hostagent.model.command import Command
 from hostagent.model.operation import Completeness, Content, ContentKind, Operation
 from hostagent.model.verdict import Decision, MaskKubernetes, Verdict
 from hostagent.wire.http1.head import tokens
@@ -28,9 +31,8 @@ from hostagent.wire.jsontext import JSON, parse
 
 _MOST_MASKED: Final = 8_388_608
 _JSON: Final = "application/json"
-_BEARER: Final = "base64url.bearer.authorization.k8s.io."
-"""What begins a sub-protocol of a WebSocket that is a token in truth."""
 _TOKENS: Final = re.compile(r"(?i)^(?:access_token|token|id_token|bearer)$")
+_STREAMS: Final = frozenset({"pods/exec", "pods/attach"})
 _NO_SPDY: Final = "SPDY/3.1 is not spoken here: kubectl 1.31 and later, and the Python client, open these streams over a WebSocket"
 
 
@@ -40,20 +42,21 @@ class KubernetesDialect(Dialect):
     def understood(self, request: Request, *, empty: bool) -> Request:
         """Return ``request`` with the operation that it is."""
         location = _without_token(request.location)
-        own = [field for each in request.own if (field := _without_bearer(each)) is not None]
+        own = [field for each in request.own if (field := _understood_protocols(each)) is not None]
         asked = request.subject.operations[0]
         upgrade = ",".join(tokens(request.head.values("upgrade")))
         try:
             info = derive(request.head.method, location.path, location.query)
             made = meaning.operation(asked, info, empty=empty)
             refusal, code = (request.refusal, 403) if not upgrade else (_upgrade_refusal(request, info, upgrade), 403)
+            stream = "" if refusal or not upgrade else info.kind
             if not refusal and not empty:
                 refusal, code = _body_refusal(made)
         except NotDerivedError as error:
-            made, refusal, code, info = _anything(asked), f"what the request is about cannot be told: {error}", 400, RequestInfo("")
+            made, refusal, code, info, stream = _anything(asked), f"what the request is about cannot be told: {error}", 400, RequestInfo(""), ""
         return request._replace(
             location=location, own=own, subject=Subject(b"", (), (made,)), refusal=refusal, status=code, form=False, json=False,
-            looked_at=True, by_line=info.verb == "watch" or info.kind == "pods/log", most_masked=_MOST_MASKED,
+            looked_at=True, by_line=info.verb == "watch" or info.kind == "pods/log", most_masked=_MOST_MASKED, stream=stream,
         )  # fmt: skip
 
     def read(self, request: Request, body: bytes) -> Content:
@@ -74,6 +77,9 @@ class KubernetesDialect(Dialect):
 
     def objection(self, request: Request, operation: Operation, verdict: Verdict) -> Problem | None:
         """Return why ``operation`` cannot pass though ``verdict`` would let it."""
+        if request.stream and verdict.obligations:
+            reason = f"rule {verdict.obligations[0].rule} masks, and what a program in a pod prints cannot be masked as it comes"
+            return problem.refused(403, reason, "Limit that rule to other targets.", rule=verdict.obligations[0].rule)
         masks = sorted({each.rule for each in verdict.obligations if isinstance(each, MaskKubernetes)})
         if masks and "patch_reads" in operation.attributes:
             reason = "a JSON patch with test, copy or move could show what a rule masks"
@@ -94,12 +100,18 @@ class KubernetesDialect(Dialect):
             return f"denied by {f'rule {verdict.rules[0]}' if verdict.rules else 'default'}: {verdict.reason}"
         return f"held by rule {verdict.rules[0]}: {verdict.reason} (see hostagent approvals list; run it again once it is approved). {_NO_SPDY}"
 
-    def upstream(self, fields: Listed) -> Listed:
-        """Return ``fields`` with an Accept that only JSON answers."""
+    def upstream(self, request: Request, fields: Listed) -> Listed:
+        """Return ``fields`` with an Accept that only JSON answers. What the server says of itself (OpenAPI) is nobody's data, and old clients read no JSON of it."""
+        if request.location.path.startswith("/openapi/"):
+            return fields
         asked = [value for name, value in fields if name.lower() == "accept"]
         ranges = [each.strip() for value in asked for each in value.split(",")]
         kept = [each for each in ranges if each.partition(";")[0].strip().lower() == _JSON and "cbor" not in each.lower()]
         return [*(each for each in fields if each[0].lower() != "accept"), ("Accept", ",".join([*kept, *([] if _JSON in kept else [_JSON])]))]
+
+    def tunnel(self, exchange: Exchange, out: list[Command]) -> Tunnel:
+        """Return what carries the streams of an exec or attach; no other WebSocket is opened."""
+        return channels.Channels(exchange, out)
 
     def written(self, refused: Problem, request: Request | None) -> tuple[str, bytes]:
         """Return the Status that tells of a refusal."""
@@ -115,6 +127,10 @@ def _upgrade_refusal(request: Request, info: RequestInfo, upgrade: str) -> str:
         return _NO_SPDY
     if request.refusal or not request.websocket:
         return request.refusal or "a change of protocol is not possible here: what follows could not be judged"
+    if info.kind in _STREAMS:
+        offered = [word.strip() for value in request.head.values("sec-websocket-protocol") for word in value.split(",")]
+        known = channels.PROTOCOLS.intersection(offered)
+        return "" if known else f"none of the sub-protocols of {info.kind} is spoken here but {' and '.join(sorted(channels.PROTOCOLS))}"
     return f"{info.kind or request.location.path} over a WebSocket is not understood, so it could not be judged"
 
 
@@ -150,12 +166,12 @@ def _without_token(location: Location) -> Location:
     return location if len(kept) == location.query.count("&") + 1 else location._replace(query="&".join(kept) or None)
 
 
-def _without_bearer(field: tuple[str, str]) -> tuple[str, str] | None:
-    """Return ``field`` without a token of the workload's, None if nothing is left of it."""
+def _understood_protocols(field: tuple[str, str]) -> tuple[str, str] | None:
+    """Return ``field`` with the sub-protocols that are understood, None if none is: a token of the workload's may be among them."""
     name, value = field
     if name.lower().replace("_", "-") != "sec-websocket-protocol":
         return field
-    kept = [word for each in value.split(",") if not (word := each.strip()).lower().startswith(_BEARER)]
+    kept = [word for each in value.split(",") if (word := each.strip()) in channels.PROTOCOLS]
     return (name, ", ".join(kept)) if kept else None
 
 
