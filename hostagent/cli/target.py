@@ -11,6 +11,7 @@ import click
 
 from hostagent.cli.exits import FAILED, WRONG_DOCUMENT, Stop
 from hostagent.cli.writing import check_document, next_steps, pairs, write_document, writes
+from hostagent.model.target import WEB
 
 if TYPE_CHECKING:
     from hostagent.documents import Config
@@ -49,7 +50,7 @@ def target() -> None:
 def add_command(config_path: str | None, /, name: str, url: str, force: bool, dry_run: bool, **options: object) -> None:
     """Declare the server at URL as target NAME: write targets/NAME.yaml, the file that you would write by hand.
 
-    URL is postgresql:// (and names the proxy's own account there) or https://. A password in it is refused: it would stay in the shell's history and in the process
+    URL is postgresql:// (and names the proxy's own account there), https://, or kubernetes:// for an API server. A password in it is refused: it would stay in the shell's history and in the process
     list. Keep it in a file of root's (--secret file:…), have it asked for (--secret ask), or say --move-password.
 
     \b
@@ -58,6 +59,7 @@ def add_command(config_path: str | None, /, name: str, url: str, force: bool, dr
       hostagent target add crm-db "postgresql://crm_proxy@crm.internal/crm" --secret file:/etc/hostagent/secrets/crm \\
           --ca-file /etc/ssl/certs/company-ca.pem --client-user crm_app --label env=production
       hostagent target add api https://api.example.com --scheme header:X-Api-Key --secret sealed:api
+      hostagent target add cluster kubernetes://k8s.internal:6443 --ca-file /etc/hostagent/k8s-ca.crt --secret ask
     """
     from hostagent.daemon.configfile import check_together, load_config, load_targets
     from hostagent.documents import parse_target
@@ -105,9 +107,9 @@ def _words(value: object) -> list[str]:
 
 def _scheme(connection: Connection, given: str) -> tuple[str, str]:
     """Return login scheme and header field of a target."""
-    if connection.protocol != "http":
+    if connection.protocol not in WEB:
         if given:
-            raise click.UsageError("--scheme is for https:// targets")
+            raise click.UsageError("--scheme is for https:// and kubernetes:// targets")
         return "", ""
     scheme, _, header = (given or ("basic" if connection.user else "bearer")).partition(":")
     return scheme, header
@@ -137,7 +139,7 @@ def _secret(name: str, connection: Connection, config: Config, where: str, move:
     kind, colon, location = where.partition(":")
     if where and (not colon or kind not in ("file", "env", "systemd", "sealed")):
         raise click.BadParameter("say file:/path, env:/path#KEY, systemd:NAME, sealed:NAME or ask", param_hint="--secret")
-    if not where and connection.protocol == "http" and not connection.user:
+    if not where and connection.protocol in WEB and not connection.user:
         return None, None
     if not where:
         raise click.UsageError("say where the proxy's password is: --secret file:/path | env:/path#KEY | systemd:NAME | sealed:NAME | ask")

@@ -1,6 +1,6 @@
 """A connection URL as people have it (``postgresql://user@host:5432/db?sslmode=verify-full``) turned into what a target needs.
 
-PostgreSQL 17 §32.1.1.2: several hosts by comma, percent-encoding, parameters after the question mark. Of an ``http`` or ``https``
+PostgreSQL 17 §32.1.1.2: several hosts by comma, percent-encoding, parameters after the question mark. Of an ``http``, ``https`` or ``kubernetes``
 URL host, port and user count; what is behind them is policy's business.
 """
 
@@ -10,11 +10,12 @@ from typing import NamedTuple
 from urllib.parse import parse_qsl, unquote, urlsplit
 
 from hostagent.model.errors import DocumentError
+from hostagent.model.target import WEB
 
-SCHEMES = {"postgresql": "postgres", "postgres": "postgres", "https": "http", "http": "http"}
+SCHEMES = {"postgresql": "postgres", "postgres": "postgres", "https": "http", "http": "http", "kubernetes": "kubernetes"}
 """Protocol of a target by the scheme of a URL."""
 
-_DEFAULT_PORTS = {"postgresql": 5432, "postgres": 5432, "https": 443, "http": 80}
+_DEFAULT_PORTS = {"postgresql": 5432, "postgres": 5432, "https": 443, "http": 80, "kubernetes": 6443}
 _VERIFYING = ("verify-full", "verify-ca", "require", "prefer", "allow", "")
 
 
@@ -43,7 +44,7 @@ def parse_url(url: str) -> Connection:
     scheme, separator, _ = url.partition("://")
     if not separator or scheme not in SCHEMES:
         raise DocumentError(
-            "the URL must begin with postgresql:// or https://, as in postgresql://user@db.internal:5432/crm?sslmode=verify-full"
+            "the URL must begin with postgresql://, https:// or kubernetes://, as in postgresql://user@db.internal:5432/crm?sslmode=verify-full"
         )
     try:
         parts = urlsplit(url)
@@ -62,7 +63,7 @@ def parse_url(url: str) -> Connection:
     if folders and len(hosts) > 1:
         raise DocumentError("it names several places, one of them a folder of unix sockets: make a target for each")
     port = next(iter(ports), _DEFAULT_PORTS[scheme])
-    if SCHEMES[scheme] == "http":
+    if SCHEMES[scheme] in WEB:
         return _web(scheme, parts.path + parts.query, unquote(user), unquote(password), tuple(hosts), port)
     tls, ca_file, notes = _encryption(parameters, over_socket=bool(folders))
     user, password = parameters.pop("user", "") or unquote(user), parameters.pop("password", "") or unquote(password)
@@ -83,10 +84,10 @@ def parse_url(url: str) -> Connection:
 
 
 def _web(scheme: str, behind: str, user: str, password: str, hosts: tuple[str, ...], port: int) -> Connection:
-    notes = [] if scheme == "https" else ["http: requests and answers cross the network in clear"]
-    notes += [] if behind in ("", "/") else ["the path is left out: a target is the whole server, and policy says what of it (what.http)"]
-    tls = "verify" if scheme == "https" else "disable"
-    return Connection("http", user, password, hosts, port, "", "", tls, "", tuple(notes))
+    notes = [] if scheme != "http" else ["http: requests and answers cross the network in clear"]
+    notes += [] if behind in ("", "/") else ["the path is left out: a target is the whole server, and policy says what of it (what.http, what.kubernetes)"]
+    tls = "verify" if scheme != "http" else "disable"
+    return Connection(SCHEMES[scheme], user, password, hosts, port, "", "", tls, "", tuple(notes))
 
 
 def _places(text: str) -> tuple[list[str], set[int]]:

@@ -14,6 +14,7 @@ from hostagent.documents.changes import key_of
 from hostagent.documents.config import Config
 from hostagent.documents.connection import Connection
 from hostagent.documents.named import Strict
+from hostagent.model.target import WEB
 
 _PLAIN = re.compile(r"[A-Za-z/_][A-Za-z0-9/_.@+-]*(?: [A-Za-z0-9/_.@+-]+)*")
 _SPECIAL = frozenset({"true", "false", "null"})
@@ -61,7 +62,7 @@ def target_text(name: str, connection: Connection, more: TargetDraft) -> str:
     ca_file = more.ca_file or connection.ca_file
     lines += [f"ca_file: {scalar(ca_file)}"] if ca_file else []
     lines += [f"server_name: {scalar(more.server_name)}"] if more.server_name else []
-    lines += _web_login(connection, more) if connection.protocol == "http" else _database_login(connection, more)
+    lines += _web_login(connection, more) if connection.protocol in WEB else _database_login(connection, more)
     lines += [f"labels: {_map(more.labels)}"] if more.labels else ["# labels: {env: production} # for policy (where.labels)"]
     return "\n".join(lines) + "\n"
 

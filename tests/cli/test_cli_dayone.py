@@ -80,7 +80,7 @@ def test_a_target_from_a_url_is_the_document_a_person_would_write(toml: str) -> 
         (["postgresql://u:hidden@h/d"], 2, "--secret ask"),
         (["postgresql://u@h/d?password=hidden"], 2, "--move-password"),
         (["postgresql://u@h/d"], 2, "say where the proxy's password is"),
-        (["mysql://u@h/d", "--secret", "ask"], 2, "must begin with postgresql:// or https://"),
+        (["mysql://u@h/d", "--secret", "ask"], 2, "must begin with postgresql://, https:// or kubernetes://"),
         (["https://h", "--scheme", "basic", "--secret", "file:/x"], 78, "scheme: basic"),
         (["postgresql://u@a:1,b:2/d", "--secret", "file:/x"], 2, "several ports"),
         (["postgresql://h/d", "--secret", "file:/x"], 78, "user is required"),
@@ -105,6 +105,7 @@ def test_a_web_server_is_a_target_too(toml: str) -> None:
         ("plain", "http://docs.internal:8080/a?b"),
         ("api", "https://api.example.com", "--scheme", "header:X-Api-Key", "--secret", "sealed:api"),
         ("basic", "https://bot@legacy.internal", "--secret", "file:/x"),
+        ("cluster", "kubernetes://k8s.internal", "--secret", "file:/k"),
     ):
         added = run(toml, "target", "add", name, url, *more)
         assert added.exit_code == 0, added.output
@@ -112,6 +113,7 @@ def test_a_web_server_is_a_target_too(toml: str) -> None:
     assert [(each.protocol, each.port, each.tls.value, each.login.scheme, each.login.header, each.login.user) for each in targets.values()] == [
         ("http", 443, "verify", "header", "X-Api-Key", ""),
         ("http", 443, "verify", "basic", "", "bot"),
+        ("kubernetes", 6443, "verify", "bearer", "", ""),
         ("http", 8080, "disable", "", "", ""),
     ]
 

@@ -159,15 +159,12 @@ def test_exec_runs_with_its_streams_and_status_and_each_stream_is_a_row(cluster:
     assert {(row["direction"], row["name"], row["size"]) for row in rows} == {(way, f"{where}:{name}", size) for way, name, size in streams}
 
 
-def test_files_are_copied_both_ways(cluster: Cluster, service: Service, tmp_path: Path) -> None:
+def test_files_are_copied_both_ways(cluster: Cluster, service: Service) -> None:
     folder = cluster.pod("copies")
-    kubectl = _kubectl(cluster.programs.kubectl, cluster, service)
-    (folder / "there").write_bytes(bytes(range(256)) * 4096)
-    done = kubectl("exec", "copies", "--", "tar", "cf", "-", "there", text=False)
-    assert (done.returncode, bytes(range(256)) * 4096 in done.stdout) == (0, True)  # type: ignore[operator]
-    script = f"head -c 300000 /dev/zero > /tmp/up && {cluster.programs.kubectl} --kubeconfig {cluster.kubeconfig} cp /tmp/up default/copies:up"
-    _done(service.launch("sh", "-c", script))
-    assert (folder / "up").read_bytes() == bytes(300_000)
+    copy = f"{cluster.programs.kubectl} --kubeconfig {cluster.kubeconfig} cp"
+    made = "head -c 300000 /dev/urandom > /tmp/up"
+    done = service.launch("sh", "-c", f"{made} && {copy} /tmp/up default/copies:up && {copy} default/copies:up /tmp/down && cmp /tmp/up /tmp/down && echo same")
+    assert (done.stdout.endswith("same\n"), (folder / "up").stat().st_size) == (True, 300_000), done.stderr
 
 
 def test_logs_are_read_and_followed(cluster: Cluster, kubectl: Kubectl) -> None:
