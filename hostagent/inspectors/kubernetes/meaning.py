@@ -66,6 +66,8 @@ def operation(asked: Operation, info: RequestInfo, *, empty: bool) -> Operation:
         asked, protocol=PROTOCOL, verb=info.verb, effects=effects, resources=(shown,), completeness=Completeness.FULL,
         attributes={**asked.attributes, **names}, transfer=None if info.subresource in CONNECTS else MAYBE_DOWNLOAD,
     )  # fmt: skip
+    if info.kind == "nodes/proxy":  # the kubelet runs commands in any pod
+        return _privileged(made, info.kind)
     if info.subresource == "ephemeralcontainers" and info.verb in _WRITES:
         return _privileged(made, "ephemeralContainers")
     return with_content(made, Content(ContentKind.NOTHING)) if empty else made
@@ -81,8 +83,6 @@ def _effects(info: RequestInfo) -> frozenset[Effect]:
     found = set(_EFFECTS[info.verb])
     if info.subresource in CONNECTS:
         found = {Effect.READ, Effect.INSERT, Effect.EXECUTE}
-        if info.resource == "nodes":
-            found.add(Effect.HOST)  # the kubelet runs commands in any pod
     elif info.verb == "create" and info.resource in _READS_BY_CREATING:
         found = {Effect.READ}
     elif info.subresource == "eviction":
