@@ -8,7 +8,7 @@ from typing import Final
 from hostagent.inspectors.http import problem
 from hostagent.inspectors.http.exchange import Exchange
 from hostagent.inspectors.http.problem import Problem
-from hostagent.inspectors.http.transfers import LEAST, received
+from hostagent.inspectors.http.transfers import LEAST, plain, received
 from hostagent.inspectors.judged import Ruling, Subject
 from hostagent.inspectors.transfers import Meter
 from hostagent.model.errors import RemoteWireError
@@ -41,6 +41,8 @@ def begin(exchange: Exchange, head: ResponseHead, *, empty: bool) -> None:
     if empty:
         return
     asked = ruling.operations[0]
+    if not ruling.verdict.reads_transfer and plain(asked, head, exchange.request.location):
+        return
     transfer = received(asked, head, exchange.request.location)
     verdict, limit = ruling.verdict, None
     if verdict.reads_transfer:

@@ -347,6 +347,8 @@ def _upload(exchange: Exchange) -> Meter | None:
     if ruling is None or transfer is None or transfer.direction is Direction.DOWNLOAD:
         return None
     message = not transfer.certain or is_grpc(exchange.request.own)
+    if message and transfer.size is not None and transfer.size <= LEAST:
+        return None
     coding = ", ".join(value for name, value in exchange.request.own if name.lower() == "content-encoding")
     verdict = ruling.verdict
     return Meter(transfer, rules=verdict.rules, policy=verdict.policy, limit=verdict.limit, coding=coding, least=LEAST if message else -1)

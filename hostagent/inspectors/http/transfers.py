@@ -11,6 +11,7 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 from dataclasses import replace
+from functools import lru_cache
 from typing import Final, cast
 from urllib.parse import unquote
 
@@ -42,6 +43,13 @@ _BLOB: Final = re.compile(r"/v2/(.+)/blobs/(?:uploads/.*|([a-z0-9+._-]+:[0-9a-fA
 _NAMED: Final = re.compile(r'(?i);[ \t]*filename[ \t]*=[ \t]*(?:"((?:[^"\\]|\\.)*)"|([^\s;"]+))')
 _NAMED_EXTENDED: Final = re.compile(r"(?i);[ \t]*filename\*[ \t]*=[ \t]*(?:utf-8|iso-8859-1)'[^']*'([^\s;]+)")
 _MOST_FILES: Final = 100
+_TYPE, _SIZE, _OTHER = range(3)
+_TELLING: Final = {
+    "content-type": _TYPE,
+    "content-length": _SIZE,
+    **dict.fromkeys(("content-disposition", "content-range", "x-amz-request-id"), _OTHER),
+}
+"""Fields of a response that say whether it is a file."""
 _LENGTH: Final = re.compile(r"[0-9]{1,18}")
 
 
@@ -99,6 +107,29 @@ def with_content(asked: Operation, content: Content, size: int | None) -> Transf
     return MAYBE_DOWNLOAD if content.kind is ContentKind.JSON and not transfer.certain else replace(transfer, certain=True)
 
 
+def plain(asked: Operation, head: ResponseHead, location: Location) -> bool:
+    """Return whether a response with a body is surely no file, found out quickly: a short message and nothing that says otherwise."""
+    kind, size = "", -1
+    for name, value in head.fields:
+        known = _TELLING.get(name.lower())
+        if known is None:
+            continue
+        if known == _TYPE and not kind:
+            kind = value
+        elif known == _SIZE and size < 0 and _LENGTH.fullmatch(value):
+            size = int(value)
+        else:
+            return False
+    return 0 <= size <= LEAST and "aws" not in asked.attributes and "/blobs/" not in location.path and _is_read(kind)
+
+
+@lru_cache(256)
+def _is_read(content_type: str) -> bool:
+    """Return whether a response of that Content-Type is a message, not a file."""
+    kind = media_type([content_type])
+    return is_json(kind) or kind in _READ_MESSAGES or kind.startswith("application/grpc+") or (kind.endswith("+xml") and kind != "image/svg+xml")
+
+
 def received(asked: Operation, head: ResponseHead, location: Location) -> Transfer:
     """Return the transfer that a response with a body is by its head. Not ``certain``: only if it is longer than a message."""
     size = length_of(head)
@@ -106,7 +137,7 @@ def received(asked: Operation, head: ResponseHead, location: Location) -> Transf
     disposition = head.values("content-disposition")
     named = _disposition_name(disposition[0]) if disposition else ""
     name = name_of(location)
-    message = is_json(kind) or kind in _READ_MESSAGES or kind.startswith("application/grpc+") or (kind.endswith("+xml") and kind != "image/svg+xml")
+    message = _is_read(kind)
     stored = asked.attributes.get("aws", "").startswith("s3:") or (bool(head.values("x-amz-request-id")) and bool(head.values("etag")))
     file = named or (disposition and disposition[0].lower().lstrip().startswith("attachment")) or head.status == 206
     certain = not message or bool(file) or name != location.path or (stored and head.status < 300)
