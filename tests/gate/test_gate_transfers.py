@@ -22,7 +22,7 @@ from hostagent.wire.postgres.frontend import build_copy_data, build_copy_fail
 from hostagent.wire.postgres.messages import Server
 from tests.gate.gate_http import Talk
 from tests.gate.gate_rim import NOW, Rules, events, feed, make_context, make_session, sent
-from tests.gate.gate_wire import query
+from tests.gate.gate_wire import SYNC, bind, describe, execute, parse, query
 from tests.gate.test_gate_http2 import POST, Talk2
 from tests.policy.policy_world import policy
 
@@ -285,6 +285,20 @@ def test_a_masked_copy_is_hashed_as_the_client_gets_it() -> None:
     out = feed(session, Side.SERVER, _OUT + build_copy_data(b"me@example.com\n") + _DONE + _SAID, NOW)
     row = events(out, EventKind.TRANSFER)[0].fields
     assert (row["masked"], row["sha256"] == sha256(b"me@example.com\n").hexdigest(), row["outcome"]) == (True, False, "finished")
+
+
+def test_copy_data_that_does_not_wait_for_the_server_is_counted_in_the_extended_protocol_too() -> None:
+    _, session = make_session(make_context(rules("  - {id: no, then: deny, what: {transfer: {direction: upload, size_over: 10}}}")))
+    session.feed(Side.CLIENT, parse("copy public.t from stdin", "s") + bind("s") + describe("P") + execute() + SYNC, NOW)
+    session.feed(Side.SERVER, b"1\0\0\0\x042\0\0\0\x04n\0\0\0\x04" + _IN, NOW)
+    session.feed(Side.CLIENT, build_copy_data(b"123456") + _DONE + SYNC, NOW)
+    session.feed(Side.SERVER, _SAID, NOW)
+    early = bind("s") + describe("P") + execute() + SYNC + build_copy_data(b"123456")
+    out = session.feed(Side.CLIENT, early, NOW)
+    out += feed(session, Side.SERVER, b"2\0\0\0\x04n\0\0\0\x04" + _IN, NOW)
+    out += session.feed(Side.CLIENT, build_copy_data(b"123456"), NOW)
+    assert sent(out, Side.SERVER).startswith(early)
+    assert b"lets no more than 10 bytes" in sent(out, Side.SERVER)[len(early) :]
 
 
 @pytest.mark.parametrize("early", [False, True])

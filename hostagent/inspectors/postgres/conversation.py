@@ -145,6 +145,7 @@ class Conversation:
         describe = Entry(Kind.DESCRIBE_PORTAL, entry.segment, entry.ruling)
         execute = Entry(Kind.EXECUTE, entry.segment, entry.ruling)
         execute.traces = entry.traces
+        execute.meter, execute.failed = entry.meter, entry.failed  # copy data that did not wait for the server's word
         describe.portal = execute.portal = entry.portal
         return bind, describe, execute, Entry(Kind.SYNC, entry.segment)
 
