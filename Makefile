@@ -9,8 +9,9 @@ TESTS_STAMP := $(VENV)/.installed-tests
 VM_STAMP := $(VENV)/.installed-vm
 VAGRANT_STAMP := $(VENV)/.installed-vagrant
 KUBERNETES_STAMP := $(VENV)/.installed-kubernetes
+BENCH_STAMP := $(VENV)/.installed-bench
 
-.PHONY: help setup setup-tests setup-vm demo test bypass lint test-fast test-compiled bench bench-quick test-regress test-vm test-vagrant setup-vagrant test-kubernetes setup-kubernetes deb test-package lifecycle lock clean
+.PHONY: help setup setup-tests setup-vm demo test bypass lint test-fast test-compiled bench bench-quick bench-http setup-bench test-regress test-vm test-vagrant setup-vagrant test-kubernetes setup-kubernetes deb test-package lifecycle lock clean
 
 help: ## Show this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## /{printf "  make %-14s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -45,6 +46,12 @@ $(KUBERNETES_STAMP): $(STAMP) .ci/setup .ci/packages-kubernetes.txt
 	@.ci/setup kubernetes
 	@touch $@
 
+setup-bench: $(BENCH_STAMP) ## What make bench-http compares with and loads by: haproxy, wrk, h2load
+
+$(BENCH_STAMP): $(TESTS_STAMP) .ci/setup .ci/packages-bench.txt
+	@.ci/setup bench
+	@touch $@
+
 demo: setup ## The main job on real input: one governed PostgreSQL session, told step by step
 	@$(PYTHON) -m tests.demo
 
@@ -71,6 +78,9 @@ bench: setup-tests ## Ratios against direct, a bare forwarder and pgbouncer
 
 bench-quick: setup-tests ## The same in a minute, for a look and for continuous integration; keeps no results
 	@$(PYTHON) -m bench --quick
+
+bench-http: setup-bench ## HTTP and TLS against direct, haproxy and mitmproxy (QUICK=--quick: two minutes, keeps no results)
+	@$(PYTHON) -m bench.http $(QUICK)
 
 lifecycle: setup-tests ## No leak under load: 1000 reloads, restarts, crashes, flushes, a full connection table; prints the figures
 	@$(PYTHON) -m tests.lifecycle
