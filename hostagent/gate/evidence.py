@@ -13,20 +13,20 @@ from hostagent.model.command import Command, Record
 from hostagent.model.event import Event, EventKind
 from hostagent.model.rows import ResultRow, StatementRow
 
-_MASKED = "[masked]"
+_MASKED: Final = "[masked]"
 _STATEMENT: Final = EventKind.STATEMENT
 _RESULT: Final = EventKind.RESULT
 # Digits shorter than any detected secret need no look.
-_SHORT = 9
+_SHORT: Final = 9
 # Most characters that a record keeps: of one statement's bind values together, and of a message or reason; and most values.
 # A single record must neither fill the disk nor be more than a reader of the journal can take.
-_VALUES_KEPT = 65_536
-_VALUES_MOST = 1000
-_MARGIN = 8192
-_MESSAGE_KEPT = 8192
-_ALWAYS_KEPT = 16
+_VALUES_KEPT: Final = 65_536
+_VALUES_MOST: Final = 1000
+_MARGIN: Final = 8192
+_MESSAGE_KEPT: Final = 8192
+_ALWAYS_KEPT: Final = 16
 # Shapes of results that a session keeps.
-_SHAPES = 64
+_SHAPES: Final = 64
 
 
 class Evidence:

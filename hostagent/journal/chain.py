@@ -28,12 +28,12 @@ from hostagent.model.errors import UnwritableEventError
 from hostagent.model.event import Event
 from hostagent.model.rows import Row
 
-_LONGEST = MAX_LINE - 128
-_DEEPEST = 100
+_LONGEST: Final = MAX_LINE - 128
+_DEEPEST: Final = 100
 # Bytes of one line of several events.
-_BATCH = 256 * 1024
+_BATCH: Final = 256 * 1024
 # Bytes of events that others in the segment may refer to, as they were written.
-_REMEMBERED = 8 * 1024 * 1024
+_REMEMBERED: Final = 8 * 1024 * 1024
 
 
 class ChainState(NamedTuple):

@@ -47,7 +47,7 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 # Above this many unsent bytes towards one side, the other side is no longer read.
-_HIGH_WATER = 524_288
+_HIGH_WATER: Final = 524_288
 _CLIENT: Final = Side.CLIENT  # at hand: looking up a member of an enumeration costs as much as a call
 _SERVER: Final = Side.SERVER
 STEP: Final = 2048
@@ -55,8 +55,8 @@ STEP: Final = 2048
 
 
 # How much a session may be sent, and how many things it may keep, until it is asked how much that is.
-_WEIGHED_EVERY = 8192
-_COUNTED_EVERY = 16
+_WEIGHED_EVERY: Final = 8192
+_COUNTED_EVERY: Final = 16
 
 
 class _End:

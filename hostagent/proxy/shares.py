@@ -8,8 +8,9 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Callable
+from typing import Final
 
-SHARE_S = 0.002
+SHARE_S: Final = 0.002
 """How long one workload is served at a stretch. One step more may begin just before: see ``session.STEP``."""
 
 

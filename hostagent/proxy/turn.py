@@ -22,12 +22,12 @@ if TYPE_CHECKING:
     from hostagent.model.ports import Journal
 
 
-PUT_OFF_S = 0.1
+PUT_OFF_S: Final = 0.1
 """Seconds."""
 
 _RESULT: Final = EventKind.RESULT
 # Results that wait for an append; so many make one.
-_MOST_PUT_OFF = 500
+_MOST_PUT_OFF: Final = 500
 
 
 class Waiting(Protocol):

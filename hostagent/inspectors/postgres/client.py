@@ -182,7 +182,7 @@ class ClientHalf:
                 stop = offset + length + 1
                 if stop > end or self.terminated:
                     break
-                if kind == _BIND and buffer.startswith(TAIL, stop) and self._round(buffer, offset, stop, now):
+                if kind == _BIND and buffer[stop : stop + _TAIL_SIZE] == TAIL and self._round(buffer, offset, stop, now):
                     offset = stop + _TAIL_SIZE
                     continue
                 if discardable.discarding and kind != Client.SYNC and kind != Client.TERMINATE:

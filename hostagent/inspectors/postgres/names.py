@@ -18,6 +18,7 @@ from hostagent.sql.statement import Statement
 NAME_LIMIT: Final = 63
 # Names that begin like this are ours.
 RESERVED: Final = b"hostagent:"
+_UNNAMED: Final = b""
 # The position of a change that a message makes before any of its statements runs.
 DROPPED: Final = -1
 
@@ -153,10 +154,16 @@ class Names:
 
     def transaction_ended(self, segment: int) -> None:
         """The server is idle after ``segment``: drop every portal made until then that does not outlive it."""
-        if self.portals:
-            gone = [name for name, portal in self.portals.items() if portal.segment <= segment and not portal.durable]
+        portals = self.portals
+        if len(portals) == 1:  # as nearly always: the unnamed one
+            only = portals.get(_UNNAMED)
+            if only is not None and only.segment <= segment and not only.durable:
+                portals.clear()
+                return
+        if portals:
+            gone = [name for name, portal in portals.items() if portal.segment <= segment and not portal.durable]
             for name in gone:
-                del self.portals[name]
+                del portals[name]
 
     def apply(self, statement: Statement, subject: Subject, segment: int, undo: Undo, position: int) -> None:
         """Make the changes that running ``statement`` makes; ``subject`` is what it prepares or declares.
