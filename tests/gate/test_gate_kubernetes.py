@@ -185,5 +185,79 @@ def test_what_makes_a_pod_reach_out_is_found_wherever_it_is_described(body: str,
 )
 def test_a_patch_that_may_change_a_pods_description_counts_as_one_that_reaches_out(where: str, kind: str, body: str, surely_not: bool) -> None:
     session = talk()
-    session.client(ask("PATCH", f"/apis/{where}", f"Content-Type: application/{kind}", body=body.encode()))
-    assert (session.up != b"") is surely_not
+    session.client(ask("PATCH", f"/apis/{where}?fieldManager=x", f"Content-Type: application/{kind}", body=body.encode()))
+    head = session.up.partition(b"\r\n")[0]
+    known = head.endswith(b"?fieldManager=x HTTP/1.1")
+    assert known is surely_not
+    assert known or head in (b"", f"PATCH /apis/{where}?fieldManager=x&dryRun=All HTTP/1.1".encode())
+
+
+_PATCH = ask(
+    "PATCH", "/apis/apps/v1/namespaces/a/statefulsets/w?dryRun=All&force=true", "Content-Type: application/strategic-merge-patch+json", "Accept: application/json;as=PartialObjectMetadata;g=meta.k8s.io;v=v1",
+    "Accept-Encoding: gzip", body=b'{"spec":{"template":{"spec":{"containers":[{"name":"c","image":"new"}]}}}}',
+)  # fmt: skip
+
+
+def answer(code: int, body: bytes, *fields: str) -> bytes:
+    """Return a response of the server."""
+    return "\r\n".join([f"HTTP/1.1 {code} X", "Content-Type: application/json", *fields, f"Content-Length: {len(body)}", "", ""]).encode() + body
+
+
+def result(more: str) -> bytes:
+    """Return the object that a dry run shows."""
+    return ('{"kind":"StatefulSet","spec":{"template":' + POD % (more, "") + "}}").encode()
+
+
+def test_a_patch_is_judged_by_the_object_that_a_dry_run_shows() -> None:
+    session = talk()
+    session.client(_PATCH)
+    asked = session.up
+    assert asked.startswith(b"PATCH /apis/apps/v1/namespaces/a/statefulsets/w?force=true&dryRun=All HTTP/1.1\r\nHost: k8s.example\r\n")
+    for field in (b"Accept: application/json\r\n", b"Accept-Encoding: identity\r\n", b"Authorization: Bearer ours\r\n"):
+        assert asked.count(field) == 1
+    assert asked.endswith(b'"image":"new"}]}}}}')
+    assert session.records(EventKind.STATEMENT, "verb") == []
+    response = answer(200, result(""))
+    session.server(response[:30])
+    session.server(response[30:])
+    assert (session.up[len(asked) :].partition(b"\r\n")[0], session.down) == (_PATCH.partition(b"\r\n")[0], b"")
+    session.server(answer(200, b"{}"))
+    assert session.down.endswith(b"{}")
+    assert session.records(EventKind.STATEMENT, "effects", "decision") == [(["insert", "update"], "allow")]
+
+
+@pytest.mark.parametrize(
+    ("response", "found"),
+    [
+        (answer(200, result(',"securityContext":{"privileged":true}')), ["privileged"]),
+        (answer(409, b'{"kind":"Status"}'), ["unknown"]),
+        (answer(200, b'{"kind":"Status"}'), ["unknown"]),
+        (answer(200, b"k8s\0"), ["unknown"]),
+        (answer(200, result("").replace(b"StatefulSet", b"PartialObjectMetadata")), ["unknown"]),
+        (answer(200, b'{"kind":"StatefulSet","spec":{}}'), ["unknown"]),
+        (answer(200, result("").replace(b'"kind":"StatefulSet",', b"")), ["unknown"]),
+    ],
+)
+def test_a_patch_whose_result_reaches_out_or_is_not_shown_does_not_go_on(response: bytes, found: list[str]) -> None:
+    session = talk()
+    session.client(_PATCH)
+    asked = session.up
+    session.server(response)
+    assert (session.up, status(session)["code"], session.closed) == (asked, 403, False)
+    [(resources,)] = session.records(EventKind.STATEMENT, "resources")
+    assert [each["name"] for each in resources if each["kind"] == "privilege"] == found  # type: ignore[attr-defined]
+
+
+@pytest.mark.parametrize("response", [answer(200, result(""), "Connection: close"), b"HTTP/1.0 200 OK\r\n\r\n", b"nonsense\r\n\r\n", answer(200, result("")) + b"more"])
+def test_an_answer_to_a_dry_run_that_cannot_be_read_ends_the_session(response: bytes) -> None:
+    session = talk()
+    session.client(_PATCH)
+    asked = session.up
+    session.server(response)
+    assert (session.up, status(session)["code"], session.closed) == (asked, 502, True)
+
+
+def test_no_dry_run_is_asked_for_what_is_denied_anyway() -> None:
+    session = Talk(Rules(lambda _: Decision.DENY), target=CLUSTER)
+    session.client(_PATCH)
+    assert (session.up, status(session)["code"]) == (b"", 403)

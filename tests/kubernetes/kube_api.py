@@ -133,9 +133,16 @@ def test_pods_that_reach_out_are_not_permitted_by_verbs_alone(cluster: Cluster, 
     assert "created" in _done(kubectl("apply", "-f", "-", input=_DEPLOYMENT % "false"))
     assert "scaled" in _done(kubectl("scale", "deployment", "web", "--replicas=2"))
     assert "restarted" in _done(kubectl("rollout", "restart", "deployment", "web"))
-    changed = kubectl("set", "image", "deployment/web", "c=other")
-    assert (changed.returncode, "host" in changed.stderr) == (1, True), changed.stderr
-    assert cluster.kubectl("get", "deployment", "web", "-o", "jsonpath={.spec.template.spec.containers[0].image}") == "i"
+    # What a patch makes of the object is asked of the server, in a dry run.
+    assert "updated" in _done(kubectl("set", "image", "deployment/web", "c=other"))
+    assert "configured" in _done(kubectl("apply", "-f", "-", input=(_DEPLOYMENT % "false").replace("image: i", "image: third")))
+    patch = '{"spec":{"template":{"spec":{"hostNetwork":true}}}}'
+    changed = [kubectl("patch", "deployment", "web", "--type", kind, "-p", patch) for kind in ("merge", "strategic")]
+    changed.append(kubectl("apply", "--server-side", "--force-conflicts", "-f", "-", input=_DEPLOYMENT % "true"))
+    changed.append(kubectl("patch", "deployment", "web", "--type", "json", "-p", '[{"op":"add","path":"/spec/template/spec/hostNetwork","value":true}]'))
+    assert [(each.returncode, "host" in each.stderr) for each in changed] == [(1, True)] * 4, [each.stderr for each in changed]
+    found = cluster.kubectl("get", "deployment", "web", "-o", "jsonpath={.spec.template.spec.containers[0].image}{.spec.template.spec.hostNetwork}")
+    assert found == "third"
     _done(kubectl("delete", "deployment", "web"))
 
 

@@ -38,6 +38,14 @@ class Dialect:
         """Return why ``operation`` cannot pass though ``verdict`` would let it, None if it can."""
         return None
 
+    def question(self, request: Request, operation: Operation) -> tuple[Operation, str] | None:
+        """Return what ``operation`` is at its most harmless, and the request target that finds out; None if nothing is open."""
+        return None
+
+    def found(self, operation: Operation, status: int, body: bytes) -> Operation:
+        """Return ``operation`` given the answer to that question."""
+        return operation
+
     def refusal(self, request: Request, verdict: Verdict) -> str:
         """Return why no policy can let ``request`` pass, given what policy says of it all the same; empty if one could."""
         return request.refusal

@@ -42,6 +42,9 @@ class Line(Protocol):
     def content(self, exchange: Exchange, content: bytes) -> None:
         """Have a piece of the body go to the target; the last one if the body is done."""
 
+    def ask(self, exchange: Exchange, target: str, fields: Listed, content: bytes) -> bool:
+        """Ask the target for ``target`` with the exchange's method and have the judgement told the answer; False: not in this version."""
+
     def forget(self, exchange: Exchange) -> None:
         """The body of a request that goes nowhere is still to come, or never will."""
 

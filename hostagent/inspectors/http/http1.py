@@ -21,6 +21,7 @@ from hostagent.inspectors.http.fields import Listed
 from hostagent.inspectors.http.judge import Judge
 from hostagent.inspectors.http.opening import ALPN
 from hostagent.inspectors.http.problem import Problem
+from hostagent.inspectors.http.question import Question
 from hostagent.inspectors.http.reading import Reader
 from hostagent.inspectors.http.server import Responses
 from hostagent.inspectors.http.tunnel import Tunnel
@@ -63,6 +64,7 @@ class Http1:
         self._random = surroundings.random
         self._key = ""
         self._tunnel: Tunnel | None = None
+        self._question: Question | None = None
         self.signed_in = False
         self.failed = False
 
@@ -212,9 +214,7 @@ class Http1:
             self._up.append(whole)
         elif kept:
             self.content(exchange, kept)
-        if not self._dialled:
-            self._dialled = True
-            self._out.append(Connect())
+        self._dial()
 
     def content(self, exchange: Exchange, content: bytes) -> None:
         """Have a piece of the body go to the target."""
@@ -223,8 +223,28 @@ class Http1:
 
     # -- the target ------------------------------------------------------------------------------------------------------
 
+    def ask(self, exchange: Exchange, target: str, fields: Listed, content: bytes) -> bool:
+        """Ask the target for ``target``; ``_answer`` has the judgement told."""
+        host = [("Host", exchange.request.location.authority.written(self._scheme))]
+        self._up += [build_request(exchange.head.method, target, [*host, *fields, ("Content-Length", str(len(content)))]), content]
+        self._question = Question(exchange.head.method)
+        self._dial()
+        return True
+
+    def _dial(self) -> None:
+        if not self._dialled:
+            self._dialled = True
+            self._out.append(Connect())
+
     def _answer(self, data: bytes, now: float) -> None:
         exchange = self._exchange
+        if self._question is not None and exchange is not None:
+            question = self._question
+            question.feed(data)
+            if question.done:
+                self._question = None
+                self._judge.found(exchange, question.status, question.content, now)
+            return
         self._down.append(self._responses.read(exchange, data))
         if exchange is not None and exchange.switched:
             self._switch(exchange, now)
@@ -284,6 +304,7 @@ class Http1:
         exchange = self._exchange
         whole = 0 if exchange is None else exchange.size
         waiting = (0 if self._tunnel is None else self._tunnel.size) + sum(map(len, self._up)) + sum(map(len, self._down)) + self._responses.size
+        waiting += 0 if self._question is None else self._question.size
         return 3 * len(self._buffer) + 2 * whole + waiting + self._reader.size
 
     def notice(self, text: str, now: float) -> list[Command]:

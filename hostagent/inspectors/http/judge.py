@@ -258,7 +258,31 @@ class Judge:
         ruling = self._rule(exchange, Subject(b"", (), (self._dialect.with_content(asked, content, size),)))
         if (better := rebuilt(content)) is not None:
             exchange.kept, exchange.rebuilt = bytearray(better), True
-        self._decide(exchange, ruling, now)
+        if not self._asks(exchange, ruling):
+            self._decide(exchange, ruling, now)
+
+    def _asks(self, exchange: Exchange, ruling: Ruling) -> bool:
+        """Ask the target what would come of a request, if that may decide; return whether it was asked."""
+        question = self._dialect.question(exchange.request, ruling.operations[0])
+        if question is None:
+            return False
+        harmless, target = question
+        if exchange.desk.rule(Subject(b"", (), (harmless,))).verdict.decision is ruling.verdict.decision:
+            return False
+        if self._connect_denied(exchange) is not None:
+            return False
+        plain = [each for each in for_masking(exchange.request.own) if each[0].lower() not in ("accept", "expect")]
+        fields = self.presented(exchange, [*plain, ("Accept", "application/json")], None)
+        if not exchange.line.ask(exchange, target, fields, bytes(exchange.kept or b"")):
+            return False
+        self.dialled = True
+        return True
+
+    def found(self, exchange: Exchange, status: int, body: bytes, now: float) -> None:
+        """The target has answered what would come of a request: judge it by that."""
+        assert exchange.ruling is not None
+        meant = self._dialect.found(exchange.ruling.operations[0], status, body)
+        self._decide(exchange, self._rule(exchange, Subject(b"", (), (meant,))), now)
 
     # -- holds -----------------------------------------------------------------------------------------------------------
 

@@ -107,6 +107,10 @@ class Stream:
         """Tell a client that waits for it to send the body."""
         self._lines.client.head(self.id, response_block(100, []), end=False)
 
+    def ask(self, exchange: Exchange, target: str, fields: Listed, content: bytes) -> bool:
+        """Return False: no API that asks is spoken over HTTP/2 here."""
+        return False
+
     def forget(self, exchange: Exchange) -> None:
         """What still comes of the body is not looked at; the client is told to stop when it has its answer."""
 

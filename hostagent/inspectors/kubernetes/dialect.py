@@ -21,6 +21,7 @@ from hostagent.inspectors.http.reading import Request
 from hostagent.inspectors.http.tunnel import Tunnel
 from hostagent.inspectors.judged import Subject
 from hostagent.inspectors.kubernetes import channels, meaning, patch, status
+from hostagent.inspectors.kubernetes.podspec import findings, shows_object
 from hostagent.inspectors.kubernetes.requestinfo import NotDerivedError, RequestInfo, derive
 from hostagent.model.command import Command
 from hostagent.model.operation import Completeness, Content, ContentKind, Operation
@@ -91,6 +92,25 @@ class KubernetesDialect(Dialect):
             return None
         reason = "the body is not JSON that every server reads in the same way, or longer than 1 MiB"
         return problem.refused(400, reason, "Send one JSON document, no name given twice, without a content coding.")
+
+    def question(self, request: Request, operation: Operation) -> tuple[Operation, str] | None:
+        """Return ``operation`` without what a patch may make of a pod, and where the server says what it makes of it: in a dry run."""
+        if not meaning.is_open(operation):
+            return None
+        location = request.location
+        query = "&".join([*(item for item in (location.query or "").split("&") if item and not item.startswith("dryRun=")), "dryRun=All"])
+        return meaning.settled(operation, []), f"{location.path}?{query}"
+
+    def found(self, operation: Operation, status: int, body: bytes) -> Operation:
+        """Return ``operation`` by the object that a dry run has shown; if it has shown none, what the patch comes to stays unknown."""
+        if status not in (200, 201):
+            return operation
+        try:
+            value = parse(body, cased=True)
+        except ValueError:
+            return operation
+        said = operation.attributes
+        return meaning.settled(operation, findings(value)) if shows_object(said["group"], said["resource"], value) else operation
 
     def refusal(self, request: Request, verdict: Verdict) -> str:
         """Return why no policy can let ``request`` pass. A client that fell back to SPDY shows only this: so it says what policy says, too."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Final, cast
 
@@ -143,6 +143,18 @@ def _named(value: JSON) -> str:
     metadata = value.get("metadata") if isinstance(value, dict) else None
     name = metadata.get("name") if isinstance(metadata, dict) else None
     return name if isinstance(name, str) else ""
+
+
+def is_open(operation: Operation) -> bool:
+    """Return whether ``operation`` is a patch that was understood, but not what it makes of a pod."""
+    return operation.verb == "patch" and operation.attributes["privileged"] == UNKNOWN and operation.completeness is Completeness.FULL
+
+
+def settled(operation: Operation, found: Sequence[str]) -> Operation:
+    """Return an open ``operation`` now that is known that ``found`` (``podspec``) is what its object has after it."""
+    resources = tuple(each for each in operation.resources if each.kind != "privilege")
+    known = replace(operation, effects=operation.effects - {Effect.HOST}, resources=resources, attributes={**operation.attributes, "privileged": NO})
+    return _privileged(known, ", ".join(found)) if found else known
 
 
 def _privileged(asked: Operation, why: str) -> Operation:

@@ -120,6 +120,16 @@ def _objects(value: JSON) -> Iterator[dict[str, JSON]]:
                 pass
 
 
+def shows_object(group: str, resource: str, value: JSON) -> bool:
+    """Return whether ``value`` is an object of ``resource`` as a whole, and not what a server shows in place of one."""
+    if not isinstance(value, dict) or value.get("kind") in (None, "Status", "Table", "PartialObjectMetadata"):
+        return False
+    place: JSON = value
+    for name in PLACES.get((group, resource), ()):
+        place = place.get(name) if isinstance(place, dict) else None
+    return isinstance(place, dict)
+
+
 def names_of_pods(value: JSON) -> bool:
     """Return whether a member anywhere in ``value`` could be a part of a pod's description."""
     return any(not NAMES.isdisjoint(each) for each in _objects(value))
