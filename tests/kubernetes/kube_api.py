@@ -170,7 +170,7 @@ def test_files_are_copied_both_ways(cluster: Cluster, service: Service) -> None:
     folder = cluster.pod("copies")
     copy = f"{cluster.programs.kubectl} --kubeconfig {cluster.kubeconfig} cp"
     made = "head -c 300000 /dev/urandom > /tmp/up"
-    done = service.launch("sh", "-c", f"{made} && {copy} /tmp/up default/copies:up && {copy} default/copies:up /tmp/down && cmp /tmp/up /tmp/down && echo same")
+    done = service.launch("sh", "-c", f"{made} && {copy} /tmp/up default/copies:up && {copy} default/copies:up /tmp/down && cmp /tmp/up /tmp/down && echo same", timeout=100)
     assert (done.stdout.endswith("same\n"), (folder / "up").stat().st_size) == (True, 300_000), done.stderr
 
 
@@ -246,10 +246,14 @@ def test_the_rows_say_what_the_servers_own_audit_says(cluster: Cluster, service:
     for words in _REQUESTS:
         kubectl(*words)
     theirs = [_audited(event) for event in cluster.audited()[before:] if event["stage"] == "ResponseComplete" and str(event["userAgent"]).startswith("kubectl")]
-    rows = service.wait_sql("select verb, resources from statements where completeness = 'full'")
-    ours = [(row["verb"], each["name"]) for row in rows for each in _resources(row) if each["kind"] == "kubernetes"]
     assert theirs
-    assert [each for each in theirs if each not in ours] == []
+
+    def missing() -> list[tuple[str, str]]:
+        rows = service.sql("select verb, resources from statements where completeness = 'full'")
+        ours = {(row["verb"], each["name"]) for row in rows for each in _resources(row) if each["kind"] == "kubernetes"}
+        return [each for each in theirs if each not in ours]
+
+    wait_for(lambda: not missing(), f"the rows of {theirs}", 20)
 
 
 def _resources(row: dict[str, object]) -> list[dict[str, str]]:

@@ -40,8 +40,6 @@ class Channels(Tunnel):
         """``exchange`` is the opening; records are appended to ``out``."""
         super().__init__(exchange, out)
         self._meters: dict[int, Meter] = {}
-        self._channel: dict[Side, int | None] = {Side.CLIENT: None, Side.SERVER: None}
-        self._control = {Side.CLIENT: 0, Side.SERVER: 0}
 
     def tell(self, outcome: str, now: float) -> None:
         """Record each stream on which anything passed."""
@@ -58,36 +56,25 @@ class Channels(Tunnel):
         self._pass(Side.SERVER, event)
 
     def _pass(self, side: Side, event: TextMessage | BytesMessage) -> None:
-        """Count a piece of a message and send it on as it came."""
-        data = event.data.encode("utf-8") if isinstance(event, TextMessage) else bytes(event.data)
-        content = data
-        if self._channel[side] is None and data:
-            self._channel[side], content = data[0], data[1:]
-            self._control[side] = 0
-        channel = self._channel[side]
-        if channel is not None:
-            self._count(side, channel, content)
-        if event.message_finished:
-            self._channel[side] = None
+        """Count a message once it is whole, and send it on in one frame: the API server takes each frame for a message of its own."""
+        data = self._whole(side, event)
+        if data is None:
+            return
+        if data:
+            self._count(side, data[0], data[1:])
         end, parts = (self._server, self.up) if side is Side.CLIENT else (self._client, self.down)
         if side is Side.SERVER:
             data = self._exchange.echo.body(data, last=True)
-        made: TextMessage | BytesMessage
-        if isinstance(event, TextMessage):
-            made = TextMessage(data.decode(), message_finished=event.message_finished)
-        else:
-            made = BytesMessage(data, message_finished=event.message_finished)
-        parts.append(end.send(made))
+        text = isinstance(event, TextMessage)
+        parts.append(end.send(TextMessage(data.decode()) if text else BytesMessage(data)))
 
     def _count(self, side: Side, channel: int, content: bytes) -> None:
         if channel not in _FROM[side]:
             raise RemoteWireError(f"channel {channel} of an exec or attach is none that the {side} may write to", "1008")
         if channel == _CLOSE:
             return
-        if channel in (_ERROR, _RESIZE):
-            self._control[side] += len(content)
-            if self._control[side] > _CONTROL_MOST:
-                raise RemoteWireError(f"a message of more than {_CONTROL_MOST} bytes on channel {channel}", "1009")
+        if channel in (_ERROR, _RESIZE) and len(content) > _CONTROL_MOST:
+            raise RemoteWireError(f"a message of more than {_CONTROL_MOST} bytes on channel {channel}", "1009")
         meter = self._meters.get(channel)
         if meter is None:
             meter = self._meters[channel] = self._meter(side, channel)
