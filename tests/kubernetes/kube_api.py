@@ -37,6 +37,11 @@ rules:
     what: {kubernetes: {resources: [pods/exec], namespaces: prod}}
     then: deny
     reason: nobody runs programs in prod
+  - id: deletion-needs-a-human
+    what: {kubernetes: {verbs: delete, resources: configmaps, names: "held-*"}}
+    then: hold
+    approvers: hostagent-approvers
+    timeout: 60
 """
 _WORD = "hunter2-is-the-password"
 _CODED = base64.b64encode(_WORD.encode()).decode()
@@ -144,6 +149,23 @@ def test_pods_that_reach_out_are_not_permitted_by_verbs_alone(cluster: Cluster, 
     found = cluster.kubectl("get", "deployment", "web", "-o", "jsonpath={.spec.template.spec.containers[0].image}{.spec.template.spec.hostNetwork}")
     assert found == "third"
     _done(kubectl("delete", "deployment", "web"))
+
+
+def test_a_held_deletion_says_its_ticket_and_is_carried_out_once_it_is_approved(cluster: Cluster, service: Service) -> None:
+    cluster.kubectl("create", "configmap", "held-a")
+    delete = f"{cluster.programs.kubectl} --kubeconfig {cluster.kubeconfig} delete configmap held-a --wait=false"
+    words = ["run", "--workload", "support-bot", "--no-tty", "--", "sh", "-c", f"{delete} 2>&1; read go; {delete} 2>&1"]
+    pipe = subprocess.PIPE
+    with subprocess.Popen([*service.command, *words], env=service.environment, cwd="/", text=True, stdin=pipe, stdout=pipe) as program:
+        assert program.stdout is not None
+        held = program.stdout.readline()
+        assert ("Forbidden" in held, "held by rule deletion-needs-a-human" in held) == (True, True), held
+        [ticket] = json.loads(service.hostagent("approvals", "list", "--json", user="dana").stdout)
+        assert "held-a" in cluster.kubectl("get", "configmaps", "-o", "name")
+        service.hostagent("approvals", "approve", str(ticket["ticket"]), user="dana")
+        rest, _ = program.communicate("go on\n", timeout=60)
+    assert "deleted" in rest, rest
+    assert "held-a" not in cluster.kubectl("get", "configmaps", "-o", "name")
 
 
 def test_nobody_acts_for_another(cluster: Cluster, kubectl: Kubectl) -> None:
