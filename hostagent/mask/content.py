@@ -307,8 +307,11 @@ def _json_in_place(mask: ContentMask, value: bytes, plain: bytes, places: Places
     return b"".join(parts)
 
 
+_quoted = json.JSONEncoder(ensure_ascii=False).encode
+
+
 def _in_string(text: bytes) -> bytes:
-    return json.dumps(text.decode("utf-8", "replace"), ensure_ascii=False)[1:-1].encode()
+    return _quoted(text.decode("utf-8", "replace"))[1:-1].encode()
 
 
 def _beginning_of_number(value: bytes, at: int) -> int:

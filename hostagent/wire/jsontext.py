@@ -8,18 +8,32 @@ some readers do not follow. Numbers keep their spelling.
 from __future__ import annotations
 
 import json
-from dataclasses import dataclass
 from typing import Final
+
+import msgspec
 
 DEEPEST: Final = 64
 """Most arrays and objects inside each other."""
 
 
-@dataclass(frozen=True, slots=True)
 class Number:
-    """A number as it was written."""
+    """A number as it was written; it is never changed. No dataclass, because the encoder makes objects of those."""
 
-    literal: str
+    __match_args__ = ("literal",)
+    __slots__ = ("literal",)
+
+    def __init__(self, literal: str) -> None:
+        """``literal`` is a number as RFC 8259 §6 has it."""
+        self.literal: Final = literal
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, Number) and other.literal == self.literal
+
+    def __hash__(self) -> int:
+        return hash(self.literal)
+
+    def __repr__(self) -> str:
+        return f"Number({self.literal!r})"
 
 
 JSON = dict[str, "JSON"] | list["JSON"] | str | Number | bool | None
@@ -58,7 +72,10 @@ def parse(data: bytes, *, cased: bool = False) -> JSON:
         value: JSON = (_CASED if cased else _DECODER).decode(text)
     except RecursionError:
         raise ValueError("the document is too deep") from None
-    build(value)
+    if "\\u" in text:  # half a surrogate pair and NUL have no other spelling that got here
+        build(value)
+    else:
+        _check_depth(value)
     return value
 
 
@@ -68,39 +85,29 @@ def build(value: JSON) -> bytes:
     Raises:
         ValueError: too deep, or a text that is none (half a surrogate pair, NUL).
     """
-    parts: list[str] = []
-    _write(value, parts, DEEPEST)
-    text = "".join(parts)
-    if "\\u0000" in text and "\0" in "".join(_texts(value)):
+    _check_depth(value)
+    text = _ENCODER.encode(value)  # UnicodeEncodeError, which is a ValueError, for half a surrogate pair
+    if b"\\u0000" in text and "\0" in "".join(_texts(value)):
         raise ValueError("a text holds NUL")
-    return text.encode()  # UnicodeEncodeError, which is a ValueError, for half a surrogate pair
+    return text
 
 
-def _write(value: JSON, parts: list[str], depth: int) -> None:
-    match value:
-        case dict() | list() if not depth:
-            raise ValueError("the document is too deep")
-        case dict():
-            mark = "{"
-            for name, item in value.items():
-                parts += (mark, _quoted(name), ":")
-                _write(item, parts, depth - 1)
-                mark = ","
-            parts.append("}" if value else "{}")
-        case list():
-            mark = "["
-            for item in value:
-                parts.append(mark)
-                _write(item, parts, depth - 1)
-                mark = ","
-            parts.append("]" if value else "[]")
-        case Number():
-            parts.append(value.literal)
-        case _:
-            parts.append(_quoted(value))
+def _check_depth(value: JSON) -> None:
+    level = [value]
+    for _ in range(DEEPEST + 1):
+        inside = [each for each in level if isinstance(each, (dict, list))]
+        if not inside:
+            return
+        level = [item for each in inside for item in (each.values() if isinstance(each, dict) else each)]
+    raise ValueError("the document is too deep")
 
 
-_quoted = json.JSONEncoder(ensure_ascii=False).encode
+def _literally(number: object) -> msgspec.Raw:
+    assert isinstance(number, Number)
+    return msgspec.Raw(number.literal.encode())
+
+
+_ENCODER: Final = msgspec.json.Encoder(enc_hook=_literally)
 
 
 def _texts(value: JSON) -> list[str]:

@@ -45,6 +45,15 @@ def test_what_two_readers_could_take_differently_is_refused(text: bytes) -> None
         parse(text)
 
 
+def test_the_deepest_document_is_read_and_built_and_escapes_are_the_usual_ones() -> None:
+    deepest = b"[" * 63 + b'{"a":1}' + b"]" * 63
+    assert build(parse(deepest)) == deepest
+    with pytest.raises(ValueError, match="too deep"):
+        build([parse(deepest)])
+    text = "".join(map(chr, range(1, 256))) + "\u2028\U0001f600"
+    assert build(text).decode() == json.dumps(text, ensure_ascii=False)
+
+
 @pytest.mark.parametrize(
     ("literal", "text"),
     [("1", "1"), ("1.0", "1"), ("1e3", "1000"), ("-0", "0"), ("0.5", "0.5"), ("9007199254740993", "9007199254740993"), ("1e400", "inf")],
