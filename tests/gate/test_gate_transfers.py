@@ -6,10 +6,13 @@ from hashlib import sha256
 
 import pytest
 
+from hostagent.approval import Book
 from hostagent.model.catalogue import Catalogue
+from hostagent.model.command import Hold
 from hostagent.model.event import EventKind
 from hostagent.model.flow import Side
 from hostagent.model.operation import Effect
+from hostagent.model.ticket import Answer
 from hostagent.model.verdict import Decision, MaskContent
 from hostagent.wire.postgres.backend import (
     CopyShape,
@@ -232,15 +235,41 @@ def test_a_response_that_does_not_say_how_long_it_is_is_cut_where_a_rule_ends_it
     assert [reason for (reason,) in talk.records(EventKind.REFUSAL, "reason") if "rule no" in str(reason)]
 
 
-def test_who_may_only_download_files_gets_no_other_answer_and_a_person_cannot_be_asked_about_an_answer() -> None:
+def test_who_may_only_download_files_gets_no_other_answer() -> None:
     talk = Talk(policy("  - {id: files, then: allow, what: {effects: read, transfer: {direction: download, max_size: 5}}}"))  # type: ignore[arg-type]
     get(talk, b"Content-Type: application/zip\r\nContent-Length: 1\r\n", b"x")
     assert talk.down.endswith(b"x")
     get(talk, b"Content-Type: application/json\r\nContent-Length: 2\r\n", b"{}")
     assert talk.records(EventKind.RESULT, "outcome") == [("ok",), ("denied",)]
-    held = Talk(rules("  - {id: ask, then: hold, approvers: a, what: {transfer: {direction: download}}}"))
-    get(held, b"Content-Type: application/zip\r\nContent-Length: 1\r\n", b"x")
-    assert "cannot wait for a person" in str(held.problem()["reason"])
+
+
+_ZIP = b"Content-Type: application/zip\r\nContent-Length: %d\r\n"
+
+
+@pytest.mark.parametrize("granted", [True, False])
+def test_a_response_that_a_rule_holds_gives_a_ticket_and_passes_once_when_it_is_asked_for_again(granted: bool) -> None:
+    by, book = rules("  - {id: ask, then: hold, approvers: a, what: {transfer: {direction: download}}}"), Book()
+    first = Talk(by, book=book)
+    get(first, _ZIP % 1, b"x")
+    assert (first.problem()["type"], first.problem()["rule"], first.closed) == ("urn:hostagent:held", "ask", True)
+    assert first.records(EventKind.TRANSFER, "outcome", "size") == [("denied", 0)]
+    [ticket] = [command.ticket for command in first.commands if isinstance(command, Hold)]
+    assert "application/zip, of 1 bytes" in ticket.operations[0].text
+    waits = Talk(by, book=book)
+    get(waits, _ZIP % 1, b"x")
+    assert waits.problem()["ticket"] == ticket.ticket_id
+    assert not any(isinstance(command, Hold) for command in waits.commands)
+    kept = book.of(ticket.ticket_id)
+    assert kept is not None
+    book.answer(kept, Answer(ticket.ticket_id, granted=granted, by="alice", reason="no"), NOW)
+    other = Talk(by, book=book)
+    get(other, _ZIP % 2, b"xy")
+    assert [type(command) for command in other.commands if isinstance(command, Hold)] == [Hold], "another file is another question"
+    again, more = Talk(by, book=book), Talk(by, book=book)
+    for talk in (again, more):
+        get(talk, _ZIP % 1, b"x")
+    assert again.down.endswith(b"\r\n\r\nx") is granted
+    assert not more.down.endswith(b"\r\n\r\nx")
 
 
 # -- COPY ----------------------------------------------------------------------------------------------------------------

@@ -8,6 +8,7 @@ from typing import Final
 from hostagent.inspectors.http import problem
 from hostagent.inspectors.http.exchange import Exchange
 from hostagent.inspectors.http.problem import Problem
+from hostagent.inspectors.http.request import shown
 from hostagent.inspectors.http.transfers import LEAST, plain, received
 from hostagent.inspectors.judged import Ruling, Subject
 from hostagent.inspectors.transfers import Meter
@@ -18,7 +19,6 @@ from hostagent.model.verdict import Decision, Verdict
 from hostagent.wire.http1.head import ResponseHead
 
 _ENDLESS: Final = ("text/event-stream", "application/grpc")
-_HELD: Final = "a response cannot wait for a person; a rule that holds the request can (what: http)"
 
 
 class NotToComeError(RemoteWireError):
@@ -46,7 +46,11 @@ def begin(exchange: Exchange, head: ResponseHead, *, empty: bool) -> None:
     transfer = received(asked, head, exchange.request.location)
     verdict, limit = ruling.verdict, None
     if verdict.reads_transfer:
-        verdict, limit = _judged(exchange, ruling, transfer, asked, success=head.status < 300)
+        try:
+            verdict, limit = _judged(exchange, ruling, transfer, asked, success=head.status < 300)
+        except NotToComeError:
+            exchange.download = _meter(exchange, head, transfer, verdict, None, least=-1) if transfer.certain else None
+            raise
     if not transfer.certain and (transfer.size is not None or exchange.request.by_line or any((transfer.media_types or ("",))[0].startswith(each) for each in _ENDLESS)):
         return
     exchange.download = _meter(exchange, head, replace(transfer, certain=True), verdict, limit, least=-1 if transfer.certain else LEAST)
@@ -74,27 +78,40 @@ def _judged(
         NotToComeError: what was let through is a file's transfer, and this is none.
     """
     if transfer.certain:
-        verdict = _ruled(exchange, before, replace(asked, transfer=transfer))
+        verdict = _ruled(exchange, replace(asked, transfer=transfer))
+        if verdict.decision is Decision.HOLD and not (before.verdict.decision is Decision.HOLD and verdict.hold == before.verdict.hold):
+            _ask(exchange, replace(asked, transfer=transfer), transfer)
         return verdict, verdict.limit
-    if success and (verdict := _ruled(exchange, before, replace(asked, transfer=None))).decision is Decision.DENY:
+    if success and (verdict := _ruled(exchange, replace(asked, transfer=None))).decision is Decision.DENY:
         raise NotToComeError(problem.denied(verdict))
     if transfer.size is not None:
         return before.verdict, None
-    verdict = _ruled(exchange, before, replace(asked, transfer=replace(transfer, certain=True)))
-    if verdict.decision is Decision.DENY:
+    verdict = _ruled(exchange, replace(asked, transfer=replace(transfer, certain=True)))
+    if verdict.decision is not Decision.ALLOW:
         return before.verdict, TransferLimit(verdict.rules[0] if verdict.rules else "default", LEAST)
     limit = verdict.limit
     return verdict, None if limit is None else replace(limit, size=max(limit.size, LEAST))
 
 
-def _ruled(exchange: Exchange, before: Ruling, asked: Operation) -> Verdict:
-    """Return the verdict on ``asked``; what a person has let through already is let through, what would have to wait is denied."""
+def _ruled(exchange: Exchange, asked: Operation) -> Verdict:
+    """Return the verdict on ``asked``, and mask by it what was not to be masked before."""
     ruling = exchange.desk.rule(Subject(b"", (), (asked,)), asked.parameters)
-    verdict = ruling.verdict
-    if verdict.decision is Decision.HOLD:
-        if before.verdict.decision is Decision.HOLD and verdict.hold == before.verdict.hold:
-            return verdict
-        return replace(verdict, decision=Decision.DENY, reason=f"{verdict.reason}: {_HELD}", hold=None)
     if exchange.masking is None:
         exchange.masking = ruling.masking
-    return verdict
+    return ruling.verdict
+
+
+def _ask(exchange: Exchange, asked: Operation, transfer: Transfer) -> None:
+    """Put a file that came before a person: it cannot wait, so that whoever asks for the same again once that is approved gets it.
+
+    Raises:
+        NotToComeError: nobody has approved it yet.
+    """
+    text, _ = shown(asked, exchange.request.own, b"")
+    size = "of unknown size" if transfer.size is None else f"of {transfer.size} bytes"
+    whole = replace(asked, text=f"{text}\n\n[answered with the file {', '.join(transfer.names or ())!r}, {', '.join(transfer.media_types or ())}, {size}]")
+    ruling = exchange.desk.rule(Subject(b"", (), (asked,)), asked.parameters)
+    assert exchange.asks is not None
+    refused = exchange.asks(ruling, whole)
+    if refused is not None:
+        raise NotToComeError(refused)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Protocol
 
 from hostagent.inspectors.http.content import Tripwire
@@ -15,6 +16,7 @@ from hostagent.inspectors.http.transfers import Upload
 from hostagent.inspectors.judged import Ruling, Trace
 from hostagent.inspectors.ports import Desk, Masking
 from hostagent.inspectors.transfers import Meter
+from hostagent.model.operation import Operation
 from hostagent.wire.http1.body import Body
 from hostagent.wire.http1.head import RequestHead, ResponseHead
 
@@ -60,11 +62,12 @@ class Exchange:
     when it went on, in unix seconds.
     ``masking``: what the response must not show, None if it passes as it is; ``whole`` is its body until all of it was seen,
     ``events`` masks one that is an event stream, or lines without end, instead.
-    ``upload`` and ``download`` count what passes of a file. ``echo`` looks for our credential in it. ``desk`` judges, records and holds for this exchange alone.
+    ``upload`` and ``download`` count what passes of a file; ``asks`` asks a person whether one may, None if no rule is about files; ``now`` is when
+    something last came of the response. ``echo`` looks for our credential in it. ``desk`` judges, records and holds for this exchange alone.
     """
 
     __slots__ = (
-        *("answered", "body", "closing", "continued", "desk", "download", "dropped", "echo", "events", "interim", "kept", "line", "masking", "rebuilt"),
+        *("answered", "asks", "body", "closing", "continued", "desk", "download", "dropped", "echo", "events", "interim", "kept", "line", "masking", "now", "rebuilt"),
         *("request", "response", "response_body", "ruling", "sent", "sent_at", "switched", "ticket", "trace", "tripwire", "upload", "whole"),
     )
 
@@ -90,6 +93,8 @@ class Exchange:
         self.sent_at = 0.0
         self.interim = 0
         self.upload: Upload | None = None
+        self.asks: Callable[[Ruling, Operation], Problem | None] | None = None
+        self.now = 0.0
         self.download: Meter | None = None
         self.masking: Masking | None = None
         self.whole = bytearray()

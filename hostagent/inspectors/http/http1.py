@@ -245,6 +245,8 @@ class Http1:
                 self._question = None
                 self._judge.found(exchange, question.status, question.content, now)
             return
+        if exchange is not None:
+            exchange.now = now
         self._down.append(self._responses.read(exchange, data))
         if exchange is not None and exchange.switched:
             self._switch(exchange, now)

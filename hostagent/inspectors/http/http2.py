@@ -254,6 +254,7 @@ class Http2:
         exchange, server = stream.exchange, self._server
         assert exchange is not None
         assert server is not None
+        exchange.now = now
         match event:
             case InformationalResponseReceived():
                 head = response_head(event.headers)

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 from datetime import UTC, datetime
+from functools import partial
 from typing import Final
 
 from hostagent.inspectors.http import problem, sigv4
@@ -192,6 +193,8 @@ class Judge:
         if (meter := _upload(exchange)) is not None and exchange.trace is not None:
             exchange.upload = Upload(meter, exchange.trace, [value for name, value in exchange.request.own if name.lower() == "content-type"])
             self._count(exchange, bytes(kept or b""), now)
+        if ruling.verdict.reads_transfer:
+            exchange.asks = partial(self._ask_about, exchange)
         self.dialled = True
         exchange.sent_at = self._wall(now)
         exchange.line.forward(exchange, self._upstream_fields(exchange), None if kept is None else bytes(kept))
@@ -309,6 +312,21 @@ class Judge:
             self._refuse(exchange, refused, "denied", now)
         else:
             self._send(exchange, ruling, now)
+
+    def _ask_about(self, exchange: Exchange, ruling: Ruling, whole: Operation) -> Problem | None:
+        """Put an answer before a person, which cannot wait; return what the client is told instead, None if it was approved before."""
+        desk, now = exchange.desk, exchange.now
+        earlier = desk.earlier(ruling, (whole,), now)
+        if earlier is not None and earlier.answer is not None:
+            return None if earlier.answer.granted else problem.was_refused(earlier.ticket, earlier.answer)
+        if earlier is not None:
+            return problem.waiting(earlier.ticket, self._wall(now))
+        trace = "" if exchange.trace is None else exchange.trace.statement
+        desk.hold(desk.ticket(), ruling, (whole,), trace, now, self._out)
+        ticket = desk.keep(now, self._out)
+        if ticket is None:
+            return problem.refused(403, "too many requests of this program wait for an answer", "Wait for those answers.")
+        return problem.waiting(ticket, self._wall(now))
 
     def _wall(self, now: float) -> float:
         return now + self._wall_offset_s
