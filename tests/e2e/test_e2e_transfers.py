@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import json
 import subprocess
 from collections.abc import Iterator
 from pathlib import Path
@@ -27,6 +28,7 @@ login: {{user: crm_proxy, credential: {{file: /mnt/stage/crm-password}}}}
 _POLICY = """\
 version: 1
 rules:
+  - {id: archives, what: {transfer: {direction: download, names: "*.zip"}}, then: hold, approvers: hostagent-approvers}
   - {id: no-keys-leave, what: {transfer: {direction: upload, names: "*.pem"}}, then: deny, reason: keys stay here}
   - {id: no-large-uploads, what: {transfer: {direction: upload, size_over: 1MiB}}, then: deny}
   - {id: no-dumps, what: {transfer: {direction: download, names: "*.dump"}}, then: deny, reason: dumps are not for workloads}
@@ -108,6 +110,23 @@ def test_files_that_curl_moves_are_rows_with_their_hashes_and_rules_stop_some(wo
     assert (rows[4]["media_type"], rows[5]["size"], rows[0]["target"], rows[0]["workload"]) == ("application/zip", 5_120_000, "store", "support-bot")
     assert 0 < int(str(rows[3]["size"])) <= 1 << 20
     assert [rows[at]["rules"][0] for at in (1, 2, 6)] == ["no-keys-leave", "no-large-uploads", "no-dumps"]  # type: ignore[index]
+
+
+def test_a_download_that_a_rule_holds_comes_once_when_it_is_approved_and_asked_for_again(world: World, service: Service) -> None:
+    (_files(world) / "all.zip").write_bytes(b"PK\x03\x04" * 5)
+    script = f"curl -sS -m 30 {_URL}/all.zip; echo; read go; curl -sS -m 30 {_URL}/all.zip | sha256sum"
+    command = [*service.command, "run", "--workload", "support-bot", "--no-tty", "--", "sh", "-c", script]
+    with subprocess.Popen(command, env=service.environment, cwd="/", stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as program:
+        assert program.stdin is not None
+        assert program.stdout is not None
+        held = json.loads(program.stdout.readline())
+        assert (held["type"], held["rule"]) == ("urn:hostagent:held", "archives")
+        assert "/all.zip" in service.hostagent("approvals", "show", held["ticket"], user="dana").stdout
+        service.hostagent("approvals", "approve", held["ticket"], user="dana")
+        got, _ = program.communicate("go\n", timeout=60)
+    assert got.split()[0] == hashlib.sha256(b"PK\x03\x04" * 5).hexdigest()
+    [row] = service.wait_sql("select rules, detected_type from transfers where name = '/all.zip' and outcome = 'finished'")
+    assert (row["rules"][0], row["detected_type"]) == ("archives", "application/zip")  # type: ignore[index]
 
 
 def test_psqls_copy_is_a_row_in_either_direction_with_the_hash_of_the_file(service: Service) -> None:
