@@ -75,7 +75,8 @@ def replace(path: Path, value: JSON, change: Callable[[JSON], JSON]) -> JSON:
     step, rest = path[0], path[1:]
     if step.deep:  # below first: what is replaced is not looked into
         for child in _children(value):
-            replace(path, child, change)
+            if isinstance(child, (dict, list)):
+                replace(path, child, change)
     for key in _keys(step, value, loose=True):
         if isinstance(value, dict):
             value[str(key)] = replace(rest, value[str(key)], change)
@@ -92,7 +93,8 @@ def _keys(step: Step, value: JSON, *, loose: bool) -> list[str | int]:
         case dict() if isinstance(key, str):
             if not loose:
                 return [key] if key in value else []
-            return [name for name in value if name.casefold() == key.casefold()]
+            folded = key.casefold()
+            return [name for name in value if name.casefold() == folded]
         case list() if key is None:
             return list(range(len(value)))
         case list() if isinstance(key, int):
