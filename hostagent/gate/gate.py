@@ -8,7 +8,7 @@ from __future__ import annotations
 from hostagent.gate.context import SessionContext
 from hostagent.gate.desk import GateDesk
 from hostagent.gate.holds import Holds
-from hostagent.inspectors.ports import Denial, Holder, Resting, Surroundings
+from hostagent.inspectors.ports import Ahead, Denial, Holder, Resting, Surroundings
 from hostagent.inspectors.registry import PROTOCOLS
 from hostagent.model.command import Command
 from hostagent.model.errors import LocalWireError
@@ -17,6 +17,10 @@ from hostagent.model.ticket import Answer
 
 _DENIED = "42501"
 _CANCELLED = "57014"
+
+
+def _nothing() -> int:
+    return 0
 
 
 class Gate:
@@ -56,6 +60,7 @@ class Gate:
         self.closed = self._inspector.closed
         self.cut = self._inspector.cut
         self.analysed = self._inspector.analysed
+        self.ahead = self._inspector.ahead if isinstance(self._inspector, Ahead) else _nothing
 
     @property
     def statements(self) -> int:

@@ -276,6 +276,14 @@ class Resting(Protocol):
         """Whether no transaction is open and no operation is under way or held."""
 
 
+@runtime_checkable
+class Ahead(Protocol):
+    """An inspector that can say that what comes next of the target's is content, cheap and the same whatever stands in it."""
+
+    def ahead(self) -> int:
+        """Return how many bytes of the target's that is: so many may be fed at once."""
+
+
 class Inspector(Protocol):
     """One protocol on one flow. Every method returns the commands it causes."""
 

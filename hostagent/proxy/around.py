@@ -45,6 +45,9 @@ class Judging(Protocol):
     def cut(self, reason: str, now: float, /) -> list[Command]:
         """End the session."""
 
+    def ahead(self) -> int:
+        """Return how many bytes of the target's come next that are content, cheap and the same whatever stands in it."""
+
     def weigh(self) -> int:
         """Return about how many bytes are kept."""
 

@@ -205,9 +205,10 @@ class Session:
                 end.again = False
                 self._obey(self.gate.feed(side, b"", now))
             else:
-                self._obey(self.gate.feed(side, data[at : at + step], now))
-                at += step
-                self._heard += step
+                much = step if side is _CLIENT else max(step, self.gate.ahead())  # a body's content is cheap
+                self._obey(self.gate.feed(side, data[at : at + much], now))
+                at += much
+                self._heard += much
             if self._heard >= self._weighed_at or self.gate.items >= self._counted_at:
                 self._weigh()
             if self._over:

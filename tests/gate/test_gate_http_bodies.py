@@ -175,3 +175,27 @@ def test_a_rule_that_masks_places_refuses_statements_of_another_protocol() -> No
 
     verdict = desk.rule(Subject(b"select 1", (), (operation(),))).verdict
     assert (verdict.decision.value, verdict.rules[0], "HTTP only" in verdict.reason) == ("deny", "places", True)
+
+
+_LONG = b"HTTP/1.1 200 OK\r\nContent-Type: text/plain\r\n%s\r\n\r\n"
+
+
+@pytest.mark.parametrize(
+    ("path", "response", "ahead"),
+    [
+        ("/any/a", _LONG % b"Content-Length: 100" + b"x" * 10, 90),
+        ("/any/a", _LONG % b"Content-Length: 100" + b"x" * 100, 0),
+        ("/any/a", _LONG % b"Transfer-Encoding: chunked" + b"64\r\n" + b"x" * 10, 90),
+        ("/any/a", _LONG % b"Transfer-Encoding: chunked" + b"a\r\n" + b"x" * 10 + b"\r\n64", 0),
+        ("/any/a", _LONG[:40], 0),
+        ("/any/a", _LONG % b"Content-Encoding: gzip\r\nContent-Length: 100", 0),
+        ("/people", _LONG.replace(b"text/plain", b"application/json") % b"Content-Length: 100", 0),
+    ],
+)
+def test_only_content_that_is_neither_masked_nor_decoded_may_be_fed_in_one_go(rules: Policy, path: str, response: bytes, ahead: int) -> None:
+    talk = Talk(rules, secret="long enough to be looked for")  # type: ignore[arg-type]
+    assert talk.gate.ahead() == 0
+    talk.client(f"{'GET' if path == '/people' else 'PUT'} {path} HTTP/1.1\r\nHost: api.example\r\nContent-Length: 0\r\n\r\n".encode())
+    assert talk.gate.ahead() == 0
+    talk.server(response)
+    assert max(0, talk.gate.ahead()) == ahead

@@ -50,6 +50,9 @@ class ScriptedGate:
     def weigh(self) -> int:
         return 0
 
+    def ahead(self) -> int:
+        return 0
+
     def connected(self, _now: float) -> list[Command]:
         return []
 

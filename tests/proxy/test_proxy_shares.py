@@ -90,6 +90,21 @@ async def test_what_is_cheap_is_fed_at_once_and_in_order() -> None:
     assert b"".join(step for _, step in stage.steps) == data
 
 
+async def test_content_of_the_targets_is_fed_in_one_step_and_what_comes_behind_it_is_not() -> None:
+    stage = Stage(0.0)
+    session = stage.session("bot")
+    left = 50_000
+
+    def ahead() -> int:
+        return left - sum(len(step) for _, step in stage.steps)
+
+    session.gate.ahead = ahead  # type: ignore[method-assign]
+    session.received(Side.SERVER, b"x" * left + b"y" * (5 * STEP))
+    assert [len(step) for _, step in stage.steps] == [left, 4 * STEP, STEP]
+    session.received(Side.CLIENT, b"z" * (2 * STEP))
+    assert [len(step) for _, step in stage.steps[3:]] == [STEP, STEP]
+
+
 async def test_the_end_comes_after_what_waits() -> None:
     stage = Stage(2 * SHARE_S)
     session = stage.session("bot")

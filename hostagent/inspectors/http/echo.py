@@ -79,6 +79,11 @@ class Echo:
             raise RemoteWireError(f"a body in the coding {', '.join(codings)}, though an uncoded one was asked for", "502")
         self._gzip = Echo(self._secrets)
 
+    @property
+    def decodes(self) -> bool:
+        """Whether the body is decoded to be looked at, so that a little of it may be much."""
+        return self._gzip is not None
+
     def fields(self, listed: Listed) -> Listed:
         """Return header fields without the credential."""
         return [(self.text(name), self.text(value)) for name, value in listed] if self._secrets else listed

@@ -301,6 +301,10 @@ class Http1:
         """One request at a time."""
         return 1
 
+    def ahead(self) -> int:
+        """Return how many bytes of the target's pass unmasked, whatever they are."""
+        return self._responses.ahead(self._exchange)
+
     def weigh(self) -> int:
         """Return about how many bytes wait to be understood, judged, masked or sent, and what is remembered."""
         exchange = self._exchange

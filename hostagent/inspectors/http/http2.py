@@ -77,6 +77,10 @@ class Http2:
         """How many requests are under way."""
         return 1 + len(self._streams)
 
+    def ahead(self) -> int:
+        """Return 0: frames are short, and each is looked at."""
+        return 0
+
     def weigh(self) -> int:
         """Return about how many bytes are kept."""
         ends = self.client.size + (0 if self._server is None else self._server.size)

@@ -33,6 +33,9 @@ class Connection(Protocol):
     def items(self) -> int:
         """How many requests are kept."""
 
+    def ahead(self) -> int:
+        """Return how many bytes of the target's pass unmasked, whatever they are."""
+
     def weigh(self) -> int:
         """Return about how many bytes are kept."""
 
@@ -95,6 +98,10 @@ class HttpInspector:
     def items(self) -> int:
         """How many requests are kept."""
         return self._inner.items
+
+    def ahead(self) -> int:
+        """Return how many bytes of the target's are to pass, whatever they are: see ``ports.Ahead``."""
+        return self._inner.ahead()
 
     def weigh(self) -> int:
         """Return about how many bytes wait to be understood, judged, masked or sent, and what is remembered."""

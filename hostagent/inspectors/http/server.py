@@ -26,6 +26,12 @@ class Responses:
         """How many bytes are kept that could not be read yet."""
         return len(self._buffer)
 
+    def ahead(self, exchange: Exchange | None) -> int:
+        """Return how many bytes come next that are content of a body and pass without a mask, whatever stands in them."""
+        if exchange is None or exchange.response_body is None or exchange.masking is not None or exchange.echo.decodes:
+            return 0
+        return exchange.response_body.left - len(self._buffer)
+
     def rest(self) -> bytes:
         """Return what came behind the response that changed the protocol."""
         rest = bytes(self._buffer)

@@ -43,6 +43,10 @@ class Body(Protocol):
         """Whether all of it was read."""
 
     @property
+    def left(self) -> int:
+        """How many octets of content come next, whatever stands in them."""
+
+    @property
     def trailers(self) -> Fields:
         """What came after a chunked body."""
 
@@ -69,6 +73,11 @@ class SizedBody:
         """Whether all of it was read."""
         return not self._left
 
+    @property
+    def left(self) -> int:
+        """How many octets are still to come."""
+        return self._left
+
     def read(self, buffer: bytearray) -> bytes:
         """Return what is there of it."""
         found = bytes(buffer[: self._left])
@@ -82,6 +91,7 @@ class CloseBody:
 
     trailers: Fields = ()
     done = False
+    left = 1 << 62
 
     def read(self, buffer: bytearray) -> bytes:
         """Return what is there."""
@@ -100,6 +110,11 @@ class ChunkedBody:
         self._left = 0
         self._behind_data = False
         self._last = False
+
+    @property
+    def left(self) -> int:
+        """How many octets of the chunk that is being read are still to come."""
+        return self._left
 
     def read(self, buffer: bytearray) -> bytes:
         """Return the content of the chunks, or parts of chunks, that are there."""
