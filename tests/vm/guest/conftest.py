@@ -9,6 +9,7 @@ import contextlib
 import json
 import os
 import subprocess
+import sys
 from collections.abc import Generator, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Self
@@ -46,6 +47,12 @@ def pytest_runtest_makereport(item: pytest.Item) -> Generator[None, pytest.TestR
             for number in marker.args:
                 _RUN.note(number, placement, passed=report.passed, real=True)
     return report
+
+
+def pytest_runtest_logreport(report: pytest.TestReport) -> None:
+    """Say at once on the console why a test failed: a run that is cut short says nothing at its end."""
+    if report.failed:
+        print(f"\n{report.longreprtext[-4000:]}", file=sys.__stderr__, flush=True)
 
 
 def pytest_sessionfinish() -> None:

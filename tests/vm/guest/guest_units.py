@@ -25,11 +25,11 @@ from tests.vm.guest.installed import (
     REPORTS_UNIT,
     SLICE,
     UNITS,
-    Dials,
     add_person,
     ask,
     ask_softly,
     come_back,
+    dialling,
     hostagent,
     journal,
     judged,
@@ -131,8 +131,8 @@ def test_neither_slice_nor_anchor_can_be_stopped_by_hand(units: World) -> None:
 def test_a_planned_restart_of_the_proxy_refuses_no_dial_and_lets_an_open_transaction_finish(
     units: World, record_property: Callable[[str, object], None]
 ) -> None:
-    dials, late = Dials("support-shared", 90), journal("hostagent-enforcerd", LATE)
-    with Governed(COMMAND, "support") as session:
+    late = journal("hostagent-enforcerd", LATE)
+    with dialling("support-shared") as dials, Governed(COMMAND, "support") as session:
         assert session.ask("begin; select 1;") in ("BEGIN", "1")
         former = main_pid("hostagent-proxyd")
         sh("systemctl", "restart", "--no-block", "hostagent-proxyd")
@@ -141,9 +141,9 @@ def test_a_planned_restart_of_the_proxy_refuses_no_dial_and_lets_an_open_transac
         assert "still here" in answers, answers
         assert session.ask("commit;") in ("still here", "COMMIT")
         come_back("hostagent-proxyd", former)
-        counts = dials.counts()
+        counts = [each.counts() for each in dials]
         record_property("dials", str(counts))
-        judged([counts], late)
+        judged(counts, late)
     assert units.sink_lines() == []
     assert ask("support", "select 2") == "2"
 
@@ -152,8 +152,8 @@ def test_a_planned_restart_of_the_proxy_refuses_no_dial_and_lets_an_open_transac
 def test_another_enforcerd_goes_on_with_the_workloads_and_refuses_and_leaks_nothing(
     units: World, how: str, record_property: Callable[[str, object], None]
 ) -> None:
-    dials, late = [Dials("support", 60), Dials("support-shared", 60)], journal("hostagent-enforcerd", LATE)
-    with Governed(COMMAND, "support") as isolated, Governed(COMMAND, "support-shared") as shared:
+    late = journal("hostagent-enforcerd", LATE)
+    with dialling("support", "support-shared") as dials, Governed(COMMAND, "support") as isolated, Governed(COMMAND, "support-shared") as shared:
         for each in (isolated, shared):
             assert each.ask("begin; select 1;") in ("BEGIN", "1")
         before, former, proxy = leaf_pids(), main_pid("hostagent-enforcerd"), main_pid("hostagent-proxyd")
@@ -177,11 +177,11 @@ def test_another_enforcerd_goes_on_with_the_workloads_and_refuses_and_leaks_noth
 
 @pytest.mark.parametrize("unit", UNITS)
 def test_a_killed_daemon_is_started_again_and_nothing_leaks(units: World, unit: str) -> None:
-    dials = Dials("support", 20)
-    former = main_pid(unit)
-    sh("systemctl", "kill", "--kill-whom=main", "--signal=KILL", unit)
-    come_back(unit, former)
-    counts = dials.counts()
+    with dialling("support") as (dials,):
+        former = main_pid(unit)
+        sh("systemctl", "kill", "--kill-whom=main", "--signal=KILL", unit)
+        come_back(unit, former)
+        counts = dials.counts()
     assert not any("LEAK" in key for key in counts), counts
     assert units.sink_lines() == []
     wait_for(lambda: ask_softly("support", "select 3") == "3", "service to come back", 300)
