@@ -147,7 +147,8 @@ POD = '{"spec":{"containers":[{"name":"c"%s}]%s}}'
         ('{"spec":{"template":' + POD % (',"securityContext":{"privileged":true}', "") + "}}", ["privileged"]),
         ('{"spec":{"jobTemplate":{"spec":{"template":' + POD % ("", ',"hostPID":true') + "}}}}", ["hostPID"]),
         ('{"kind":"List","items":[' + POD % ("", ',"hostPID":true') + "]}", ["hostPID"]),
-        ('{"data":{"hostNetwork":"true"},"metadata":{"name":"x"}}', []),
+        ('{"data":{"hostNetwork":"true","serviceAccountName":"x"},"metadata":{"name":"x"}}', []),
+        ('{"spec":{"data":{"pod":' + POD % ("", ',"hostPID":true') + "}}}", ["hostPID"]),
     ],
 )
 def test_what_makes_a_pod_reach_out_is_found_wherever_it_is_described(body: str, found: list[str]) -> None:

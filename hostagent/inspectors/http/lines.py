@@ -45,15 +45,14 @@ class Lines:
         if last and self._buffer:
             whole += bytes(self._buffer)
             self._buffer.clear()
-        return b"".join(self._line(line, trace) for line in whole.splitlines(keepends=True)) if whole else b""
+        return b"\n".join([self._line(line, trace) for line in whole.split(b"\n")])
 
     def _line(self, line: bytes, trace: Trace | None) -> bytes:
-        text = line.rstrip(b"\r\n")
-        if not text:
+        if not line.strip():
             return line
-        found = self._masking.document(self._kind, text)
+        found = self._masking.document(self._kind, line)
         if found is None:
             raise RemoteWireError("a line that is not what its type says cannot be masked", "502")
         if trace is not None:
             trace.count(found[1])
-        return found[0] + b"\n"
+        return found[0]

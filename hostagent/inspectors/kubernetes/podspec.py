@@ -18,8 +18,8 @@ _HARMLESS_CAPABILITIES: Final = frozenset(
         *("SETUID", "SYS_CHROOT"),
     }
 )
-_UNLOOKED: Final = frozenset({"data", "stringData", "binaryData", "managedFields", "openAPIV3Schema"})
-"""Members that describe no pod, whatever stands in them."""
+_TEXTS: Final = frozenset({"data", "stringData", "binaryData"})
+"""Members that describe no pod as long as nothing but texts stand in them."""
 _MOST: Final = 20
 
 PLACES: Final[Mapping[tuple[str, str], tuple[str, ...]]] = {
@@ -34,10 +34,6 @@ PLACES: Final[Mapping[tuple[str, str], tuple[str, ...]]] = {
     ("batch", "cronjobs"): ("spec", "jobTemplate", "spec", "template", "spec"),
 }
 """Where the kinds of Kubernetes itself describe a pod."""
-
-
-def _on(value: JSON) -> bool:
-    return value not in (None, False)
 
 
 def _other_account(value: JSON) -> bool:
@@ -60,11 +56,11 @@ def _adds(value: JSON) -> bool:
 
 
 _TELLING: Final[Mapping[str, Callable[[JSON], bool]]] = {
-    "hostNetwork": lambda value: value is True or isinstance(value, str),
-    "hostPID": lambda value: value is True or isinstance(value, str),
-    "hostIPC": lambda value: value is True or isinstance(value, str),
-    "hostProcess": lambda value: value is True or isinstance(value, str),
-    "privileged": lambda value: value is True or isinstance(value, str),
+    "hostNetwork": lambda value: value is True,
+    "hostPID": lambda value: value is True,
+    "hostIPC": lambda value: value is True,
+    "hostProcess": lambda value: value is True,
+    "privileged": lambda value: value is True,
     "hostPath": lambda value: isinstance(value, dict) and isinstance(value.get("path"), str),
     "hostPort": lambda value: isinstance(value, Number) and value.literal.strip("-0.") != "",
     "capabilities": _adds,
@@ -113,11 +109,15 @@ def _objects(value: JSON) -> Iterator[dict[str, JSON]]:
         match left.pop():
             case dict() as found:
                 yield found
-                left += [item for name, item in found.items() if name not in _UNLOOKED]
+                left += [item for name, item in found.items() if name not in _TEXTS or not _only_texts(item)]
             case list() as items:
                 left += items
             case _:
                 pass
+
+
+def _only_texts(value: JSON) -> bool:
+    return isinstance(value, dict) and all(isinstance(each, str) for each in value.values())
 
 
 def shows_object(group: str, resource: str, value: JSON) -> bool:
