@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import json
+from itertools import pairwise
 
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from hostagent.model.event import EventKind
 from hostagent.model.operation import Operation
@@ -256,6 +259,20 @@ def test_an_answer_to_a_dry_run_that_cannot_be_read_ends_the_session(response: b
     asked = session.up
     session.server(response)
     assert (session.up, status(session)["code"], session.closed) == (asked, 502, True)
+
+
+@settings(max_examples=40, deadline=None)
+@given(st.data())
+def test_however_requests_and_answers_are_cut_the_same_passes(data: st.DataObject) -> None:
+    flow = [(True, _PATCH), (False, answer(200, result(""))), (False, answer(200, b'{"kind":"StatefulSet"}')), (True, ask("DELETE", "/api/v1/namespaces/a"))]
+    whole, cut = talk(), talk()
+    for from_client, message in flow:
+        (whole.client if from_client else whole.server)(message)
+        bounds = [0, *sorted(data.draw(st.lists(st.integers(0, len(message)), max_size=4))), len(message)]
+        for start, end in pairwise(bounds):
+            (cut.client if from_client else cut.server)(message[start:end])
+    assert (cut.up, cut.down) == (whole.up, whole.down)
+    assert cut.records(EventKind.STATEMENT, "verb", "decision") == [("patch", "allow"), ("delete", "deny")]
 
 
 def test_no_dry_run_is_asked_for_what_is_denied_anyway() -> None:

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from hostagent.model.event import EventKind
 from hostagent.model.operation import Operation
-from hostagent.model.verdict import Decision, MaskKubernetes
+from hostagent.model.verdict import Decision, MaskContent, MaskKubernetes
 from tests.gate.gate_http import Talk
 from tests.gate.gate_rim import Rules
 from tests.gate.test_gate_kubernetes import CLUSTER, ask, status
@@ -42,6 +42,11 @@ def talk() -> Talk:
 def answer(body: bytes, *fields: str) -> bytes:
     """Return a response."""
     return "\r\n".join(["HTTP/1.1 200 OK", *(fields or ("Content-Type: application/json",)), f"Content-Length: {len(body)}", "", ""]).encode() + body
+
+
+def chunk(data: bytes) -> bytes:
+    """Return a piece of a chunked body."""
+    return b"%x\r\n%b\r\n" % (len(data), data)
 
 
 FORMS = [
@@ -97,7 +102,7 @@ def test_events_of_a_watch_are_masked_as_they_come_however_they_are_cut(cuts: li
     bounds = [0, *sorted(set(cuts)), len(EVENTS)]
     for start, end in pairwise(bounds):
         piece = EVENTS[start:end]
-        session.server(b"%x\r\n%b\r\n" % (len(piece), piece))
+        session.server(chunk(piece))
         seen = session.down.count(b'"type":')
         assert seen >= EVENTS[:end].count(b"\n")  # no event waits for the next one
     session.server(b"0\r\n\r\n")
@@ -137,3 +142,13 @@ def test_a_write_that_would_tell_or_destroy_a_masked_value_is_refused(method: st
     session = talk()
     session.client(ask(method, "/api/v1/namespaces/prod/secrets/db", f"Content-Type: application/{kind}", body=json.dumps(body).encode()))
     assert (session.up, words in str(status(session)["message"])) == (b"", True)
+
+
+def test_a_followed_log_is_masked_line_by_line() -> None:
+    session = Talk(Rules(allow, (MaskContent("mails", frozenset({"email"})),)), target=CLUSTER)
+    session.client(ask("GET", "/api/v1/namespaces/prod/pods/web/log?follow=true"))
+    session.server(_HEAD.replace(b"application/json", b"text/plain"))
+    session.server(chunk(b"50%\rhello ann@example.com\nhalf bo"))
+    assert session.down.endswith(b"50%\rhello [masked]\n\r\n")
+    session.server(chunk(b"b@example.com\n") + b"0\r\n\r\n")
+    assert session.down.endswith(b"half [masked]\n\r\n0\r\n\r\n")
