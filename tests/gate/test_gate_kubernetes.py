@@ -50,7 +50,7 @@ def test_a_request_goes_on_in_our_name_only_and_asks_for_json() -> None:
         ask(
             "GET", "/api/v1/namespaces/prod/pods?limit=5&access_token=theirs&%61ccess_token=2", "Authorization: Bearer theirs",
             "Impersonate-User: system:admin", "impersonate-group: system:masters", "Impersonate-Extra-x: y", "Impersonate-Uid: 1",
-            "X-Remote-User: admin", "X-Remote-Group: system:masters", "X_Remote_Extra_a: b", "User-Agent: kubectl",
+            "X-Remote-User: admin", "X-Remote-Group: system:masters", "X_Remote_Extra_a: b", "User-Agent: kubectl", "Kubectl-Session: 1b2c",
             "Accept: application/json;as=Table;v=v1;g=meta.k8s.io,application/vnd.kubernetes.protobuf,application/cbor,*/*",
         )
     )  # fmt: skip
@@ -61,6 +61,7 @@ def test_a_request_goes_on_in_our_name_only_and_asks_for_json() -> None:
     assert session.records(EventKind.STATEMENT, "verb", "effects", "resources", "decision") == [
         ("list", ["read"], [{"kind": "kubernetes", "name": "prod/pods/*", "access": "read"}], "allow")
     ]
+    assert session.records(EventKind.STATEMENT, "text", "parameters") == [("GET http://k8s.example/api/v1/namespaces/prod/pods?limit=?", ["5"])]
 
 
 def test_a_refusal_is_a_status_that_kubectl_shows_and_the_connection_lives() -> None:

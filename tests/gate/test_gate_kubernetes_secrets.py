@@ -149,6 +149,6 @@ def test_a_followed_log_is_masked_line_by_line() -> None:
     session.client(ask("GET", "/api/v1/namespaces/prod/pods/web/log?follow=true"))
     session.server(_HEAD.replace(b"application/json", b"text/plain"))
     session.server(chunk(b"50%\rhello ann@example.com\nhalf bo"))
-    assert session.down.endswith(b"50%\rhello [masked]\n\r\n")
+    assert session.down.endswith(b"50%\rhello [masked:email]\n\r\n")
     session.server(chunk(b"b@example.com\n") + b"0\r\n\r\n")
-    assert session.down.endswith(b"half [masked]\n\r\n0\r\n\r\n")
+    assert session.down.endswith(b"half [masked:email]\n\r\n0\r\n\r\n")

@@ -18,6 +18,7 @@ from hostagent.inspectors.http.exchange import Exchange
 from hostagent.inspectors.http.fields import Listed
 from hostagent.inspectors.http.problem import Problem
 from hostagent.inspectors.http.reading import Request
+from hostagent.inspectors.http.request import operation
 from hostagent.inspectors.http.tunnel import Tunnel
 from hostagent.inspectors.judged import Subject
 from hostagent.inspectors.kubernetes import channels, meaning, patch, status
@@ -26,13 +27,15 @@ from hostagent.inspectors.kubernetes.requestinfo import NotDerivedError, Request
 from hostagent.model.command import Command
 from hostagent.model.operation import Completeness, Content, ContentKind, Operation
 from hostagent.model.verdict import Decision, MaskKubernetes, Verdict
-from hostagent.wire.http1.head import tokens
+from hostagent.wire.http1.head import build_request, tokens
 from hostagent.wire.http1.location import Location
 from hostagent.wire.jsontext import JSON, parse
 
 _MOST_MASKED: Final = 8_388_608
 _JSON: Final = "application/json"
 _TOKENS: Final = re.compile(r"(?i)^(?:access_token|token|id_token|bearer)$")
+_SESSION: Final = "kubectl-session"
+"""A random number of each run of kubectl, for statistics: no two requests of two runs would be the same with it."""
 _STREAMS: Final = frozenset({"pods/exec", "pods/attach"})
 _NO_SPDY: Final = "SPDY/3.1 is not spoken here: kubectl 1.31 and later, and the Python client, open these streams over a WebSocket"
 
@@ -43,8 +46,10 @@ class KubernetesDialect(Dialect):
     def understood(self, request: Request, *, empty: bool) -> Request:
         """Return ``request`` with the operation that it is."""
         location = _without_token(request.location)
-        own = [field for each in request.own if (field := _understood_protocols(each)) is not None]
+        own = [field for each in request.own if (field := _going_on(each)) is not None]
         asked = request.subject.operations[0]
+        if location is not request.location:
+            asked = operation(asked.verb, location, own)
         upgrade = ",".join(tokens(request.head.values("upgrade")))
         try:
             info = derive(request.head.method, location.path, location.query)
@@ -56,7 +61,7 @@ class KubernetesDialect(Dialect):
         except NotDerivedError as error:
             made, refusal, code, info, stream = _anything(asked), f"what the request is about cannot be told: {error}", 400, RequestInfo(""), ""
         return request._replace(
-            location=location, own=own, subject=Subject(b"", (), (made,)), refusal=refusal, status=code, form=False, json=False,
+            location=location, own=own, exact=build_request(request.head.method, location.url, own), subject=Subject(b"", (), (made,)), refusal=refusal, status=code, form=False, json=False,
             looked_at=True, by_line=info.verb == "watch" or info.kind == "pods/log", most_masked=_MOST_MASKED, stream=stream,
         )  # fmt: skip
 
@@ -186,9 +191,11 @@ def _without_token(location: Location) -> Location:
     return location if len(kept) == location.query.count("&") + 1 else location._replace(query="&".join(kept) or None)
 
 
-def _understood_protocols(field: tuple[str, str]) -> tuple[str, str] | None:
-    """Return ``field`` with the sub-protocols that are understood, None if none is: a token of the workload's may be among them."""
+def _going_on(field: tuple[str, str]) -> tuple[str, str] | None:
+    """Return ``field`` as it goes on, None if it does not: only sub-protocols that are understood, as a token of the workload's may be among them."""
     name, value = field
+    if name.lower() == _SESSION:
+        return None
     if name.lower().replace("_", "-") != "sec-websocket-protocol":
         return field
     kept = [word for each in value.split(",") if (word := each.strip()) in channels.PROTOCOLS]
