@@ -48,7 +48,7 @@ class KubernetesDialect(Dialect):
         location = _without_token(request.location)
         own = [field for each in request.own if (field := _going_on(each)) is not None]
         asked = request.subject.operations[0]
-        if location is not request.location:
+        if location is not request.location or own != request.own:
             asked = operation(asked.verb, location, own)
         upgrade = ",".join(tokens(request.head.values("upgrade")))
         try:
