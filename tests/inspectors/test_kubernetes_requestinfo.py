@@ -64,6 +64,7 @@ AND_OURS = [
     ("GET", "/api/v1/nodes/n1/proxy/run/prod/web/c", "get v1 nodes/proxy name=n1"),
     ("GET", "/api/v1/namespaces/namespaces/namespaces", "list v1 namespaces ns=namespaces"),
     ("GET", "/openapi/v2", "get"),
+    ("GET", "/apis/rbac.authorization.k8s.io/v1/clusterroles/system%3Anode", "get rbac.authorization.k8s.io v1 clusterroles name=system:node"),
 ]
 
 
@@ -85,7 +86,9 @@ def test_a_request_is_about_what_the_api_server_takes_it_for(method: str, target
     [
         ("POST", "/version"), ("BREW", "/api/v1/pods"), ("OPTIONS", "/api/v1/pods"), ("GET", "/api/v1/Pods"), ("GET", "/api/V1/pods"),
         ("GET", "/apis/Apps/v1/deployments"), ("GET", "/api/v1/namespaces/Prod/pods"), ("GET", "/api/v1/namespaces/prod%2Fpods"),
-        ("GET", "/api/v1/namespaces/prod/pods/a%2Fexec"), ("GET", "/api/v1/namespaces/prod/pods/a%20b"), ("GET", "/api/v1/namespaces/prod/pods/web/Exec"),
+        ("GET", "/api/v1/namespaces/prod/pods/a%2Fexec"), ("GET", "/api/v1/namespaces/prod/pods/a%20b"), ("GET", "/api/v1/namespaces/prod/pods/a%3Bb"),
+        ("GET", "/api/v1/namespaces/prod/pods/%2Fa"), ("GET", "/api/v1%2Fpods/x/y"), ("GET", "/api%2Fv1%2Fsecrets/x/y/z"), ("GET", "/api%2fv1/secrets"),
+        ("GET", "/api/v1/namespaces/prod/pods/web/Exec"),
         ("GET", "/api/v1/pods;x=1"), ("GET", "/api/v1/pods?a=1;watch=1"), ("GET", "/api/v1/pods?watch=0&watch=1"), ("GET", "/api/v1/watch"),
         ("DELETE", "/api/v1/watch/namespaces/prod/pods/web"), ("GET", "/api/v1/proxy/namespaces/other/pods/foo"), ("GET", "/api/v1/pods?watch=%ff"),
     ],

@@ -16,6 +16,7 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping
 from typing import Final, NamedTuple
+from urllib.parse import unquote
 
 from hostagent.wire.http1.location import query_pairs
 
@@ -71,7 +72,9 @@ def derive(method: str, path: str, query: str | None) -> RequestInfo:
         NotDerivedError: the server would refuse it, guess, or could read it otherwise.
     """
     parameters = _parameters(query or "")
-    parts = [part for part in path.split("/") if part]
+    parts = [unquote(part) for part in path.split("/") if part]
+    if any("/" in part or "%" in part for part in parts):  # the server decodes before it splits: /api%2Fv1/secrets is a resource
+        raise NotDerivedError("an encoded slash or percent sign in the path")
     prefix = parts[0] if parts else ""
     if prefix not in ("api", "apis") or len(parts) < (3 if prefix == "api" else 4):
         if method not in ("GET", "HEAD"):
