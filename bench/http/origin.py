@@ -37,6 +37,7 @@ http {{
     ssl_certificate {certificates}/server.crt;
     ssl_certificate_key {certificates}/server.key;
     root {folder}/www;
+    location = /small {{ default_type text/plain; }}  # an answer; anything of a type that says nothing is a file, and recorded as one
   }}
 }}
 """
