@@ -283,9 +283,12 @@ def test_no_dry_run_is_asked_for_what_is_denied_anyway() -> None:
 
 
 def test_the_same_request_of_another_run_of_kubectl_is_the_same_request() -> None:
-    """What differs is a random number, in a field that goes no further."""
+    """What differs are random numbers, in fields that go no further."""
     asked: list[Operation] = []
     session = talk(Rules(lambda operation: asked.append(operation) or Decision.DENY))  # type: ignore[func-returns-value]
     for number in ("1", "2"):
         session.client(ask("DELETE", "/apis/apps/v1/namespaces/prod/deployments/web", f"Kubectl-Session: {number}"))
-    assert asked[0] == asked[1]
+        upgrade = ("Connection: Upgrade", "Upgrade: websocket", "Sec-WebSocket-Version: 13", f"Sec-WebSocket-Key: {number}GhlIHNhbXBsZSBub25jZQ==")
+        session.client(ask("GET", "/api/v1/namespaces/a/pods/b/exec?command=id", *upgrade, "Sec-WebSocket-Protocol: v5.channel.k8s.io"))
+    assert asked[:2] == asked[2:4]
+    assert asked[1].attributes["subresource"] == "exec"

@@ -42,6 +42,11 @@ rules:
     then: hold
     approvers: hostagent-approvers
     timeout: 60
+  - id: exec-needs-a-human
+    what: {kubernetes: {resources: pods/exec, names: "held-*"}}
+    then: hold
+    approvers: hostagent-approvers
+    timeout: 60
 """
 _WORD = "hunter2-is-the-password"
 _CODED = base64.b64encode(_WORD.encode()).decode()
@@ -166,6 +171,26 @@ def test_a_held_deletion_says_its_ticket_and_is_carried_out_once_it_is_approved(
         rest, _ = program.communicate("go on\n", timeout=60)
     assert "deleted" in rest, rest
     assert "held-a" not in cluster.kubectl("get", "configmaps", "-o", "name")
+
+
+def test_a_held_exec_says_so_over_the_fallback_as_well_and_runs_once_it_is_approved(cluster: Cluster, service: Service) -> None:
+    cluster.pod("held-pod")
+    run = f"{cluster.programs.kubectl} --kubeconfig {cluster.kubeconfig} exec held-pod -- echo ran"
+    words = ["run", "--workload", "support-bot", "--no-tty", "--", "sh", "-c", f"{run} 2>&1; echo over; read go; {run} 2>&1"]
+    pipe = subprocess.PIPE
+    with subprocess.Popen([*service.command, *words], env=service.environment, cwd="/", text=True, stdin=pipe, stdout=pipe) as program:
+        assert program.stdout is not None
+        said = "".join(iter(program.stdout.readline, "over\n"))
+        assert ("held by rule exec-needs-a-human" in said, "run it again once it is approved" in said) == (True, True), said
+        [ticket] = json.loads(service.hostagent("approvals", "list", "--json", user="dana").stdout)
+        service.hostagent("approvals", "approve", str(ticket["ticket"]), user="dana")
+        rest, _ = program.communicate("go on\n", timeout=60)
+    assert rest.splitlines() == ["ran"], rest
+
+
+def test_the_target_can_be_tried(service: Service) -> None:
+    tried = service.hostagent("target", "test", "kube", check=False)
+    assert (tried.returncode, "tls" in tried.stdout) == (0, True), tried.stdout
 
 
 def test_nobody_acts_for_another(cluster: Cluster, kubectl: Kubectl) -> None:

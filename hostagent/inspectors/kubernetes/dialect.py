@@ -34,8 +34,8 @@ from hostagent.wire.jsontext import JSON, parse
 _MOST_MASKED: Final = 8_388_608
 _JSON: Final = "application/json"
 _TOKENS: Final = re.compile(r"(?i)^(?:access_token|token|id_token|bearer)$")
-_SESSION: Final = "kubectl-session"
-"""A random number of each run of kubectl, for statistics: no two requests of two runs would be the same with it."""
+_GOES_NO_FURTHER: Final = frozenset({"kubectl-session", "sec-websocket-key", "sec-websocket-version", "sec-websocket-extensions"})
+"""A random number of each run of kubectl, for statistics; and what opens a WebSocket, which is opened anew: no two requests would be the same with them."""
 _STREAMS: Final = frozenset({"pods/exec", "pods/attach"})
 _NO_SPDY: Final = "SPDY/3.1 is not spoken here: kubectl 1.31 and later, and the Python client, open these streams over a WebSocket"
 
@@ -194,7 +194,7 @@ def _without_token(location: Location) -> Location:
 def _going_on(field: tuple[str, str]) -> tuple[str, str] | None:
     """Return ``field`` as it goes on, None if it does not: only sub-protocols that are understood, as a token of the workload's may be among them."""
     name, value = field
-    if name.lower() == _SESSION:
+    if name.lower() in _GOES_NO_FURTHER:
         return None
     if name.lower().replace("_", "-") != "sec-websocket-protocol":
         return field
