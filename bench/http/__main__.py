@@ -143,16 +143,24 @@ class Bench:
         found: dict[str, list[Result]] = {}
         for _ in range(1 if self._quick else 2):
             for route in self._routes:
-                if route.name not in without:
+                if route.name in without:
+                    continue
+                try:
                     found.setdefault(route.name, []).append(load(route))
-        self._report.cells[cell] = {name: median(results) for name, results in found.items()}
+                except RuntimeError as error:
+                    self._miss(f"{' '.join(cell)} on {route.name}: {error}")
+        self._report.cells[cell] = {name: median(results) for name, results in found.items() if results}
 
     def _mitmproxy(self) -> Path | None:
         if _MITMPROXY in os.environ:
             return Path(os.environ[_MITMPROXY])
-        self._report.missing.append("mitmproxy could not be installed, so its floor is not measured.")
-        print("MISSING: mitmproxy could not be installed, so its floor is not measured.", file=sys.stderr)
+        self._miss("mitmproxy could not be installed, so its floor is not measured.")
         return None
+
+    def _miss(self, what: str) -> None:
+        """Say what was not measured, here and at the top of the report: its floors are not there either."""
+        self._report.missing.append(what.splitlines()[0])
+        print(f"MISSING: {what}", file=sys.stderr)
 
     def _say(self, what: str) -> None:
         print(f"[{time.monotonic() - self._started:5.0f} s] {what}", file=sys.stderr, flush=True)

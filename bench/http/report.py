@@ -63,23 +63,22 @@ class Report:
 
     def floors(self) -> Iterator[tuple[str, float, float, bool]]:
         """Yield (what, measured, floor, whether it is the least allowed rather than the most) for every floor that was measured."""
-        small = {kind: self.cells[H1, kind, SMALL, C16] for kind in (PLAIN, TLS)}
-        for route in (name for name in (HOSTAGENT, COMPILED) if name in small[PLAIN]):
-            if MITMPROXY in small[PLAIN]:
-                yield f"small GETs, of mitmproxy; {route}", _ratio(small[PLAIN], route, MITMPROXY), 20, True
-            yield f"small GETs, of haproxy; {route}", _ratio(small[PLAIN], route, HAPROXY), 0.3, True
-            yield f"small GETs, TLS on both sides, of haproxy; {route}", _ratio(small[TLS], route, HAPROXY), 0.3, True
-            for kind in (PLAIN, TLS):
-                times = self.downloads[kind]
-                yield f"large download, {kind}, of haproxy; {route}", times[HAPROXY][1] / times[route][1], 0.5, True
-                memory = times[route][2]
+        for route in (HOSTAGENT, COMPILED):
+            for kind, rival, floor in ((PLAIN, MITMPROXY, 20.0), (PLAIN, HAPROXY, 0.3), (TLS, HAPROXY, 0.3)):
+                found = self.cells[H1, kind, SMALL, C16]
+                if route in found and rival in found:
+                    yield f"small GETs, {kind}, of {rival}; {route}", found[route].rps / found[rival].rps, floor, True
+            for kind, times in self.downloads.items():
+                if route not in times:
+                    continue
+                _, seconds, memory = times[route]
                 assert memory is not None
+                yield f"large download, {kind}, of haproxy; {route}", times[HAPROXY][1] / seconds, 0.5, True
                 yield f"memory grown by the large download, {kind}, MB; {route}", memory.peak - memory.before, _FLAT_MB, False
             for (protocol, kind, path, how), found in self.cells.items():
-                if (protocol, path) == (H1, SMALL) and how in (C16, PACED):
+                if (protocol, path) == (H1, SMALL) and how in (C16, PACED) and route in found and DIRECT in found:
                     yield f"added p99, {kind}, {how}, ms; {route}", (found[route].p99 - found[DIRECT].p99) / 1e3, 1, False
-            for (_, kind, path, how), found in self.cells.items():
-                if path == PEOPLE:
+                if path == PEOPLE and route in found:
                     yield f"JSON masked, {kind}, {how}, MB/s; {route}", found[route].rps * self.sizes[PEOPLE] / 1e6, 30, True
 
     def _requests(self) -> Iterator[str]:
@@ -90,7 +89,7 @@ class Report:
                 rows.append(
                     (
                         protocol, kind, path, how, name, f"{result.rps:,.0f}", f"{result.rps * size / 1e6:,.0f}" if size else "",
-                        f"{result.rps / found[DIRECT].rps:.2f}", f"{result.rps / found[HAPROXY].rps:.2f}" if HAPROXY in found else "",
+                        _ratio(found, name, DIRECT), _ratio(found, name, HAPROXY),
                         f"{result.p50:,.0f}", f"{result.p99:,.0f}", f"{result.proxy_us:.0f}" if result.proxy_us else "",
                     )
                 )  # fmt: skip
@@ -107,8 +106,8 @@ class Report:
         yield from _table(("", "route", "MB", "s", "MB/s", "of haproxy", "proxy's memory before / peak / after, MB"), rows)
 
 
-def _ratio(found: dict[str, Result], route: str, rival: str) -> float:
-    return found[route].rps / found[rival].rps
+def _ratio(found: dict[str, Result], route: str, rival: str) -> str:
+    return f"{found[route].rps / found[rival].rps:.2f}" if rival in found else ""
 
 
 def _word(value: float, floor: float, *, least: bool) -> str:
