@@ -67,6 +67,7 @@ def test_status_tells_both_sides_to_people_and_to_programs(service: Service) -> 
     report = _report(service)
     policy = report["service"].pop("policy")
     version = report["service"].pop("version")
+    assert report["service"].pop("journal") == {"budget_mib": 4096, "tight": False, "workloads": {}}
     assert report["service"] == {"policy_problem": "", "workloads_problem": "", "targets": ["crm-db"], "unusable": [], "pending": [], "leaves": [], "held": 0}
     assert len(policy) >= 12
     assert version in service.hostagent("--version").stdout
