@@ -2,7 +2,7 @@
 
 A request for such a resource shows them as an object, in a list, in the events of a watch, in the rows of a Table, as metadata alone (whose annotations
 may repeat the object), or as the result of a write. All of it is walked, so that no form has to be known: every member of ``data``,
-``stringData`` and ``binaryData``, the ``token`` of a TokenRequest, what ``last-applied-configuration`` repeats, and annotations long enough to hold a copy.
+``stringData`` and ``binaryData``, the ``token`` of a TokenRequest, what ``last-applied-configuration`` repeats, and annotations that hold a copy, or are long enough to.
 """
 
 from __future__ import annotations
@@ -78,7 +78,8 @@ class ObjectMask:
         if key == _LAST_APPLIED:
             inner = self.document(item.encode(), counts)
             return "{}" if inner is None else inner.decode()
-        return item if len(item) <= _SHORT else self._value(item, counts, encoded=False)
+        short = len(item) <= _SHORT and not item.lstrip().startswith(("{", "["))  # kapp and others keep a copy of the object under names of their own
+        return item if short else self._value(item, counts, encoded=False)
 
     def _values(self, item: JSON, counts: Counts, *, encoded: bool) -> JSON:
         if isinstance(item, dict):

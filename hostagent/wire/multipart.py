@@ -4,7 +4,7 @@ Layout::
 
     "--" boundary CRLF *(field CRLF) CRLF octets CRLF *("--" boundary CRLF ...) "--" boundary "--" [CRLF]
 
-Anything else, and text before or behind it, is not understood (``odd``), and says nothing of what passed.
+Anything else, more than 1000 parts, and text before or behind it, is not understood (``odd``), and says nothing of what passed.
 """
 
 from __future__ import annotations
@@ -15,6 +15,7 @@ from typing import Final, NamedTuple, Protocol
 MAX_HEAD: Final = 8192
 """Bytes of one part's head."""
 
+_MOST_PARTS: Final = 1000
 _BLANK: Final = b"\r\n\r\n"
 _FILE_NAME: Final = re.compile(rb'(?i);[ \t]*filename="((?:[^"\\\r\n]|\\.)*)"')
 _KIND: Final = re.compile(rb"(?i)\r\ncontent-type:[ \t]*([^;\r\n]*)")
@@ -47,7 +48,8 @@ class MultipartReader:
         """``mark`` is the boundary."""
         self._line = b"\r\n--" + mark.encode("ascii", "replace")
         self._parts = parts
-        self._buffer = b"\r\n"
+        self._buffer = bytearray(b"\r\n")
+        self._left = _MOST_PARTS
         self._head = True
         self._first = True
         self.done = False
@@ -80,7 +82,8 @@ class MultipartReader:
             return False
         mark, behind = self._buffer[:size], self._buffer[size : size + 2]
         if mark == self._line and behind == b"--" and not self._first:
-            self._buffer, self.done = self._buffer[size + 2 :], True
+            self.done = True
+            del self._buffer[: size + 2]
             return True
         stop = self._buffer.find(_BLANK, size, size + MAX_HEAD)
         if mark != self._line or behind != b"\r\n" or (stop < 0 and len(self._buffer) > size + MAX_HEAD):
@@ -88,8 +91,13 @@ class MultipartReader:
             return False
         if stop < 0:
             return False
-        self._parts.begin(_read(self._buffer[size:stop]))
-        self._buffer = self._buffer[stop + len(_BLANK) :]
+        part = _read(bytes(self._buffer[size:stop]))
+        self._left -= 1
+        if part is None or not self._left:
+            self.odd = True
+            return False
+        self._parts.begin(part)
+        del self._buffer[: stop + len(_BLANK)]
         self._head = self._first = False
         return True
 
@@ -102,15 +110,18 @@ class MultipartReader:
         else:
             self._head = True
         if stop:
-            self._parts.content(self._buffer[:stop])
-            self._buffer = self._buffer[stop:]
+            self._parts.content(bytes(self._buffer[:stop]))
+            del self._buffer[:stop]
         if self._head:
             self._parts.end()
         return self._head
 
 
-def _read(head: bytes) -> Part:
+def _read(head: bytes) -> Part | None:
+    """Return what ``head`` says; None if it names a file in a way that servers read differently."""
     disposition = next((line for line in head.split(b"\r\n") if line.lower().startswith(b"content-disposition:")), b"")
     named, kind = _FILE_NAME.search(disposition), _KIND.search(head)
+    if named is None and b"filename" in head.lower():
+        return None
     name = None if named is None else named[1].decode("utf-8", "replace")
     return Part(name, "" if kind is None else kind[1].decode("latin-1").strip().lower())

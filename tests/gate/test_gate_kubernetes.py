@@ -9,6 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from hostagent.inspectors.kubernetes.podspec import APPARMOR
 from hostagent.model.event import EventKind
 from hostagent.model.operation import Operation
 from hostagent.model.target import CredentialSource, Login, Target, UpstreamTLS
@@ -141,6 +142,9 @@ POD = '{"spec":{"containers":[{"name":"c"%s}]%s}}'
         (POD % (',"securityContext":{"privileged":true}', ""), ["privileged"]),
         (POD % (',"securityContext":{"capabilities":{"add":["NET_BIND_SERVICE","SYS_ADMIN"]}}', ""), ["capabilities"]),
         (POD % (',"securityContext":{"procMount":"Unmasked","seccompProfile":{"type":"Unconfined"}}', ""), ["procMount", "seccompProfile"]),
+        (POD % (',"securityContext":{"seLinuxOptions":{"type":"spc_t"}}', ""), ["seLinuxOptions"]),
+        (POD % (',"securityContext":{"seLinuxOptions":{"role":"sysadm_r"}}', ""), ["seLinuxOptions"]),
+        (POD % (',"securityContext":{"seLinuxOptions":{"type":"container_t","level":"s0:c1,c2"}}', ""), []),
         (POD % (',"ports":[{"hostPort":22}]', ""), ["hostPort"]),
         (POD % ("", ',"hostNetwork":true,"hostPID":true,"hostIPC":true'), ["hostIPC", "hostNetwork", "hostPID"]),
         (POD % ("", ',"volumes":[{"name":"x","hostPath":{"path":"/"}}]'), ["hostPath"]),
@@ -183,6 +187,9 @@ def test_what_makes_a_pod_reach_out_is_found_wherever_it_is_described(body: str,
         ("apps/v1/namespaces/a/statefulsets/w", "json-patch+json", '[{"op":"move","from":"/metadata/x","path":"/spec/template"}]', False),
         ("apps/v1/namespaces/a/statefulsets/w", "json-patch+json", '[{"op":"odd","path":"/metadata"}]', False),
         ("apps/v1/namespaces/a/statefulsets/w", "json-patch+json", '{"op":"add"}', False),
+        ("apps/v1/namespaces/a/statefulsets/w", "merge-patch+json", '{"spec":{"template":{"metadata":{"annotations":{"APPARMORc":"unconfined"}}}}}', False),
+        ("apps/v1/namespaces/a/statefulsets/w", "json-patch+json", '[{"op":"add","path":"/spec/template/metadata/annotations/APPARMOR~1c","value":"x"}]', False),
+        ("apps/v1/namespaces/a/statefulsets/w", "json-patch+json", '[{"op":"add","path":"/spec/template/metadata","value":{"annotations":{"APPARMORc":"x"}}}]', False),
         ("example.com/v1/namespaces/a/rollouts/w", "merge-patch+json", '{"spec":{"weight":3}}', True),
         ("example.com/v1/namespaces/a/rollouts/w", "merge-patch+json", '{"spec":{"t":{"containers":[]}}}', False),
         ("example.com/v1/namespaces/a/rollouts/w", "json-patch+json", '[{"op":"add","path":"/spec/t/securityContext/x","value":true}]', False),
@@ -190,6 +197,7 @@ def test_what_makes_a_pod_reach_out_is_found_wherever_it_is_described(body: str,
 )
 def test_a_patch_that_may_change_a_pods_description_counts_as_one_that_reaches_out(where: str, kind: str, body: str, surely_not: bool) -> None:
     session = talk()
+    body = body.replace("APPARMOR~1", APPARMOR[:-1] + "~1").replace("APPARMORc", APPARMOR + "c")
     session.client(ask("PATCH", f"/apis/{where}?fieldManager=x", f"Content-Type: application/{kind}", body=body.encode()))
     head = session.up.partition(b"\r\n")[0]
     known = head.endswith(b"?fieldManager=x HTTP/1.1")
@@ -279,6 +287,13 @@ def test_however_requests_and_answers_are_cut_the_same_passes(data: st.DataObjec
 def test_no_dry_run_is_asked_for_what_is_denied_anyway() -> None:
     session = Talk(Rules(lambda _: Decision.DENY), target=CLUSTER)
     session.client(_PATCH)
+    assert (session.up, status(session)["code"]) == (b"", 403)
+
+
+def test_what_is_sent_through_a_proxy_is_no_patch_that_a_dry_run_could_ask_about() -> None:
+    session = talk()
+    body = b'{"spec":{"volumes":[{"hostPath":{"path":"/"}}]}}'
+    session.client(ask("PATCH", "/api/v1/nodes/n/proxy/x", "Content-Type: application/merge-patch+json", body=body))
     assert (session.up, status(session)["code"]) == (b"", 403)
 
 

@@ -23,7 +23,7 @@ _STAND_IN = base64.b64encode(b"[masked]").decode()
 _APPLIED = json.dumps({"kind": "Secret", "data": {"p": _CODED}, "stringData": {"q": _WORD}})
 _META = {
     "name": "db", "resourceVersion": "7", "annotations": {
-        "kubectl.kubernetes.io/last-applied-configuration": _APPLIED, "note": "short", "copy": f"{_WORD} " * 10,
+        "kubectl.kubernetes.io/last-applied-configuration": _APPLIED, "note": "short", "copy": f"{_WORD} " * 10, "kapp.k14s.io/original": json.dumps({"data": {"p": _CODED}}),
     }, "managedFields": [{"fieldsV1": {"f:data": {".": {}, "f:p": {}, "f:P": {}}}}],
 }  # fmt: skip
 SECRET = {"kind": "Secret", "apiVersion": "v1", "metadata": _META, "data": {"p": _CODED, "P": _CODED}, "stringData": {"q": _WORD}, "type": "Opaque"}

@@ -106,6 +106,16 @@ def test_each_file_of_a_form_is_a_row() -> None:
         ]
 
 
+@pytest.mark.parametrize("named", [b"; filename=k.db", b"; filename*=UTF-8''k.db", b"; FileName='k.db'", b""])
+def test_a_long_form_is_a_row_however_it_names_what_is_in_it(named: bytes) -> None:
+    small = b'--XX\r\nContent-Disposition: form-data; name="a"; filename="a"\r\n\r\nx\r\n'
+    for before in (b"", small):
+        talk = Talk(rules("  - {id: rest, then: allow, what: {effects: [" + ", ".join(Effect) + "]}}"))
+        body = before + b'--XX\r\nContent-Disposition: form-data; name="f"%b\r\n\r\n' % named + b"x" * 1_100_000 + b"\r\n--XX--\r\n"
+        put(talk, body, method="POST", kind="multipart/form-data; boundary=XX")
+        assert talk.records(EventKind.TRANSFER, "direction", "size", "sha256") == [("upload", len(body), sha256(body).hexdigest())]
+
+
 @pytest.mark.parametrize(
     ("head", "path", "name"),
     [

@@ -96,3 +96,16 @@ def test_a_request_is_about_what_the_api_server_takes_it_for(method: str, target
 def test_what_could_be_about_something_else_is_about_nothing(method: str, target: str) -> None:
     with pytest.raises(NotDerivedError):
         told(method, target)
+
+
+@pytest.mark.parametrize(
+    ("method", "target", "dry"),
+    [
+        ("PATCH", "/api/v1/namespaces/a/pods/b?dryRun=All", True), ("DELETE", "/api/v1/pods?dryRun=All", True), ("POST", "/api/v1/namespaces/a/pods?dryRun=", False),
+        ("POST", "/api/v1/namespaces/a/pods?dryrun=All", False), ("GET", "/api/v1/secrets?dryRun=All", False), ("POST", "/api/v1/namespaces/a/pods/b/exec?dryRun=All", False),
+        ("POST", "/api/v1/namespaces/a/services/b/proxy/x?dryRun=All", False), ("POST", "/api/v1/namespaces/a/serviceaccounts/b/token?dryRun=All", False),
+    ],
+)  # fmt: skip
+def test_only_what_would_change_something_and_is_asked_not_to_is_a_dry_run(method: str, target: str, dry: bool) -> None:
+    location = locate(method, target, "k8s.example", "https")
+    assert derive(method, location.path, location.query).dry_run is dry

@@ -52,6 +52,12 @@ HOST = POD % ',"hostPID":true'
         ("verbs: create, privileged: true", "POST /api/v1/namespaces/a/pods", POD % "", True, False),
         ("verbs: create, dry_run: true", "POST /api/v1/namespaces/a/pods?dryRun=All", POD % "", True, True),
         ("verbs: create, dry_run: true", "POST /api/v1/namespaces/a/pods", POD % "", False, False),
+        ("verbs: '*', dry_run: true", "DELETE /api/v1/namespaces/a/pods/p?dryRun=All", "", True, True),
+        ("verbs: '*', dry_run: true", "DELETE /api/v1/namespaces/a/pods/p?dryRun=All", '{"kind":"DeleteOptions"}', False, False),
+        ("verbs: '*', dry_run: true", "DELETE /api/v1/namespaces/a/pods", '{"dryRun":["All"]}', True, True),
+        ("verbs: '*', dry_run: true", "POST /api/v1/namespaces/a/pods/p/exec?command=sh&dryRun=All", "", False, False),
+        ("verbs: '*', dry_run: true", "GET /api/v1/namespaces/a/secrets/s?dryRun=All", "", False, False),
+        ("verbs: create", "POST /api/v1/namespaces/a/pods/p/binding", '{"target":{"name":"control-plane"}}', False, True),
     ],
 )
 def test_a_rule_matches_what_it_says(form: str, request_line: str, body: str, allowed: bool, denied: bool) -> None:

@@ -42,7 +42,8 @@ def test_parts_are_the_same_however_the_body_is_cut(size: int) -> None:
 
 
 @pytest.mark.parametrize("size", [1, 1000])
-@pytest.mark.parametrize("body", [b"preamble" + _GOOD, _GOOD + b"behind", b"--C\r\n\r\n", b"--B--\r\n", b"--B\r\n" + b"x" * 9000 + b"\r\n\r\n", _GOOD.replace(b"--B\r\n", b"--Bx\r\n")])
+@pytest.mark.parametrize("body", [b"preamble" + _GOOD, _GOOD + b"behind", b"--C\r\n\r\n", b"--B--\r\n", b"--B\r\n" + b"x" * 9000 + b"\r\n\r\n", _GOOD.replace(b"--B\r\n", b"--Bx\r\n"),
+                                  _GOOD.replace(b'"a"', b"a"), b"--B\r\n\r\n\r\n" * 100_000])
 def test_what_is_no_form_is_odd_and_nothing_is_kept_of_it_without_end(body: bytes, size: int) -> None:
     _, reader = read(body, size)
     assert reader.odd

@@ -164,6 +164,7 @@ class Upload:
         meter.statement = trace.statement
         self._file: Meter | None = None
         self._files: list[Meter] = []
+        self._beside = 0
         mark = boundary(kinds[0].split(";")[1:]) if len(kinds) == 1 and media_type(kinds) == _MULTIPART else None
         self._reader = None if mark is None else MultipartReader(mark, self)
 
@@ -197,6 +198,8 @@ class Upload:
         """A piece of that part."""
         if self._file is not None:
             self._file.take(content)
+        else:
+            self._beside += len(content)
 
     def end(self) -> None:
         """That part is over."""
@@ -205,11 +208,18 @@ class Upload:
     # -- its end ---------------------------------------------------------------------------------------------------------
 
     def over(self, desk: Desk, outcome: str, reason: str, now: float, out: list[Command]) -> None:
-        """Record it, once. Files of a form that could not be told apart to its end are recorded as the form that they were in."""
-        reader, whole = self._reader, self.meter
-        if whole.told or reader is None or reader.odd or len(self._files) >= _MOST_FILES or (outcome == "finished" and not reader.done):
+        """Record it, once. Files of a form that could not be told apart to its end are recorded as the form that they were in, as is a long form without any."""
+        whole = self.meter
+        if whole.told or not self._told_apart(outcome):
             desk.moved(whole, outcome, now, out, reason=reason)
         else:
             for each in self._files:
                 desk.moved(each, outcome if each is self._file else "finished", now, out, reason=reason if each is self._file else "")
         whole.told = True
+
+    def _told_apart(self, outcome: str) -> bool:
+        """Return whether its files are all that there is to record: nothing beside them is as long as one."""
+        reader = self._reader
+        if reader is None or reader.odd or (outcome == "finished" and not reader.done):
+            return False
+        return 0 < len(self._files) < _MOST_FILES and self._beside <= LEAST

@@ -8,7 +8,7 @@ from typing import Final, cast
 
 from hostagent.inspectors.kubernetes import patch
 from hostagent.inspectors.kubernetes.podspec import findings
-from hostagent.inspectors.kubernetes.requestinfo import RequestInfo
+from hostagent.inspectors.kubernetes.requestinfo import CONNECTS, DRY_RUN, RequestInfo
 from hostagent.model.operation import Access, Completeness, Content, ContentKind, Effect, Operation, Resource
 from hostagent.model.transfer import MAYBE_DOWNLOAD
 from hostagent.wire.jsontext import JSON
@@ -26,8 +26,6 @@ _EFFECTS: Final[Mapping[str, frozenset[Effect]]] = {
     "delete": frozenset({Effect.DELETE}),
     "deletecollection": frozenset({Effect.DELETE, Effect.DELETE_ALL}),
 }
-CONNECTS: Final = frozenset({"exec", "attach", "portforward", "proxy"})
-"""Subresources that open a way into something, whatever the method is (kubernetes/kubernetes#78741)."""
 _DROPS: Final = frozenset({"namespaces", "customresourcedefinitions", "apiservices"})
 """Resources whose deletion takes everything in them along."""
 _GRANTS: Final = frozenset(
@@ -37,10 +35,15 @@ _GRANTS: Final = frozenset(
         *("validatingadmissionpolicies", "validatingadmissionpolicybindings"),
     }
 )
+_BINDS: Final = frozenset({("", "pods/binding"), ("", "bindings")})
+"""What puts a pod on a node of one's choice, as ``nodeName`` does in its description."""
 _READS_BY_CREATING: Final = frozenset(
     {"tokenreviews", "subjectaccessreviews", "selfsubjectaccessreviews", "selfsubjectrulesreviews", "localsubjectaccessreviews", "selfsubjectreviews"}
 )
 _WRITES: Final = frozenset({"create", "update", "patch"})
+
+_NO_POD: Final = CONNECTS | {"status", "scale"}
+"""Subresources whose bodies describe no pod: of some the rest is left out, others go on to somebody else."""
 
 _MASKS: Final = frozenset({"[masked]", "W21hc2tlZF0="})
 
@@ -56,7 +59,7 @@ def operation(asked: Operation, info: RequestInfo, *, empty: bool) -> Operation:
     effects = _effects(info)
     names = {
         "method": asked.verb, "group": info.group, "version": info.version, "resource": info.resource, "subresource": info.subresource,
-        "namespace": info.namespace, "name": info.name, "privileged": NO, "dry_run": "true" if info.values("dryRun") == ["All"] else "false",
+        "namespace": info.namespace, "name": info.name, "privileged": NO, "dry_run": "true" if info.dry_run else "false",
     }  # fmt: skip
     if info.subresource in ("exec", "attach"):
         names["command"] = " ".join(info.values("command"))
@@ -68,6 +71,8 @@ def operation(asked: Operation, info: RequestInfo, *, empty: bool) -> Operation:
     )  # fmt: skip
     if info.kind == "nodes/proxy":  # the kubelet runs commands in any pod
         return _privileged(made, info.kind)
+    if info.verb == "create" and (info.group, info.kind) in _BINDS:
+        return _privileged(made, "nodeName")
     if info.subresource == "ephemeralcontainers" and info.verb in _WRITES:
         return _privileged(made, "ephemeralContainers")
     return with_content(made, Content(ContentKind.NOTHING)) if empty else made
@@ -99,7 +104,11 @@ def with_content(asked: Operation, content: Content) -> Operation:
     meant = replace(asked, content=content)
     if content.kind is ContentKind.OPAQUE:
         return _privileged(replace(meant, completeness=Completeness.OPAQUE), UNKNOWN)
-    if content.kind is not ContentKind.JSON or asked.verb not in _WRITES or asked.attributes["subresource"] in ("status", "scale"):
+    if content.kind is not ContentKind.JSON or asked.attributes["subresource"] in _NO_POD:
+        return meant
+    if "delete" in asked.verb:
+        return _deleting(meant, cast("JSON", content.value))
+    if asked.verb not in _WRITES:
         return meant
     value = cast("JSON", content.value)
     if _holds_mask(value):
@@ -110,6 +119,12 @@ def with_content(asked: Operation, content: Content) -> Operation:
         meant = replace(meant, attributes={**meant.attributes, "name": _named(value)})
     found = findings(value)
     return _privileged(meant, ", ".join(found)) if found else meant
+
+
+def _deleting(asked: Operation, options: JSON) -> Operation:
+    """Return a deletion by its body: where there is one, the server takes its options from it alone (apiserver, handlers/delete.go)."""
+    dry = isinstance(options, dict) and options.get("dryRun") == [DRY_RUN]
+    return replace(asked, attributes={**asked.attributes, "dry_run": "true" if dry else "false"})
 
 
 def _patched(asked: Operation, value: JSON) -> Operation:

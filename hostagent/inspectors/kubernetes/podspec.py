@@ -18,6 +18,8 @@ _HARMLESS_CAPABILITIES: Final = frozenset(
         *("SETUID", "SYS_CHROOT"),
     }
 )
+_ORDINARY_TYPES: Final = (None, "", "container_t", "container_init_t", "container_kvm_t", "container_engine_t")
+"""SELinux types of a container that is none but one."""
 _TEXTS: Final = frozenset({"data", "stringData", "binaryData"})
 """Members that describe no pod as long as nothing but texts stand in them."""
 _MOST: Final = 20
@@ -48,6 +50,12 @@ def _unconfined(value: JSON) -> bool:
     return isinstance(value, dict) and value.get("type") == "Unconfined"
 
 
+def _other_label(value: JSON) -> bool:
+    if not isinstance(value, dict):
+        return False
+    return _filled(value.get("user")) or _filled(value.get("role")) or value.get("type") not in _ORDINARY_TYPES
+
+
 def _adds(value: JSON) -> bool:
     added = value.get("add") if isinstance(value, dict) else None
     if not isinstance(added, list):
@@ -67,6 +75,7 @@ _TELLING: Final[Mapping[str, Callable[[JSON], bool]]] = {
     "procMount": lambda value: value not in (None, "", "Default") and not isinstance(value, dict),
     "seccompProfile": _unconfined,
     "appArmorProfile": _unconfined,
+    "seLinuxOptions": _other_label,
     "sysctls": lambda value: isinstance(value, list) and bool(value),
     "ephemeralContainers": lambda value: isinstance(value, list) and bool(value),
     "serviceAccountName": lambda value: isinstance(value, str) and _other_account(value),
@@ -74,7 +83,8 @@ _TELLING: Final[Mapping[str, Callable[[JSON], bool]]] = {
 }
 _OF_PODS: Final[Mapping[str, Callable[[JSON], bool]]] = {"nodeName": _filled}
 """The same where they stand beside ``containers``: elsewhere these names say something else."""
-_UNCONFINED_ANNOTATION: Final = "container.apparmor.security.beta.kubernetes.io/"
+APPARMOR: Final = "container.apparmor.security.beta.kubernetes.io/"
+"""How annotations of a pod begin that say what AppArmor lets a container do; a server takes them for its ``appArmorProfile``."""
 
 NAMES: Final = frozenset({*_TELLING, *_OF_PODS, "containers", "initContainers", "volumes", "securityContext"})
 """Names of members by which a part of an object may be a part of a pod's description."""
@@ -99,7 +109,7 @@ def _in_object(each: dict[str, JSON]) -> Iterator[str]:
             if tells(each.get(name)):
                 yield name
     for name, item in each.items():
-        if name.startswith(_UNCONFINED_ANNOTATION) and item == "unconfined":
+        if name.startswith(APPARMOR) and item == "unconfined":
             yield "appArmorProfile"
 
 
@@ -133,3 +143,8 @@ def shows_object(group: str, resource: str, value: JSON) -> bool:
 def names_of_pods(value: JSON) -> bool:
     """Return whether a member anywhere in ``value`` could be a part of a pod's description."""
     return any(not NAMES.isdisjoint(each) for each in _objects(value))
+
+
+def names_apparmor(value: JSON) -> bool:
+    """Return whether an annotation anywhere in ``value`` says what AppArmor lets a container do."""
+    return any(name.startswith(APPARMOR) for each in _objects(value) for name in each)

@@ -24,6 +24,11 @@ _VERBS: Final[Mapping[str, str]] = {"POST": "create", "GET": "get", "HEAD": "get
 _NAMESPACE_SUBRESOURCES: Final = frozenset({"status", "finalize"})
 _LISTED: Final = frozenset({"command", "ports"})
 """Parameters that are lists, and so may be given several times."""
+CONNECTS: Final = frozenset({"exec", "attach", "portforward", "proxy"})
+"""Subresources that open a way into something, whatever the method is (kubernetes/kubernetes#78741)."""
+WRITES: Final = frozenset({"create", "update", "patch", "delete", "deletecollection"})
+DRY_RUN: Final = "All"
+"""The one value of ``dryRun``."""
 _LABEL: Final = re.compile(r"[a-z0-9](?:[a-z0-9-]{0,61}[a-z0-9])?")
 _GROUP: Final = re.compile(r"(?=.{1,253}\Z)[a-z0-9](?:[a-z0-9-]*[a-z0-9])?(?:\.[a-z0-9](?:[a-z0-9-]*[a-z0-9])?)*")
 _NAME: Final = re.compile(r"(?!\.{1,2}\Z)[A-Za-z0-9._~:@!$&'()*+,=-]{1,253}")
@@ -59,6 +64,11 @@ class RequestInfo(NamedTuple):
     def access_token(self) -> bool:
         """Return whether it asks for the token of a service account."""
         return (self.resource, self.subresource) == ("serviceaccounts", "token")
+
+    @property
+    def dry_run(self) -> bool:
+        """Return whether its query has the server change nothing. What opens a way into something, and what answers with a token, does it all the same."""
+        return self.verb in WRITES and self.subresource not in CONNECTS and not self.access_token and self.values("dryRun") == [DRY_RUN]
 
     def values(self, name: str) -> list[str]:
         """Return every value of parameter ``name``."""
@@ -128,9 +138,12 @@ def _parameters(query: str) -> tuple[tuple[str, str], ...]:
     pairs = query_pairs(query)
     if pairs is None:
         raise NotDerivedError("a semicolon in the query, or bytes that are not UTF-8")
-    seen = [name for name, _ in pairs if name not in _LISTED]
-    if twice := next((name for name in seen if seen.count(name) > 1), ""):
-        raise NotDerivedError(f"the parameter {twice} is given twice")
+    seen: set[str] = set()
+    for name, _ in pairs:
+        if name in seen:
+            raise NotDerivedError(f"the parameter {name} is given twice")
+        if name not in _LISTED:
+            seen.add(name)
     return pairs
 
 
