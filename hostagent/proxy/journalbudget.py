@@ -202,8 +202,10 @@ class Refusing:
 
 
 def _weight(event: Event) -> int:
+    """Return about how many bytes ``event`` took, once it was appended: a row that refers to another says what is shared no second time."""
     row = event.row
-    texts = event.shared.values() if row is None else (getattr(row, "parameters", ()),)
+    own = (getattr(row, "parameters", ()),)
+    texts = own if row is not None and row.like else (*own, *event.shared.values())
     size = _EVENT
     for text in texts:
         if type(text) is str:

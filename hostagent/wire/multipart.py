@@ -71,7 +71,7 @@ class MultipartReader:
     def _step(self) -> bool:
         """Take the next thing there is; False: there is none."""
         if self.done:
-            self.odd = self._buffer not in (b"", b"\r", b"\r\n")
+            self.odd = not b"\r\n".startswith(self._buffer)
             return False
         return self._heading() if self._head else self._inside()
 

@@ -103,6 +103,16 @@ def test_of_an_append_for_several_each_is_counted_about_what_is_its_own() -> Non
     assert used == {"a": 3.0, "b": 1.0}
 
 
+def test_what_is_written_for_the_first_time_of_a_statement_that_may_come_again_is_its_own_workloads() -> None:
+    _, budget, _ = make(MIB)
+    long = Event(EventKind.STATEMENT, 1, "f", "a", {"text": "x" * 100_000}, StatementRow(1, "f", 1, "d", 0, ()))
+    again = Event(EventKind.STATEMENT, 1, "f", "b", {"text": "x" * 100_000}, StatementRow(1, "f", 1, "d", 0, ()))
+    again.row.like = 7  # type: ignore[union-attr]  # as the chain writes what stands in the segment already
+    budget.append([long, again])
+    used = {name: line["mib"] for name, line in budget.report()["workloads"].items()}  # type: ignore[attr-defined]
+    assert used == {"a": 2.0, "b": 0.0}
+
+
 def test_what_a_refused_workload_asks_is_denied_with_the_reason_and_the_hash_of_the_policy_in_force() -> None:
     policy = empty()
     source = Refusing(lambda: policy, "its budget is used up", lambda: PolicyContext(1.0))
