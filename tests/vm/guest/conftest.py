@@ -99,7 +99,7 @@ class Governed:
         """End it, however far the test came."""
         if self.process.poll() is None:
             self.process.kill()
-            self.close()
+        self.close()
 
     def close(self) -> int:
         """Return the exit status."""

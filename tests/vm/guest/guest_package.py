@@ -101,6 +101,15 @@ def test_an_upgrade_under_load_ends_no_workload_refuses_no_dial_and_leaks_nothin
     assert world.sink_lines() == []
 
 
+def _asked(command: str) -> None:
+    """Run a command of another firewall's. firewalld goes on where a slow machine makes its own client give up the wait for its answer."""
+    done = subprocess.run(command.split(), capture_output=True, text=True, check=False, timeout=300)
+    late = command.startswith("firewall-cmd ") and "Did not receive a reply" in done.stderr
+    assert done.returncode == 0 or late, (command, done.returncode, done.stdout, done.stderr)
+    if late:
+        wait_for(lambda: sh("firewall-cmd", "--state", check=False) == "running", "firewalld's answer", 300)
+
+
 @pytest.mark.parametrize(
     "commands",
     [
@@ -118,7 +127,7 @@ def test_another_firewalls_reload_leaks_nothing_and_service_comes_back(
     launcher = main_pid("reports.service")
     with dialling("support", "support-shared") as dials:
         for command in commands:
-            sh(*command.split())
+            _asked(command)
         wait_for(lambda: "table inet hostagent" in sh("nft", "list", "tables"), "the table to be loaded again", 300)
         assert main_pid("reports.service") == launcher
         for workload in ("support", "support-shared"):

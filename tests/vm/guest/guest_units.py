@@ -31,6 +31,7 @@ from tests.vm.guest.installed import (
     come_back,
     dialling,
     hostagent,
+    in_transaction,
     journal,
     judged,
     leaf_pids,
@@ -132,8 +133,7 @@ def test_a_planned_restart_of_the_proxy_refuses_no_dial_and_lets_an_open_transac
     units: World, record_property: Callable[[str, object], None]
 ) -> None:
     late = journal("hostagent-enforcerd", LATE)
-    with dialling("support-shared") as dials, Governed(COMMAND, "support") as session:
-        assert session.ask("begin; select 1;") in ("BEGIN", "1")
+    with dialling("support-shared") as dials, in_transaction("support") as session:
         former = main_pid("hostagent-proxyd")
         sh("systemctl", "restart", "--no-block", "hostagent-proxyd")
         wait_for(lambda: show("hostagent-proxyd", "ActiveState")["ActiveState"] == "deactivating", "the drain", 300)
@@ -153,9 +153,7 @@ def test_another_enforcerd_goes_on_with_the_workloads_and_refuses_and_leaks_noth
     units: World, how: str, record_property: Callable[[str, object], None]
 ) -> None:
     late = journal("hostagent-enforcerd", LATE)
-    with dialling("support", "support-shared") as dials, Governed(COMMAND, "support") as isolated, Governed(COMMAND, "support-shared") as shared:
-        for each in (isolated, shared):
-            assert each.ask("begin; select 1;") in ("BEGIN", "1")
+    with dialling("support", "support-shared") as dials, in_transaction("support") as isolated, in_transaction("support-shared") as shared:
         before, former, proxy = leaf_pids(), main_pid("hostagent-enforcerd"), main_pid("hostagent-proxyd")
         if how == "kill":
             sh("systemctl", "kill", "--kill-whom=main", "--signal=KILL", "hostagent-enforcerd")
