@@ -2,13 +2,14 @@
 
 A request for such a resource shows them as an object, in a list, in the events of a watch, in the rows of a Table, as metadata alone (whose annotations
 may repeat the object), or as the result of a write. All of it is walked, so that no form has to be known: every member of ``data``,
-``stringData`` and ``binaryData``, the ``token`` of a TokenRequest, what ``last-applied-configuration`` repeats, and annotations that hold a copy, or are long enough to.
+``stringData`` and ``binaryData``, the ``token`` of a TokenRequest, what an error quotes, what ``last-applied-configuration`` repeats, and annotations that hold a copy, or are long enough to.
 """
 
 from __future__ import annotations
 
 import base64
 import binascii
+import re
 from collections.abc import Sequence
 from typing import Final
 
@@ -22,6 +23,9 @@ _ENCODED: Final = frozenset({"data", "binaryData"})
 _PLAIN: Final = frozenset({"stringData"})
 _LAST_APPLIED: Final = "kubectl.kubernetes.io/last-applied-configuration"
 _ANNOTATIONS: Final = "annotations"
+_MESSAGE: Final = "message"
+_QUOTES: Final = re.compile(r"Invalid value|[{\[]")
+"""Where the message of a Status begins to repeat values: a patch whose result cannot be read is told with all of that result (apiserver, handlers/patch.go)."""
 _SHORT: Final = 128
 """Characters of an annotation that is looked upon as one, and not as a copy of something."""
 
@@ -68,9 +72,18 @@ class ObjectMask:
             return self._values(item, counts, encoded=name == "binaryData" or (name in _ENCODED and self._encoded))
         if name == "token" and isinstance(item, str):
             return self._value(item, counts, encoded=False)
+        if name == _MESSAGE and isinstance(item, str):
+            return self._message(item, counts)
         if name == _ANNOTATIONS and isinstance(item, dict):
             return {key: self._annotation(key, each, counts) for key, each in item.items()}
         return item
+
+    def _message(self, item: str, counts: Counts) -> JSON:
+        found = _QUOTES.search(item)
+        if found is None:
+            return item
+        quoted = self._value(item[found.start() :], counts, encoded=False)
+        return item[: found.start()] + (quoted if isinstance(quoted, str) else "")
 
     def _annotation(self, key: str, item: JSON, counts: Counts) -> JSON:
         if not isinstance(item, str):

@@ -152,3 +152,21 @@ def test_a_followed_log_is_masked_line_by_line() -> None:
     assert session.down.endswith(b"50%\rhello [masked:email]\n\r\n")
     session.server(chunk(b"b@example.com\n") + b"0\r\n\r\n")
     assert session.down.endswith(b"half [masked:email]\n\r\n0\r\n\r\n")
+
+
+@pytest.mark.parametrize(
+    ("said", "shown"),
+    [
+        (f'Secret "" is invalid: patch: Invalid value: "{{\\"data\\":{{\\"p\\":\\"{_CODED}\\"}}}}": illegal base64 data', 'Secret "" is invalid: patch: [masked]'),
+        (f"cannot read {json.dumps(SECRET)}", "cannot read [masked]"),
+        ('secrets "db" not found', 'secrets "db" not found'),
+    ],
+)
+def test_an_error_does_not_show_the_object_that_it_is_about(said: str, shown: str) -> None:
+    """A patch whose result is no Secret (a value that is not base64) is refused with that result, whole."""
+    session = talk()
+    session.client(ask("PATCH", "/api/v1/namespaces/a/secrets/db", "Content-Type: application/merge-patch+json", body=b'{"data":{"new":"!"}}'))
+    failure = {"kind": "Status", "status": "Failure", "message": said, "details": {"causes": [{"message": said, "field": "patch"}]}, "code": 422}
+    session.server(answer(json.dumps(failure).encode()))
+    told = status(session)
+    assert (told["message"], told["details"]) == (shown, {"causes": [{"message": shown, "field": "patch"}]})
