@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 
 from hostagent.inspectors.kubernetes.podspec import APPARMOR
 from hostagent.model.event import EventKind
+from hostagent.model.flow import Side
 from hostagent.model.operation import Operation
 from hostagent.model.target import CredentialSource, Login, Target, UpstreamTLS
 from hostagent.model.verdict import Decision
@@ -268,6 +269,16 @@ def test_an_answer_to_a_dry_run_that_cannot_be_read_ends_the_session(response: b
     asked = session.up
     session.server(response)
     assert (session.up, status(session)["code"], session.closed) == (asked, 502, True)
+    assert session.records(EventKind.STATEMENT, "verb", "decision") == [("patch", "deny")]
+
+
+@pytest.mark.parametrize("side", list(Side))
+def test_a_patch_that_ends_while_its_dry_run_is_asked_is_recorded_all_the_same(side: Side) -> None:
+    session = talk()
+    session.client(_PATCH)
+    session.do(session.gate.closed(side, 1.0))
+    assert session.records(EventKind.STATEMENT, "verb", "decision") == [("patch", "deny")]
+    assert len(session.records(EventKind.RESULT, "outcome")) == 1
 
 
 @settings(max_examples=40, deadline=None)

@@ -59,7 +59,7 @@ class Exchange:
     what was understood of it; ``tripwire`` watches one that passes unkept. ``closing``: the connection ends with
     this exchange. ``continued``: the client was told to send its body. ``answered``: the client has had a whole response.
     ``switched``: the response is the beginning of a WebSocket. ``sent_at``:
-    when it went on, in unix seconds.
+    when it went on, in unix seconds. ``asked``: the target was asked what would come of it, and nothing was recorded yet.
     ``masking``: what the response must not show, None if it passes as it is; ``whole`` is its body until all of it was seen,
     ``events`` masks one that is an event stream, or lines without end, instead.
     ``upload`` and ``download`` count what passes of a file; ``asks`` asks a person whether one may, None if no rule is about files; ``now`` is when
@@ -67,7 +67,7 @@ class Exchange:
     """
 
     __slots__ = (
-        *("answered", "asks", "body", "closing", "continued", "desk", "download", "dropped", "echo", "events", "interim", "kept", "line", "masking", "now", "rebuilt"),
+        *("answered", "asked", "asks", "body", "closing", "continued", "desk", "download", "dropped", "echo", "events", "interim", "kept", "line", "masking", "now", "rebuilt"),
         *("request", "response", "response_body", "ruling", "sent", "sent_at", "switched", "ticket", "trace", "tripwire", "upload", "whole"),
     )
 
@@ -93,6 +93,7 @@ class Exchange:
         self.sent_at = 0.0
         self.interim = 0
         self.upload: Upload | None = None
+        self.asked = False
         self.asks: Callable[[Ruling, Operation], Problem | None] | None = None
         self.now = 0.0
         self.download: Meter | None = None

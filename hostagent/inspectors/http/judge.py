@@ -137,7 +137,7 @@ class Judge:
             ruling, exact, recorded(request.location.query), now, self._out,
             decision=decision, ticket=exchange.ticket, reason=reason,
         )  # fmt: skip
-        exchange.trace = traces[0]
+        exchange.trace, exchange.asked = traces[0], False
 
     def _deny(self, exchange: Exchange, ruling: Ruling, refused: Problem, now: float) -> None:
         """Answer a request here. Its body, if it has one, is still to come and is forgotten."""
@@ -163,6 +163,8 @@ class Judge:
 
     def shut(self, exchange: Exchange, outcome: Outcome, now: float) -> None:
         """Record how it ended, once. A body that still goes on behind its response is not over."""
+        if exchange.asked and exchange.ruling is not None:  # the target has seen it, though in a dry run only
+            self._record(exchange, exchange.ruling, now, "deny", outcome.message or "it ended before the target had answered its dry run")
         if exchange.download is not None:
             by_policy = outcome.outcome == "denied" and not exchange.download.size
             exchange.desk.moved(exchange.download, "denied" if by_policy else "cut", now, self._out, reason=outcome.message)
@@ -278,6 +280,7 @@ class Judge:
         fields = self.presented(exchange, [*plain, ("Accept", "application/json")], None)
         if not exchange.line.ask(exchange, target, fields, bytes(exchange.kept or b"")):
             return False
+        exchange.asked = True
         self.dialled = True
         return True
 
