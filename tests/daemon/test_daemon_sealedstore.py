@@ -119,7 +119,7 @@ def test_a_new_key_seals_everything_anew_and_a_record_that_does_not_open_stops_i
 
 
 def test_a_crash_at_any_point_of_writing_leaves_the_store_that_was_there(store: SealedStore, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    for step in ("fsync", "fchmod", "fchown"):
+    for step in ("fsync", "fchmod", "rename"):
 
         def dies(*_: object) -> None:
             raise OSError("power")
