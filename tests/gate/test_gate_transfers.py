@@ -340,6 +340,16 @@ def test_copy_data_that_does_not_wait_for_the_server_is_counted_in_the_extended_
     assert b"lets no more than 10 bytes" in sent(out, Side.SERVER)[len(early) :]
 
 
+def test_copy_data_far_behind_its_request_ends_the_session() -> None:
+    """Each message of it would cost a look at all that is between."""
+    _, session = make_session(make_context(rules()))
+    session.feed(Side.CLIENT, parse("copy public.t from stdin", "s") + bind("s") + execute() + SYNC * 90, NOW)
+    assert sent(session.feed(Side.CLIENT, build_copy_data(b"1"), NOW), Side.SERVER) == build_copy_data(b"1")
+    out = session.feed(Side.CLIENT, SYNC * 20 + build_copy_data(b"2"), NOW)
+    assert sent(out, Side.SERVER) == SYNC * 20
+    assert b"copy data behind more than 100 messages" in sent(out, Side.CLIENT)
+
+
 @pytest.mark.parametrize("early", [False, True])
 def test_copy_in_beyond_what_a_rule_lets_pass_fails_at_the_server_and_nothing_of_it_stays(early: bool) -> None:
     by = rules("  - {id: no, then: deny, what: {transfer: {direction: upload, size_over: 10}}}")

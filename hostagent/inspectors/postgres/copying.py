@@ -6,6 +6,7 @@ What is counted and hashed is the stream itself, without the frames of its messa
 from __future__ import annotations
 
 from collections.abc import Sequence
+from itertools import islice
 from typing import Final
 
 from hostagent.inspectors.judged import Ruling, Trace
@@ -13,10 +14,13 @@ from hostagent.inspectors.ports import CopyPlan, Denial, Desk, Outcome
 from hostagent.inspectors.postgres.conversation import Conversation, Entry, Kind
 from hostagent.inspectors.transfers import LimitPassedError, Meter
 from hostagent.model.command import Command
+from hostagent.model.errors import RemoteWireError
 from hostagent.model.transfer import Direction, Transfer
 from hostagent.wire.postgres.frontend import build_copy_data, build_copy_fail
 from hostagent.wire.postgres.messages import HEADER, HEADER_SIZE
 
+_MOST_BETWEEN: Final = 100
+"""Most messages without an answer between a request and copy data for it: clients send a Sync or a Flush."""
 _REQUESTS: Final = frozenset({Kind.QUERY, Kind.EXECUTE, Kind.ROUND})
 
 
@@ -103,13 +107,19 @@ class Uploads:
         return b"" if entry is not None and entry.failed else None
 
     def _entry(self) -> Entry | None:
-        """Return the request that copy data sent now belongs to: the one that the server reads it for, or is about to."""
+        """Return the request that copy data sent now belongs to: the one that the server reads it for, or is about to.
+
+        Raises:
+            RemoteWireError: so much was asked since then that nobody means it.
+        """
         talk = self._talk
         if talk.copying_in:
             return talk.queue[0] if talk.queue else None
-        for entry in reversed(talk.queue):
+        for entry in islice(reversed(talk.queue), _MOST_BETWEEN):
             if entry.kind in _REQUESTS:
                 return entry if _takes(entry) else None
+        if len(talk.queue) > _MOST_BETWEEN:  # each message of copy data would be looked at with all of them
+            raise RemoteWireError(f"copy data behind more than {_MOST_BETWEEN} messages that the server has not answered and that copy nothing")
         return None
 
 
