@@ -155,19 +155,36 @@ class Conversation:
         ``failed`` and ``skipped`` have left the queue or are its head; what waits there was sent later and still stands, so
         it is undone first and made anew last. ``certain`` is False when statement ``done`` may have happened all the same.
         """
-        later = [entry.undo for entry in self.queue if entry.undo and entry is not failed]
-        gone = [entry.undo for entry in skipped if entry.undo]
-        for undo in reversed(gone + later):
-            for change in reversed(undo):
-                change.take_back()
-        for change in reversed(failed.undo or ()):
+        gone = [change for entry in skipped for change in entry.undo or ()]
+        own = failed.undo or ()
+        waiting = [change.lifted() for change in self._next(failed, {change.key: change for change in (*own, *gone)})]
+        for change in reversed(gone):
+            change.take_back()
+        for change in reversed(own):
             if change.position > done or (change.position == done and certain):
                 change.take_back()
             elif change.position == done:
                 change.doubt()
-        for undo in later:
-            for change in undo:
-                change.make()
+        for change, value in waiting:
+            change.put_back(value)
+
+    def _next(self, failed: Entry, last: dict[tuple[int, bytes], Change]) -> list[Change]:
+        """Return for each name whose ``last`` change is to be taken back the first change that was sent later and still stands, if there is one.
+
+        Between changes of different names there is no order, and what follows the first one of a name does not depend on what was before it.
+        """
+        sought = {key for key, change in last.items() if not change.stands}
+        found: list[Change] = []
+        for entry in self.queue if sought else ():
+            if entry is failed:
+                continue
+            for change in entry.undo or ():
+                if change.key in sought:
+                    sought.remove(change.key)
+                    found.append(change)
+            if not sought:
+                break
+        return found
 
     def abort(self, entry: Entry, now: float, out: list[Command], outcome: str = "aborted") -> None:
         """Record that the statements of ``entry`` that have no result will not get one."""

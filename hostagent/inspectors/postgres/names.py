@@ -93,8 +93,29 @@ class Change:
         self.value = value
         self.previous = previous
 
+    @property
+    def key(self) -> tuple[int, bytes]:
+        """What tells its name from others."""
+        return id(self.space), self.name
+
+    @property
+    def stands(self) -> bool:
+        """Whether the name surely has its value of this change: what was made since then would have given it another."""
+        return self.value is not None and self.space.get(self.name) is self.value
+
+    def lifted(self) -> tuple[Change, Any]:
+        """Put back what was there before, whatever has followed; returns itself and what stood there, for ``put_back``."""
+        value = self.space.get(self.name)
+        self.take_back()
+        return self, value
+
+    def put_back(self, value: Any) -> None:  # noqa: ANN401
+        """Make the change again, and all that followed it."""
+        self.previous = self.space.get(self.name)
+        self._set(value)
+
     def make(self) -> None:
-        """Make the change (again)."""
+        """Make the change."""
         self.previous = self.space.get(self.name)
         self._set(self.value)
 
