@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from typing import Final
 
-from hostagent.inspectors.kubernetes.podspec import APPARMOR, NAMES, PLACES, names_apparmor, names_of_pods
+from hostagent.inspectors.kubernetes.podspec import NAMES, PLACES, TELLING_ANNOTATIONS, annotates, names_of_pods
 from hostagent.wire.jsontext import JSON
 
 JSON_PATCH: Final = "application/json-patch+json"
@@ -36,7 +36,7 @@ def reaches_pod(group: str, resource: str, kind: str, value: JSON) -> bool:
     if kind == JSON_PATCH:
         assert isinstance(value, list)
         return any(_one_reaches(place, each) for each in value if isinstance(each, dict) and each.get("op") != "test")
-    if names_apparmor(value):
+    if annotates(value):
         return True
     return names_of_pods(value) or _directive(value) if place is None else _merge_reaches(place, value)
 
@@ -64,7 +64,7 @@ def _directive(value: JSON) -> bool:
 
 def _one_reaches(place: tuple[str, ...] | None, operation: dict[str, JSON]) -> bool:
     pointers = _pointers(operation) or [()]
-    if names_apparmor(operation.get("value")) or any(part.startswith(APPARMOR) for pointer in pointers for part in pointer):
+    if annotates(operation.get("value")) or any(part.startswith(TELLING_ANNOTATIONS) for pointer in pointers for part in pointer):
         return True
     if place is not None:
         return any(pointer[: len(place)] == place[: len(pointer)] for pointer in pointers)

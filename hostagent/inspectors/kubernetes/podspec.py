@@ -85,6 +85,10 @@ _OF_PODS: Final[Mapping[str, Callable[[JSON], bool]]] = {"nodeName": _filled}
 """The same where they stand beside ``containers``: elsewhere these names say something else."""
 APPARMOR: Final = "container.apparmor.security.beta.kubernetes.io/"
 """How annotations of a pod begin that say what AppArmor lets a container do; a server takes them for its ``appArmorProfile``."""
+ACCOUNT: Final = "kubernetes.io/service-account.name"
+"""The annotation of a Secret into which the server puts a token of that account, for any pod to read."""
+TELLING_ANNOTATIONS: Final = (APPARMOR, ACCOUNT)
+"""How annotations begin that say what a field of a pod's description may say."""
 
 NAMES: Final = frozenset({*_TELLING, *_OF_PODS, "containers", "initContainers", "volumes", "securityContext"})
 """Names of members by which a part of an object may be a part of a pod's description."""
@@ -108,6 +112,8 @@ def _in_object(each: dict[str, JSON]) -> Iterator[str]:
         for name, tells in _OF_PODS.items():
             if tells(each.get(name)):
                 yield name
+    if _other_account(each.get(ACCOUNT)):
+        yield "serviceAccountName"
     for name, item in each.items():
         if name.startswith(APPARMOR) and item == "unconfined":
             yield "appArmorProfile"
@@ -145,6 +151,6 @@ def names_of_pods(value: JSON) -> bool:
     return any(not NAMES.isdisjoint(each) for each in _objects(value))
 
 
-def names_apparmor(value: JSON) -> bool:
-    """Return whether an annotation anywhere in ``value`` says what AppArmor lets a container do."""
-    return any(name.startswith(APPARMOR) for each in _objects(value) for name in each)
+def annotates(value: JSON) -> bool:
+    """Return whether an annotation anywhere in ``value`` says what a field of a pod's description may say."""
+    return any(name.startswith(TELLING_ANNOTATIONS) for each in _objects(value) for name in each)
