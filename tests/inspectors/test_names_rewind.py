@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 
 from hostagent.inspectors.postgres.conversation import Conversation, Entry, Kind
 from hostagent.inspectors.postgres.names import Change
+from hostagent.inspectors.postgres.subjects import Subjects
 
 _SENT = st.lists(st.lists(st.tuples(st.sampled_from([b"", b"a", b"b"]), st.booleans()), max_size=3), min_size=1, max_size=7)
 
@@ -17,7 +18,7 @@ _SENT = st.lists(st.lists(st.tuples(st.sampled_from([b"", b"a", b"b"]), st.boole
 @settings(max_examples=300, deadline=None)
 @given(sent=_SENT, skipped=st.lists(st.integers(0, 2), min_size=7, max_size=7), failing=st.lists(st.booleans(), min_size=7, max_size=7))
 def test_names_are_as_if_what_failed_had_never_been_sent(sent: list[list[tuple[bytes, bool]]], skipped: list[int], failing: list[bool]) -> None:
-    talk = Conversation(Mock(), Mock())
+    talk = Conversation(Mock(), Subjects({}))
     spaces = talk.names.statements
     made: list[list[tuple[bytes, object]]] = []
     for undo in sent:
