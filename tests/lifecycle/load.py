@@ -83,7 +83,12 @@ class Load:
             if what == "proxied":
                 self.succeeded(time.monotonic())
             self.count(what)
-            made.close()
+            self.leave(made)
+
+    def leave(self, made: socket.socket) -> None:
+        # Told before it is closed: somebody who looks at our descriptors just then keeps the socket alive a moment longer (epoll(7), Q6).
+        self.poll.unregister(made)
+        made.close()
 
     def succeeded(self, now: float) -> None:
         self.first = self.first or now
@@ -96,7 +101,7 @@ class Load:
             if now - started < STALLED_S:
                 break
             self.count("stalled")
-            made.close()
+            self.leave(made)
             del self.pending[number]
 
     def report(self, now: float) -> None:
