@@ -18,13 +18,7 @@ def cluster() -> Iterator[Cluster]:
 
 
 @pytest.fixture(scope="module")
-def settings(cluster: Cluster) -> Settings:
-    """What a module's service is configured with; modules override this with a policy."""
-    raise NotImplementedError
-
-
-@pytest.fixture(scope="module")
 def service(cluster: Cluster, settings: Settings) -> Iterator[Service]:
-    """A running service."""
+    """A running service, with the ``settings`` of the test's module."""
     with Service(cluster.world, settings, name="kube") as running:
         yield running

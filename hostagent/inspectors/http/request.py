@@ -132,17 +132,26 @@ def _may_override(asked: Operation, content: Content) -> bool:
     return carries_form("POST", fields) or carries_json("POST", fields)
 
 
+def split_line(text: str, example: str) -> tuple[str, str, str, str]:
+    """Return method, URL, scheme and host (with its port) of a request that a person wrote as ``METHOD URL``, as in ``example``.
+
+    Raises:
+        ValueError: it is not that.
+    """
+    method, _, url = text.strip().partition(" ")
+    scheme, separator, rest = url.partition("://")
+    if not separator or scheme not in DEFAULT_PORTS:
+        raise ValueError(f"{text!r} is not METHOD URL, such as {example}")
+    return method, url, scheme, rest.partition("/")[0].partition("?")[0]
+
+
 def read_line(text: str, fields: Sequence[tuple[str, str]], body: str = "") -> Operation:
     """Return the operation of a request that a person wrote as ``METHOD URL``, with its fields and body.
 
     Raises:
         ValueError: it is not that, or no such request would be looked at.
     """
-    method, _, url = text.strip().partition(" ")
-    scheme, separator, rest = url.partition("://")
-    host = rest.partition("/")[0].partition("?")[0]
-    if not separator or scheme not in DEFAULT_PORTS:
-        raise ValueError(f"{text!r} is not METHOD URL, such as GET https://api.example.com/v1/items?limit=10")
+    method, url, scheme, host = split_line(text, "GET https://api.example.com/v1/items?limit=10")
     try:
         asked = operation(method, locate(method, url, host, scheme), fields)
         return with_content(asked, read_content(list(fields), body.encode()), len(body.encode()))

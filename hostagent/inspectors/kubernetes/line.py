@@ -5,12 +5,12 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from hostagent.inspectors.http.reading import Reader
+from hostagent.inspectors.http.request import split_line
 from hostagent.inspectors.kubernetes.dialect import KUBERNETES
 from hostagent.model.errors import RemoteWireError
 from hostagent.model.operation import Operation
 from hostagent.model.target import Login, Target
 from hostagent.wire.http1.head import RequestHead
-from hostagent.wire.http1.location import DEFAULT_PORTS
 
 
 def read_line(text: str, fields: Sequence[tuple[str, str]], body: str = "") -> Operation:
@@ -19,11 +19,7 @@ def read_line(text: str, fields: Sequence[tuple[str, str]], body: str = "") -> O
     Raises:
         ValueError: it is not that, or no such request would be looked at.
     """
-    method, _, url = text.strip().partition(" ")
-    scheme, separator, rest = url.partition("://")
-    host = rest.partition("/")[0].partition("?")[0]
-    if not separator or scheme not in DEFAULT_PORTS:
-        raise ValueError(f"{text!r} is not METHOD URL, such as GET https://k8s.example:6443/api/v1/namespaces/prod/pods")
+    method, url, scheme, host = split_line(text, "GET https://k8s.example:6443/api/v1/namespaces/prod/pods")
     reader = Reader(Target("", "kubernetes", (host,), 1, Login("")), scheme, "", KUBERNETES)
     try:
         request = reader.understood(RequestHead(method, url, 1, (("Host", host), *fields)), empty=not body)
